@@ -1,0 +1,389 @@
+"""The bridge: one Lightning callback that runs CallbackSets. It reads in the order in which training runs."""
+
+import copy
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal
+
+from lightning.pytorch import Callback
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch.optim import Optimizer
+
+from callbacksets.callback_set import CallbackSet
+from callbacksets.context import NOTHING, ContextTorch, check_names
+from callbacksets.run import Run
+from callbacksets.scores import Scores
+from callbacksets.sources import generate, sources_by_id
+from callbacksets.states import KEY, Saved, check_saved, restore_loop
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule, Trainer
+
+
+@dataclass(frozen=True)
+class StoppedBy:
+    """Who stopped training through `ctx.terminate`, and when.
+
+    Attributes:
+        callback: The id of the callback; None for what was set outside of a callback or on another rank.
+        stage: The stage in which it was set, `""` where that is unknown.
+        epoch: The last epoch.
+    """
+
+    callback: str | None
+    stage: str
+    epoch: int
+
+    def __str__(self) -> str:
+        who = f"callback {self.callback!r}" if self.callback else "something outside of this rank's callbacks"
+        where = f" in {self.stage}" if self.stage else ""
+        return f"{who} set ctx.terminate{where}, epoch {self.epoch} was the last"
+
+
+class AdapterHooks:
+    """The adapter for the Trainer of either namespace, `lightning.pytorch` or `pytorch_lightning`."""
+
+    state_key = KEY  # one name whatever the class, so that checkpoints move between them
+
+    def __init__(
+        self,
+        callbacks: Any,
+        *,
+        network: str | None = None,
+        loss_fn: str | None = None,
+        terminate_at: Literal["epoch", "validation"] = "epoch",
+    ) -> None:
+        super().__init__()
+        for argument, name in (("network", network), ("loss_fn", loss_fn)):
+            if not (name is None or isinstance(name, str)):
+                raise TypeError(f"Expected {argument} to be the name of an attribute of the module but got {name!r}.")
+        if terminate_at not in ("epoch", "validation"):
+            raise ValueError(f"Expected terminate_at to be 'epoch' or 'validation' but got {terminate_at!r}.")
+        self.callbacks = callbacks
+        self.terminate_at = terminate_at
+        self._sources = sources_by_id(callbacks)
+        self._names = {"network": network, "loss_fn": loss_fn}
+        self._run: Run | None = None
+        self._sets: dict[str, CallbackSet] = {}
+        self._result: Saved | None = None
+        self._stopped_by: StoppedBy | None = None
+
+    @property
+    def sets(self) -> Mapping[str, CallbackSet]:
+        """The CallbackSets of this or the last fit by id, in the order in which they run."""
+        return self._sets
+
+    @property
+    def states(self) -> dict[str, Any]:
+        """The final state of each callback that has one, by id; what was there until then after a failure."""
+        return {} if self._result is None else {id: saved["state"] for id, saved in self._result["callbacks"].items()}
+
+    @property
+    def ctx(self) -> ContextTorch | None:
+        """The context during a fit."""
+        return None if self._run is None else self._run.ctx
+
+    @property
+    def stopped_by(self) -> StoppedBy | None:
+        """Who stopped the last fit through `ctx.terminate`, and when; None when it ended otherwise."""
+        return self._stopped_by
+
+    # --- before training ---------------------------------------------------------------------------------------------
+
+    def setup(self, trainer: "Trainer", pl_module: "LightningModule", stage: str) -> None:
+        if stage != "fit":
+            return
+        self._exit()  # of a fit that was left without a word: another callback failed in its `on_exception`
+        self._result = self._stopped_by = None
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set where mypy does not look
+        adapters = [callback for callback in callbacks if isinstance(callback, AdapterHooks)]
+        if len(adapters) > 1:
+            raise ValueError(
+                f"The Trainer has {len(adapters)} adapters, each with an order and a state of its own. "
+                "Give all callbacks to one: CallbackSetAdapter([...])."
+            )
+        self._sets = generate(self._sources)
+        self._run = Run(trainer, pl_module, self._sets, **self._names)
+
+    def on_load_checkpoint(self, trainer: "Trainer", pl_module: "LightningModule", checkpoint: dict[str, Any]) -> None:
+        run = self._run
+        if run is None or run.loop.begun:
+            return  # trainer.validate(ckpt_path=...), or a learning rate finder that restores what it has changed
+        saved: Saved | None = checkpoint["callbacks"].get(KEY)
+        if saved is not None and not saved["begun"]:
+            return  # a tuner restores what it had saved before this fit began
+        run.loop.resumed = True
+        if saved is not None:
+            check_saved(saved, run.sets)
+            run.given = saved
+
+    def on_fit_start(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
+        run = self._running()
+        check_names(pl_module, **self._names)
+        run.capture.watch(run.ctx.network)  # before the sanity check may compile it
+
+    def on_train_start(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
+        self._begin(self._running())
+
+    def _begin(self, run: Run) -> None:
+        loop = run.loop
+        loop.epoch = run.trainer.current_epoch
+        loop.global_step = run.trainer.fit_loop.total_batch_idx + 1
+        loop.automatic = run.ctx.learner.automatic_optimization
+        if run.given is not None:
+            restore_loop(loop, run.given["loop"])
+            if not run.given["exact"]:
+                rank_zero_warn(
+                    "The checkpoint was written after its fit had ended, when `exit` had changed the network (best "
+                    "weights, perhaps). This run goes on from that network, not from where training was."
+                )
+        run.load_states()
+        run.call("on_begin")
+        loop.begun = True
+        run.find_stages()
+        run.capture.watch(run.ctx.network)
+        if loop.in_epoch:
+            self._enter_epoch(run)  # the run is resumed inside of it, and ctx.terminate looked at when it ends
+        else:
+            self._stop_if_asked(run)
+
+    # --- an epoch of training ----------------------------------------------------------------------------------------
+
+    def on_train_epoch_start(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
+        run = self._running()
+        run.reader.explain_late()
+        run.loop.validated = run.loop.missed_epoch_begin = False
+        self._enter_epoch(run)
+        run.find_stages()
+        run.call("on_epoch_begin")
+
+    def _enter_epoch(self, run: Run) -> None:
+        loop = run.loop
+        loop.epoch = run.trainer.current_epoch + 1
+        loop.in_epoch = True
+        loop.in_batch = loop.in_step = False  # a module that skips the rest of an epoch leaves a batch without its end
+
+    def on_train_batch_start(
+        self, trainer: "Trainer", pl_module: "LightningModule", batch: Any, batch_idx: int
+    ) -> None:
+        run = self._running()
+        loop = run.loop
+        if not loop.in_epoch:
+            loop.missed_epoch_begin = True  # a checkpoint that did not know of us is resumed inside an epoch
+            self._enter_epoch(run)
+        loop.step = batch_idx + 1
+        loop.global_step += 1
+        loop.in_batch = True
+        loop.backward = False
+        self._start_batch(run, "on_batch_begin", batch)
+
+    def _start_batch(self, run: Run, stage: str, batch: Any) -> None:
+        loop = run.loop
+        loop.outputs = NOTHING
+        loop.depth = 0
+        loop.batch = batch
+        loop.batch_open = True
+        run.call(stage)
+        loop.batch_open = False
+        loop.in_step = True
+
+    def on_after_backward(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
+        self._running().loop.backward = True
+
+    def on_before_optimizer_step(self, trainer: "Trainer", pl_module: "LightningModule", optimizer: Optimizer) -> None:
+        # Not Lightning's `on_after_backward`: there, gradients may still be incomplete or scaled. Here it comes even
+        # when training_step() returned None; under manual optimization, what precedes a step is the module's affair.
+        run = self._running()
+        loop = run.loop
+        if loop.backward or not loop.automatic:
+            loop.in_step = False
+            loop.optimizer = optimizer
+            run.call("on_after_backward")
+            loop.optimizer = None
+            loop.in_step = True
+
+    def on_train_batch_end(
+        self, trainer: "Trainer", pl_module: "LightningModule", outputs: Any, batch: Any, batch_idx: int
+    ) -> None:
+        run = self._running()
+        loop = run.loop
+        if not loop.in_batch:
+            loop.global_step += 1  # a None batch counts, and has no stages
+            return
+        loop.in_step = False
+        if isinstance(outputs, Mapping) and "loss" in outputs:
+            loop.loss = outputs["loss"]
+            loop.loss_scale = trainer.accumulate_grad_batches if loop.automatic else 1
+        run.call("on_batch_end")
+        loop.in_batch = False
+
+    # --- validation --------------------------------------------------------------------------------------------------
+
+    def on_validation_start(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
+        if (run := self._training()) is not None:
+            self._enter_epoch(run)
+            run.loop.validated = True
+            self._before_valid(run)
+
+    def _before_valid(self, run: Run) -> None:
+        run.loop.scores_train = run.reader.train()
+        run.loop.measures_train = run.reader.measures("train")
+        run.loop.scored_at = run.loop.global_step
+        run.call("on_before_valid")
+
+    def on_validation_batch_start(
+        self, trainer: "Trainer", pl_module: "LightningModule", batch: Any, batch_idx: int, dataloader_idx: int = 0
+    ) -> None:
+        if (run := self._training()) is not None:
+            run.loop.step_valid = batch_idx + 1
+            self._start_batch(run, "on_batch_valid_begin", batch)
+
+    def on_validation_batch_end(
+        self,
+        trainer: "Trainer",
+        pl_module: "LightningModule",
+        outputs: Any,
+        batch: Any,
+        batch_idx: int,
+        dataloader_idx: int = 0,
+    ) -> None:
+        if (run := self._training()) is not None:
+            run.loop.in_step = False
+            run.call("on_batch_valid_end")
+
+    def on_validation_end(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
+        if self._run is not None and trainer.sanity_checking:
+            self._run.loop.measures_valid = self._run.reader.measures("valid")  # nothing more is known before `begin`
+        if (run := self._training()) is not None:
+            run.loop.measures_valid = run.reader.measures("valid")
+            run.loop.scores_valid = run.reader.valid()
+            run.call("on_valid_end")
+            if self.terminate_at == "validation":
+                self._stop_if_asked(run)
+
+    # --- the end -----------------------------------------------------------------------------------------------------
+
+    def on_train_epoch_end(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
+        run = self._running()
+        loop = run.loop
+        self._enter_epoch(run)
+        if not loop.validated:
+            self._before_valid(run)
+            loop.scores_valid = None
+        elif loop.scored_at != loop.global_step:
+            self._complete_train_scores(run)
+        loop.in_epoch = False
+        run.call("on_epoch_end")
+        self._stop_if_asked(run)
+
+    def _complete_train_scores(self, run: Run) -> None:
+        """After a validation inside the epoch: its scores are computed anew, and what callbacks added to them stays."""
+        before = run.ctx.last_scores_train or Scores()
+        run.loop.scores_train = run.reader.train()
+        run.loop.scored_at = run.loop.global_step
+        if (scores := run.ctx.last_scores_train) is not None:
+            scores.update({name: value for name, value in before.items() if name not in scores})
+
+    def _stop_if_asked(self, run: Run) -> None:
+        loop, trainer = run.loop, run.trainer
+        asked = loop.terminate
+        if trainer.world_size > 1:
+            asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
+        if not asked:
+            return
+        who = (loop.terminated_by if loop.terminate else None) or (None, "")
+        loop.terminate = True
+        trained = loop.epoch - loop.in_epoch
+        if trained < (trainer.min_epochs or 0) or trainer.global_step < (trainer.min_steps or 0):
+            return  # Lightning, once asked, would stop inside the epoch in which these are met
+        trainer.should_stop = True
+        self._stopped_by = StoppedBy(*who, epoch=loop.epoch)
+
+    def on_train_end(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
+        self._end(self._running())
+
+    def _end(self, run: Run) -> None:
+        run.reader.explain_late()
+        run.call("on_end")
+        run.result = run.save()
+        if self._stopped_by is not None:
+            rank_zero_info(f"Training stopped: {self._stopped_by}.")
+
+    def on_fit_end(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
+        run = self._running()
+        if not run.loop.begun:
+            # a fit that has nothing to train (max_epochs=0, a finished run resumed) comes here right away
+            self._begin(run)
+            self._end(run)
+
+    def teardown(self, trainer: "Trainer", pl_module: "LightningModule", stage: str) -> None:
+        if stage == "fit":
+            self._exit()
+
+    def on_exception(self, trainer: "Trainer", pl_module: "LightningModule", exception: BaseException) -> None:
+        self._exit(exception)
+
+    def _exit(self, error: BaseException | None = None) -> None:
+        run = self._run
+        if run is not None:
+            try:
+                run.exit(error)
+            finally:
+                self._run, self._result = None, run.result
+
+    # --- checkpoints, and other things that Lightning does with callbacks --------------------------------------------
+
+    def on_save_checkpoint(self, trainer: "Trainer", pl_module: "LightningModule", checkpoint: dict[str, Any]) -> None:
+        # Not `state_dict`: of two callbacks with one, Lightning refuses the second before `setup` can say what to do.
+        saved = copy.deepcopy(self._result) if self._run is None else self._run.save()
+        if saved is not None:
+            checkpoint["callbacks"][KEY] = saved
+
+    def _running(self) -> Run:
+        run = self._run
+        assert run is not None, "a Trainer calls setup() first"
+        return run
+
+    def _training(self) -> Run | None:
+        """The run, unless this is the sanity check or trainer.validate()."""
+        run = self._run
+        return run if run is not None and run.loop.begun else None
+
+    def __getstate__(self) -> dict[str, Any]:
+        # Lightning binds the module's `log` and `log_dict` to its callbacks: a copy would drag the module along
+        state = {name: value for name, value in vars(self).items() if name not in ("log", "log_dict")}
+        return state | {"_run": None}
+
+
+class CallbackSetAdapter(AdapterHooks, Callback):
+    """Runs CallbackSets in a Lightning Trainer.
+
+    Example:
+        >>> import lightning as L
+        >>> from callbacksets import CallbackSet, CallbackSetAdapter, CallbackSetHistory
+        >>> class CallbackSetHello(CallbackSet):
+        ...     def on_begin(self):
+        ...         print("hello")
+        >>> adapter = CallbackSetAdapter([CallbackSetHistory(), CallbackSetHello()])
+        >>> trainer = L.Trainer(callbacks=[adapter], logger=False, enable_progress_bar=False)  # doctest: +SKIP
+        >>> trainer.fit(module, train_loader, valid_loader)  # doctest: +SKIP
+        >>> adapter.states["history"]  # doctest: +SKIP
+        {"epoch": [1, 2, ...], "train.loss": [...], "valid.loss": [...]}
+
+    It belongs last among the Trainer's callbacks: what stands behind it acts after `epoch_end`. It can be used for
+    several fits, one after the other. An instance is used as it is; a class is made anew for every fit.
+
+    Args:
+        callbacks: One of, a list of, or a mapping id -> a `CallbackSet` instance or class.
+        network: The name of the module's submodule that is `ctx.network`, and whose output is `ctx.y_hats`; by
+            default its attribute `network`, else the module itself.
+        loss_fn: The name of the module's attribute that is `ctx.loss_fn`; by default `loss_fn` or `criterion`.
+        terminate_at: When `ctx.terminate` is looked at: `"epoch"`, when an epoch ends; `"validation"`, also after
+            each validation, for training that counts steps in one long epoch.
+
+    Raises:
+        TypeError: For what is no callback, or the wrong kind of argument.
+        ValueError: When two callbacks have the same id, or one instance has two.
+
+    mlr3torch: the training loop of `LearnerTorch`.
+    """

@@ -1,0 +1,202 @@
+"""The stages, and the base class whose methods run at them."""
+
+import copy
+import inspect
+import types
+import warnings
+from collections.abc import Callable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Self
+
+from callbacksets.errors import NotALightningCallback, did_you_mean, listed
+
+if TYPE_CHECKING:
+    from callbacksets.context import ContextTorch
+
+STAGES = (
+    "on_begin",
+    "on_epoch_begin",
+    "on_batch_begin",
+    "on_after_backward",
+    "on_batch_end",
+    "on_before_valid",
+    "on_batch_valid_begin",
+    "on_batch_valid_end",
+    "on_valid_end",
+    "on_epoch_end",
+    "on_end",
+    "on_exit",
+)
+"""The stages of a fit, in the order in which they run."""
+
+_FROM_LIGHTNING = {
+    "on_fit_start": "on_begin",
+    "on_train_start": "on_begin",
+    "on_train_epoch_start": "on_epoch_begin",
+    "on_train_batch_start": "on_batch_begin",
+    "on_before_optimizer_step": "on_after_backward",
+    "on_before_zero_grad": "on_batch_begin",
+    "on_train_batch_end": "on_batch_end",
+    "on_validation_start": "on_before_valid",
+    "on_validation_epoch_start": "on_before_valid",
+    "on_validation_batch_start": "on_batch_valid_begin",
+    "on_validation_batch_end": "on_batch_valid_end",
+    "on_validation_epoch_end": "on_valid_end",
+    "on_validation_end": "on_valid_end",
+    "on_train_epoch_end": "on_epoch_end",
+    "on_train_end": "on_end",
+    "on_fit_end": "on_end",
+    "on_exception": "on_exit",
+    "on_save_checkpoint": "state_dict",
+    "on_load_checkpoint": "load_state_dict",
+}
+
+
+class CallbackSet:
+    """Methods that a training loop calls at its stages; the base class of all callbacks.
+
+    A subclass has a method `on_<stage>(self)` for each stage it wants: `begin`, `epoch_begin`, `batch_begin`,
+    `after_backward`, `batch_end`, `before_valid`, `batch_valid_begin`, `batch_valid_end`, `valid_end`, `epoch_end`,
+    `end`, `exit`. During a fit `self.ctx` shows the state of the loop. What a callback learns it hands over in
+    `state_dict()` and gets back in `load_state_dict()`.
+
+    A stage may also be set on an instance, as a function without arguments, also while training runs: what was no
+    stage of the callback before counts from the next epoch on. None switches a stage off.
+
+    Example:
+        >>> class CallbackSetCount(CallbackSet):
+        ...     def on_begin(self):
+        ...         self.batches = 0
+        ...     def on_batch_end(self):
+        ...         self.batches += 1
+        >>> CallbackSetCount().stages
+        ['on_begin', 'on_batch_end']
+
+    Attributes:
+        ctx: The context of the fit, None outside of one. Any stand-in may be put there to test a method alone.
+        weight: Callbacks run by ascending weight within a stage, ties in the order given.
+
+    Raises:
+        TypeError: When a class is made that has a public `on_...` that is no stage, or a stage that takes more than
+            `self`.
+
+    mlr3torch: `CallbackSet`.
+    """
+
+    # None outside of a fit. Declared without the None, or no stage could read `self.ctx.epoch` under a type checker.
+    ctx: "ContextTorch" = None  # type: ignore[assignment]
+    weight: float = 0
+
+    state_key: Any = NotALightningCallback()  # what a Trainer reads first from things with a `state_dict`
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        found = {name: inspect.getattr_static(cls, name) for name in dir(cls) if name.startswith("on_")}
+        _check_stages(cls.__name__, {name: _unbound(value, cls) for name, value in found.items()})
+
+    @property
+    def stages(self) -> list[str]:
+        """The stages at which this callback does something, in the order in which they run."""
+        return [stage for stage in STAGES if getattr(self, stage, None) is not None]
+
+    def state_dict(self) -> Any:
+        """What the callback has learned and needs to go on from; None, the default, for nothing.
+
+        Leave out what the constructor was given. Use types that `torch.load(..., weights_only=True)` reads: numbers,
+        strings, tensors, and lists, tuples, dicts and sets of these.
+        """
+        return None
+
+    def load_state_dict(self, state_dict: Any) -> None:
+        """Take over what `state_dict()` returned in an earlier run; called immediately before `on_begin`.
+
+        Args:
+            state_dict: What `state_dict()` returned.
+        """
+        if state_dict is not None:
+            warnings.warn(
+                f"{type(self).__name__} does not implement load_state_dict(): the state it was handed is ignored. "
+                "Define load_state_dict(self, state_dict) beside state_dict(self).",
+                stacklevel=2,
+            )
+
+    def clone(self, deep: bool = False) -> Self:
+        """A copy of this callback.
+
+        Args:
+            deep: Whether the values it holds are copied as well.
+
+        Raises:
+            RuntimeError: During a fit.
+        """
+        if self.ctx is not None:
+            raise RuntimeError(
+                f"A {type(self).__name__} can only be cloned while its ctx is None. Clone it before or after the fit."
+            )
+        if deep:
+            return copy.deepcopy(self)
+        clone = copy.copy(self)
+        for name, value in vars(self).items():
+            # a stage set on the instance may be one of its own methods, and the clone's must be the clone's
+            if isinstance(value, types.MethodType) and value.__self__ is self:
+                setattr(clone, name, types.MethodType(value.__func__, clone))
+        return clone
+
+    def print(self) -> None:
+        """Print the class and its stages."""
+        print(f"<{type(self).__name__}>\n* Stages: {', '.join(self.stages) or '-'}")
+
+    def __repr__(self) -> str:
+        return f"<{type(self).__name__}: {', '.join(self.stages) or 'no stages'}>"
+
+
+def check_instance(callback: CallbackSet) -> None:
+    """Raise a `TypeError` for what was set on the instance as a stage and is none, or takes arguments."""
+    _check_stages(
+        type(callback).__name__,
+        {name: value for name, value in vars(callback).items() if name.startswith("on_")},
+    )
+
+
+def _unbound(attribute: object, cls: type) -> object:
+    """What is called without arguments in the end: an attribute of a class without its `self`."""
+    if isinstance(attribute, types.FunctionType):
+        return types.MethodType(attribute, cls)
+    if isinstance(attribute, staticmethod | classmethod):
+        return attribute.__get__(None, cls)
+    return attribute
+
+
+def _check_stages(owner: str, attributes: Mapping[str, object]) -> None:
+    for name, value in attributes.items():
+        if name not in STAGES:
+            raise TypeError(f"{owner}.{name} is no stage.{_nearest(name)} The stages are {listed(STAGES)}.")
+        if value is None or isinstance(value, property):
+            continue
+        if not callable(value):
+            raise TypeError(f"Expected {owner}.{name} to be a method or None but got {value!r}.")
+        if surplus := list(_surplus(value)):
+            raise TypeError(
+                f"{owner}.{name} takes {listed(surplus)}, but a stage is called without arguments: "
+                f"define {name}(self) and read what it needs from self.ctx (on an instance: a function of nothing)."
+            )
+        if inspect.iscoroutinefunction(value) or inspect.isgeneratorfunction(value):
+            raise TypeError(f"{owner}.{name} is a coroutine or a generator, which calling does not run.")
+
+
+def _nearest(name: str) -> str:
+    if stage := _FROM_LIGHTNING.get(name):
+        return f" It is a hook of Lightning; here it is {stage!r}."
+    if name.startswith(("on_test", "on_predict")):
+        return " Callbacks run in fits only, not in trainer.test() or trainer.predict()."
+    return did_you_mean(name, STAGES)
+
+
+def _surplus(function: Callable[..., object]) -> Iterator[str]:
+    try:
+        parameters = inspect.signature(function).parameters.values()
+    except ValueError:  # some builtins have none
+        return
+    for parameter in parameters:
+        # *args and **kwargs come from decorators, and may stay empty
+        if parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            yield parameter.name

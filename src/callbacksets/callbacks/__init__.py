@@ -1,0 +1,1 @@
+"""The predefined callbacks. They use nothing that a user's callback could not."""

@@ -1,0 +1,175 @@
+"""Stopping when validation no longer improves."""
+
+import copy
+import math
+from typing import Any, Literal
+
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch import Tensor
+
+from callbacksets.arguments import choice, flag, number, text, whole_number
+from callbacksets.callbacks.starts_over import StartsOver
+from callbacksets.errors import did_you_mean, listed
+from callbacksets.scores import ByName, by_name
+
+
+class CallbackSetEarlyStopping(StartsOver):
+    """Stops training when a validation score has not improved for some evaluations.
+
+    Its state is `best_epochs`, `best_score`, `stagnation`, `measure` and, with `restore_best_weights`, `best_weights`.
+    A run that had stopped trains no further when it is resumed, and says so.
+
+    Example:
+        >>> from callbacksets import CallbackSetAdapter, CallbackSetEarlyStopping
+        >>> adapter = CallbackSetAdapter([CallbackSetEarlyStopping(patience=5, monitor="loss")])
+
+    Args:
+        patience: After how many evaluations without an improvement training stops; at least 1.
+        min_delta: What an improvement must exceed.
+        restore_best_weights: Whether the network gets the weights of its best evaluation in `exit`, also after a
+            failure. They are kept on the device, and cost one copy of the network's parameters and buffers.
+        monitor: The name of the score, `"loss"` or as it was logged, `"val_loss"`; by default the first.
+        mode: `"min"` or `"max"`; by default what `ctx.minimize()` says of the score.
+
+    Raises:
+        TypeError, ValueError: For an argument of the wrong kind.
+        RuntimeError: In `begin` where the sanity check ran, else after the first validation: when there is no
+            validation, no such score, or nothing tells whether lower is better.
+
+    mlr3torch: the parameters `patience`, `min_delta` and `restore_best_weights` of a learner.
+    """
+
+    weight = 1000
+
+    def __init__(
+        self,
+        patience: int,
+        min_delta: float = 0.0,
+        restore_best_weights: bool = False,
+        monitor: str | None = None,
+        mode: Literal["min", "max"] | None = None,
+    ) -> None:
+        self.patience = whole_number("patience", patience, at_least=1)
+        self.min_delta = number("min_delta", min_delta, at_least=0)
+        self.restore_best_weights = flag("restore_best_weights", restore_best_weights)
+        self.monitor = None if monitor is None else text("monitor", monitor)
+        self.mode = None if mode is None else choice("mode", mode, ("min", "max"))
+        self.start_over()
+
+    def start_over(self) -> None:
+        self.best_score: float | None = None
+        self.best_epochs: int | None = None
+        self.stagnation = 0
+        self.measure: str | None = None
+        self.best_weights: dict[str, Any] | None = None
+        self._minimize: bool | None = None
+
+    def on_begin(self) -> None:
+        super().on_begin()
+        self._minimize = None
+        if self.ctx.total_epochs == 0:
+            return
+        if not self.ctx.trainer.enable_validation:
+            raise RuntimeError(
+                "Early stopping needs validation, but this fit has none. Give trainer.fit() a validation loader and "
+                "the module a validation_step(), and leave limit_val_batches above 0."
+            )
+        if self.ctx.measures_valid and not self._may_be_added_later():
+            self._choose(self.ctx.measures_valid)
+        if self.stagnation >= self.patience:
+            rank_zero_warn(
+                f"Early stopping had ended the run that is resumed: {self.measure!r} did not improve in "
+                f"{self.stagnation} evaluations, with a patience of {self.patience}. It trains no further. "
+                "Start a new run, or resume with more patience."
+            )
+            self.ctx.terminate = True
+        elif self.restore_best_weights and self.best_score is not None and self.best_weights is None:
+            rank_zero_warn(
+                "The run that is resumed did not keep its best weights (restore_best_weights=False). Unless this one "
+                f"improves on epoch {self.best_epochs}, the network keeps the weights of its last epoch."
+            )
+
+    def on_valid_end(self) -> None:
+        if not self.ctx.last_scores_valid:
+            raise RuntimeError(
+                "Early stopping needs a validation score, but the module logs none. Log one for the epoch in "
+                "validation_step(): self.log('val_loss', loss)."
+            )
+        scores = by_name(self.ctx.last_scores_valid)
+        if self._minimize is None:
+            self._choose(scores)
+        assert self.measure is not None
+        score = scores[self.measure]
+        if math.isnan(score):
+            rank_zero_warn(f"{self.measure!r} is NaN in epoch {self.ctx.epoch}; early stopping does not count it.")
+        elif self.best_score is None or self._improvement(score, self.best_score) > self.min_delta:
+            self.best_score, self.best_epochs, self.stagnation = score, self.ctx.epoch, 0
+            self._remember_weights()
+        else:
+            self.stagnation += 1
+            if self.stagnation >= self.patience:
+                self.ctx.terminate = True
+
+    def on_exit(self) -> None:
+        if self.restore_best_weights and self.best_weights is not None:
+            self.ctx.network.load_state_dict(self.best_weights)
+
+    def state_dict(self) -> dict[str, Any]:
+        state = {
+            "best_epochs": self.best_epochs,
+            "best_score": self.best_score,
+            "stagnation": self.stagnation,
+            "measure": self.measure,
+        }
+        return state | {"best_weights": self.best_weights} if self.restore_best_weights else state
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.best_epochs = state_dict["best_epochs"]
+        self.best_score = state_dict["best_score"]
+        self.stagnation = state_dict["stagnation"]
+        self.measure = state_dict["measure"]
+        self.best_weights = state_dict.get("best_weights")
+        self.loaded_state()
+
+    def _choose(self, known: ByName[Any]) -> None:
+        """Decide by which of the known scores to stop, and what is better."""
+        if self.monitor is not None and self.monitor not in (*known, *known.logged):
+            raise RuntimeError(
+                f"Early stopping is to monitor {self.monitor!r}, but the validation scores are {listed(known)}."
+                f"{did_you_mean(self.monitor, [*known, *known.logged])}"
+            )
+        measure = known.name(0 if self.monitor is None else self.monitor)
+        if self.measure not in (None, measure):
+            raise RuntimeError(
+                f"The best score of the run that is resumed is of {self.measure!r}, but this run stops by {measure!r}. "
+                f"Resume with monitor={self.measure!r}."
+            )
+        minimize = self.mode == "min" if self.mode is not None else self.ctx.minimize(measure)
+        if minimize is None:
+            raise RuntimeError(
+                f"Nothing tells whether a lower or a higher {measure!r} is better. Give early stopping a mode, 'min' "
+                "or 'max', or log the torchmetrics object."
+            )
+        if self.monitor is None and len(known) > 1:
+            rank_zero_info(
+                f"Early stopping monitors {measure!r}, the first of {listed(known)}; monitor=... for another."
+            )
+        self.measure, self._minimize = measure, minimize
+
+    def _may_be_added_later(self) -> bool:
+        """Whether the monitored score may be one that another callback adds to those of the module."""
+        known = self.ctx.measures_valid
+        if self.monitor is None or did_you_mean(self.monitor, [*known, *known.logged]):
+            return False
+        return any("on_valid_end" in other.stages for other in self.ctx.callbacks.values() if other is not self)
+
+    def _improvement(self, score: float, best: float) -> float:
+        return best - score if self._minimize else score - best
+
+    def _remember_weights(self) -> None:
+        if self.restore_best_weights:
+            self.best_weights = None  # first, so that there is never more than one copy of them
+            self.best_weights = {
+                name: value.detach().clone() if isinstance(value, Tensor) else copy.deepcopy(value)
+                for name, value in self.ctx.network.state_dict().items()
+            }

@@ -1,0 +1,529 @@
+"""What a callback sees of the training loop: `self.ctx`."""
+
+from collections.abc import Callable, Mapping
+from typing import TYPE_CHECKING, Any
+
+import torch
+from lightning_utilities.core.apply_func import apply_to_collection
+from torch import Tensor, nn
+from torch.optim import Optimizer
+
+from callbacksets.errors import did_you_mean, listed
+from callbacksets.scores import ByName, Measures, Reading, Scores
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule, Trainer
+
+    from callbacksets.callback_set import CallbackSet
+
+NOTHING: Any = object()
+"""Where None could be a value: the network has not been called."""
+
+
+class Loop:
+    """What the adapter has counted and seen in a fit. The adapter writes it, the context shows it."""
+
+    __slots__ = (
+        "automatic",
+        "backward",
+        "batch",
+        "batch_open",
+        "begun",
+        "caller",
+        "depth",
+        "epoch",
+        "global_step",
+        "in_batch",
+        "in_epoch",
+        "in_step",
+        "loss",
+        "loss_scale",
+        "measures_train",
+        "measures_valid",
+        "missed_epoch_begin",
+        "optimizer",
+        "outputs",
+        "resumed",
+        "scored_at",
+        "scores_train",
+        "scores_valid",
+        "stage",
+        "step",
+        "step_valid",
+        "terminate",
+        "terminated_by",
+        "validated",
+    )
+
+    def __init__(self) -> None:
+        self.epoch = 0
+        self.step: int | None = None
+        self.step_valid: int | None = None
+        self.global_step = 0
+
+        self.begun = False  # the stage `begin` has run
+        self.in_epoch = False  # between `epoch_begin` and `epoch_end`
+        self.in_batch = False  # between `batch_begin` and `batch_end`
+        self.in_step = False  # while Lightning runs a step, so that the network is called by it and not by a callback
+        self.depth = 0  # of calls of the network inside each other
+        self.backward = False  # the step has gradients
+        self.validated = False  # validation started in this epoch
+        self.missed_epoch_begin = False  # the run was resumed inside this epoch
+        self.resumed = False
+
+        self.batch: Any = None
+        self.batch_open = False  # what is assigned to the batch can reach the forward call
+        self.outputs: Any = NOTHING
+        self.optimizer: Optimizer | None = None
+        self.automatic = True
+        self.loss: Any = None
+        self.loss_scale = 1
+        self.scores_train: Scores | Reading | None = Scores()
+        self.scores_valid: Scores | Reading | None = Scores()
+        self.scored_at = 0  # the global step of the training scores
+        self.measures_train = Measures()
+        self.measures_valid = Measures()
+
+        self.stage = ""  # the stage that runs
+        self.caller: str | None = None  # the id of the callback that runs
+        self.terminate = False
+        self.terminated_by: tuple[str | None, str] | None = None  # the id and the stage
+
+
+_REMEDIES = {
+    "total_epochs": "To stop earlier, set ctx.terminate = True; to train longer, set Trainer(max_epochs=...).",
+    "total_steps": "To stop earlier, set ctx.terminate = True; to train longer, set Trainer(max_epochs=...).",
+    "epoch": "The Trainer counts. To stop, set ctx.terminate = True.",
+    "step": "The Trainer counts.",
+    "step_valid": "The Trainer counts.",
+    "global_step": "The Trainer counts.",
+    "loss_fn": "Wrap the module's own in begin: ctx.learner.loss_fn = ... .",
+    "network": "Change it in place, or the module's attribute in begin.",
+    "optimizer": "Change its param_groups in place.",
+    "optimizers": "Change their param_groups in place.",
+    "y_hat": "Change it in place, or the network.",
+    "y_hats": "Change it in place, or the network.",
+    "last_loss": "It is what training_step() returned.",
+}
+_SETTABLE = ("terminate", "batch", "last_scores_train", "last_scores_valid")
+
+
+class ContextTorch:
+    """The state of the training loop, as `self.ctx` in the stages of a callback.
+
+    Every field is computed when it is read. `terminate`, `batch`, `last_scores_train` and `last_scores_valid` can be
+    set, and so can fields of one's own, which all callbacks of the run share.
+
+    Example:
+        >>> from callbacksets import CallbackSet
+        >>> class CallbackSetStopEarly(CallbackSet):
+        ...     def on_epoch_end(self):
+        ...         if self.ctx.last_scores_train["loss"] < 0.1:
+        ...             self.ctx.terminate = True
+
+    mlr3torch: `ContextTorch`.
+    """
+
+    def __init__(
+        self,
+        trainer: "Trainer",
+        learner: "LightningModule",
+        loop: Loop,
+        callbacks: Mapping[str, "CallbackSet"],
+        *,
+        network: str | None = None,
+        loss_fn: str | None = None,
+    ) -> None:
+        self._trainer = trainer
+        self._learner = learner
+        self._loop = loop
+        self._callbacks = callbacks
+        self._network_name = network
+        self._loss_fn_name = loss_fn
+
+    # --- what trains -------------------------------------------------------------------------------------------------
+
+    @property
+    def learner(self) -> "LightningModule":
+        """The LightningModule."""
+        return self._learner
+
+    @property
+    def trainer(self) -> "Trainer":
+        """The Trainer."""
+        return self._trainer
+
+    @property
+    def network(self) -> nn.Module:
+        """The submodule named by the adapter's `network`; else the module's attribute `network`; else the module."""
+        if self._network_name is not None:
+            return _named_module(self._learner, self._network_name)
+        network = getattr(self._learner, "network", None)
+        return network if isinstance(network, nn.Module) else self._learner
+
+    @property
+    def loss_fn(self) -> Callable[..., Any] | None:
+        """The one named by the adapter's `loss_fn`; else the module's `loss_fn` or `criterion`; else None."""
+        if self._loss_fn_name is not None:
+            return _named_loss_fn(self._learner, self._loss_fn_name)
+        return getattr(self._learner, "loss_fn", getattr(self._learner, "criterion", None))
+
+    @property
+    def optimizer(self) -> Optimizer | None:
+        """The torch optimizer; in `after_backward` the one about to step. None before there is one.
+
+        Raises:
+            RuntimeError: With several optimizers, outside of `after_backward`.
+        """
+        if self._loop.optimizer is not None:
+            return self._loop.optimizer
+        optimizers = self.optimizers
+        if len(optimizers) > 1:
+            raise RuntimeError(f"There are {len(optimizers)} optimizers, so ctx.optimizer is none: see ctx.optimizers.")
+        return optimizers[0] if optimizers else None
+
+    @property
+    def optimizers(self) -> list[Optimizer]:
+        """The torch optimizers."""
+        return list(self._trainer.optimizers)
+
+    @property
+    def device(self) -> torch.device:
+        """Where the network is."""
+        return self._learner.device
+
+    @property
+    def prediction_encoder(self) -> Callable[..., Any] | None:
+        """The module's attribute of that name, a callable `(network_output, task)`; else None."""
+        return getattr(self._learner, "prediction_encoder", None)
+
+    # --- what it trains on -------------------------------------------------------------------------------------------
+
+    @property
+    def loader_train(self) -> Any:
+        """The training loader, or the list or dict of them; None before it exists."""
+        return self._trainer.train_dataloader
+
+    @property
+    def loader_valid(self) -> Any:
+        """The validation loader, or the list or dict of them; None before it exists and without validation."""
+        return self._trainer.val_dataloaders
+
+    @property
+    def task_train(self) -> Any:
+        """The dataset of the training loader."""
+        return _datasets(self.loader_train)
+
+    @property
+    def task_valid(self) -> Any:
+        """The dataset of the validation loader."""
+        return _datasets(self.loader_valid)
+
+    @property
+    def eval_freq(self) -> int | None:
+        """Every how many epochs validation runs: `Trainer(check_val_every_n_epoch=...)`."""
+        return self._trainer.check_val_every_n_epoch
+
+    # --- where it is -------------------------------------------------------------------------------------------------
+
+    @property
+    def epoch(self) -> int:
+        """The epoch, from 1; in `begin` the epochs trained so far."""
+        return self._loop.epoch
+
+    @property
+    def total_epochs(self) -> int | None:
+        """The epochs of the whole run, `Trainer(max_epochs=...)`; None when unlimited."""
+        return _limit(self._trainer.max_epochs)
+
+    @property
+    def step(self) -> int | None:
+        """The batch in the epoch, from 1."""
+        return self._loop.step
+
+    @property
+    def step_valid(self) -> int | None:
+        """The batch in the validation loader, from 1."""
+        return self._loop.step_valid
+
+    @property
+    def global_step(self) -> int:
+        """Batches over all epochs, fits and resumed runs; not optimizer steps."""
+        return self._loop.global_step
+
+    @property
+    def total_steps(self) -> int | None:
+        """The batches of the whole run, with every limit of the Trainer applied; None when unlimited or unknown."""
+        return _total_steps(self._trainer, self._loop.automatic)
+
+    @property
+    def resumed(self) -> bool:
+        """Whether this fit continues a checkpoint."""
+        return self._loop.resumed
+
+    @property
+    def callbacks(self) -> Mapping[str, "CallbackSet"]:
+        """The callbacks of this run by id, in the order in which they run."""
+        return self._callbacks
+
+    @property
+    def terminate(self) -> bool:
+        """Whether training is to stop; looked at after `begin` and when an epoch ends. True on any rank stops all."""
+        return self._loop.terminate
+
+    @terminate.setter
+    def terminate(self, value: bool) -> None:
+        if not isinstance(value, bool):
+            raise TypeError(f"Expected ctx.terminate to be True or False but got {value!r}.")
+        loop = self._loop
+        if value and not loop.terminate:
+            loop.terminated_by = (loop.caller, loop.stage)
+        loop.terminate = value
+
+    # --- the batch ---------------------------------------------------------------------------------------------------
+
+    @property
+    def batch(self) -> Any:
+        """The current batch, on the device, in the loader's own form.
+
+        What `batch_begin` and `batch_valid_begin` change in it, or assign to it, reaches the forward call.
+
+        Raises:
+            RuntimeError: When it is assigned in another stage.
+            TypeError: When the batch cannot be exchanged, like a tuple.
+        """
+        return self._loop.batch
+
+    @batch.setter
+    def batch(self, value: Any) -> None:
+        if not self._loop.batch_open:
+            raise RuntimeError("ctx.batch can only be assigned in batch_begin and batch_valid_begin: else it is late.")
+        _exchange(self._loop.batch, value)
+
+    @property
+    def y_hats(self) -> Any:
+        """The network's output for the current batch as it is, in training and validation.
+
+        Taken from the network's own call, the last one in the step. There from the forward call until the next batch
+        starts.
+
+        Raises:
+            RuntimeError: Before the forward call, or when the step did not call the network.
+        """
+        loop = self._loop
+        if loop.outputs is not NOTHING:
+            return loop.outputs
+        if loop.batch is None:
+            raise RuntimeError("There is no network output yet: no batch has started.")
+        if loop.batch_open:
+            raise RuntimeError("There is no network output yet: in batch_begin the forward call is still to come.")
+        network = f"{type(self.network).__name__} {self._network_name or ''}".rstrip()
+        names = [name for name, _ in self._learner.named_children()]
+        raise RuntimeError(
+            f"The step did not call the network ({network}), so it has no output. If another part of the module is "
+            f"the network, name it: CallbackSetAdapter(..., network=...). It has {listed(names)}."
+        )
+
+    @property
+    def y_hat(self) -> Any:
+        """The first element of `y_hats` (list, tuple), its `logits` or else first value (dict), or itself."""
+        y_hats = self.y_hats
+        if isinstance(y_hats, Mapping):
+            return y_hats["logits"] if "logits" in y_hats else next(iter(y_hats.values()))
+        return y_hats[0] if isinstance(y_hats, list | tuple) else y_hats
+
+    @property
+    def last_loss(self) -> float | None:
+        """The loss of the last training batch, as `training_step()` returned it.
+
+        Not divided by `accumulate_grad_batches`. Taken off the device when it is read.
+        """
+        loop = self._loop
+        if isinstance(loop.loss, Tensor):
+            loop.loss = _undivided(loop.loss, loop.loss_scale)
+        return loop.loss  # type: ignore[no-any-return]
+
+    # --- scores ------------------------------------------------------------------------------------------------------
+
+    @property
+    def last_scores_train(self) -> Scores | None:
+        """What the module logged for the epoch in the training loop: name -> float; takes a position as well."""
+        loop = self._loop
+        if isinstance(loop.scores_train, Reading):
+            loop.scores_train = loop.scores_train.scores
+        return loop.scores_train
+
+    @last_scores_train.setter
+    def last_scores_train(self, value: Mapping[str, float] | None) -> None:
+        self._loop.scores_train = _as_scores("last_scores_train", value)
+
+    @property
+    def last_scores_valid(self) -> Scores | None:
+        """What the module logged in the validation loop; None from the end of an epoch that did not validate."""
+        loop = self._loop
+        if isinstance(loop.scores_valid, Reading):
+            loop.scores_valid = loop.scores_valid.scores
+        return loop.scores_valid
+
+    @last_scores_valid.setter
+    def last_scores_valid(self, value: Mapping[str, float] | None) -> None:
+        self._loop.scores_valid = _as_scores("last_scores_valid", value)
+
+    @property
+    def measures_train(self) -> Measures:
+        """Name -> the torchmetrics `Metric` that was logged in training, None where a number was."""
+        return self._loop.measures_train
+
+    @property
+    def measures_valid(self) -> Measures:
+        """The same for validation; known at `begin` when the sanity check ran."""
+        return self._loop.measures_valid
+
+    def minimize(self, name: str | int = 0) -> bool | None:
+        """Whether lower is better for a score; None when unknown.
+
+        Args:
+            name: The name of a validation score, or else a training score, or its position.
+
+        Returns:
+            What the metric's `higher_is_better` says, else True for a name that ends in `loss`, else None.
+        """
+        for measures in (self.measures_valid, self.measures_train, self.last_scores_valid or ByName[Any]()):
+            try:
+                found = measures.name(name)
+            except LookupError:
+                continue
+            metric = measures[found]
+            higher: bool | None = getattr(metric, "higher_is_better", None)
+            if higher is not None:
+                return not higher
+            return True if found.lower().endswith("loss") else None
+        return True if isinstance(name, str) and name.lower().endswith("loss") else None
+
+    # --- itself ------------------------------------------------------------------------------------------------------
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        field = getattr(type(self), name, None)
+        if isinstance(field, property) and field.fset is None:
+            remedy = _REMEDIES.get(name, "It shows what the Trainer has.")
+            raise AttributeError(f"ctx.{name} cannot be set. {remedy} Settable are {listed(_SETTABLE)}.")
+        object.__setattr__(self, name, value)
+
+    def __getattr__(self, name: str) -> Any:
+        fields = [field for field in dir(self) if not field.startswith("_")]
+        raise AttributeError(f"ctx has no field {name!r}.{did_you_mean(name, fields)} It has {', '.join(fields)}.")
+
+    def __repr__(self) -> str:
+        total = "" if self.total_epochs is None else f"/{self.total_epochs}"
+        return f"<ContextTorch: epoch {self.epoch}{total}, step {self.step}, global_step {self.global_step}>"
+
+
+def check_names(learner: "LightningModule", network: str | None, loss_fn: str | None) -> None:
+    """Raise an `AttributeError` unless the module has what the adapter was told to use."""
+    if network is not None:
+        _named_module(learner, network)
+    if loss_fn is not None:
+        _named_loss_fn(learner, loss_fn)
+
+
+def _named_module(learner: "LightningModule", name: str) -> nn.Module:
+    try:
+        return learner.get_submodule(name)
+    except AttributeError:
+        names = [module for module, _ in learner.named_modules() if module]
+        raise AttributeError(
+            f"{type(learner).__name__} has no submodule {name!r} to be the network.{did_you_mean(name, names)} "
+            f"It has {listed(names)}."
+        ) from None
+
+
+def _named_loss_fn(learner: "LightningModule", name: str) -> Callable[..., Any]:
+    loss_fn = getattr(learner, name, None)
+    if not callable(loss_fn):
+        names = [key for key in (*vars(learner), *dict(learner.named_children())) if not key.startswith("_")]
+        names = [key for key in names if callable(getattr(learner, key))]
+        raise AttributeError(
+            f"{type(learner).__name__} has no callable {name!r} to be the loss_fn.{did_you_mean(name, names)} "
+            f"It has {listed(names)}."
+        )
+    return loss_fn  # type: ignore[no-any-return]
+
+
+def _datasets(loaders: Any) -> Any:
+    if loaders is None or hasattr(loaders, "dataset"):
+        return getattr(loaders, "dataset", None)
+    return apply_to_collection(loaders, torch.utils.data.DataLoader, lambda loader: loader.dataset)
+
+
+def _limit(limit: int | None) -> int | None:
+    return None if limit is None or limit == -1 else limit
+
+
+def _total_steps(trainer: "Trainer", automatic: bool) -> int | None:
+    per_epoch = trainer.num_training_batches
+    epochs, steps = _limit(trainer.max_epochs), _limit(trainer.max_steps)
+    totals = []
+    if epochs is not None and per_epoch != float("inf"):
+        totals.append(epochs * int(per_epoch))
+    if steps is not None:
+        window = trainer.accumulate_grad_batches
+        if not automatic:
+            return None  # how often an optimizer steps is the module's
+        if per_epoch == float("inf"):
+            if window > 1:
+                return None  # the last window of an epoch may be shorter, and where epochs end is unknown
+            totals.append(steps)
+        else:
+            whole, rest = divmod(steps, -(-int(per_epoch) // window))  # Lightning steps on the last batch of an epoch
+            totals.append(whole * int(per_epoch) + rest * window)
+    return min(totals, default=None)
+
+
+def _undivided(loss: Tensor, scale: int) -> float:
+    value: float = loss.detach().item()
+    if scale == 1:
+        return value
+    # Rounded to the loss's own precision this is again, to the last bit, what was divided, if scale is a sum of two
+    # powers of two (Kahan; 1 to 6, 8 to 10, 12, 16, ...); else it may be off by the last bit.
+    return torch.tensor(value * scale, dtype=loss.dtype).item()
+
+
+def _as_scores(field: str, value: Mapping[str, float] | None) -> Scores | None:
+    if value is None or isinstance(value, ByName):
+        return value
+    if not isinstance(value, Mapping):
+        raise TypeError(f"Expected ctx.{field} to be a mapping of names to numbers or None but got {value!r}.")
+    return Scores(value)
+
+
+def _exchange(batch: Any, new: Any) -> None:
+    """Put the contents of `new` in the place of `batch`, of which Lightning and the module hold the only reference."""
+    if new is batch:
+        return
+    if isinstance(batch, list) and isinstance(new, list | tuple):
+        batch[:] = new
+    elif isinstance(batch, dict) and isinstance(new, Mapping):
+        contents = dict(new)
+        batch.clear()
+        batch.update(contents)
+    elif isinstance(batch, Tensor) and isinstance(new, Tensor):
+        _exchange_tensor(batch, new)
+    elif type(new) is type(batch) and not isinstance(batch, tuple) and hasattr(batch, "__dict__"):
+        vars(batch).clear()
+        vars(batch).update(vars(new))
+    else:
+        raise TypeError(
+            f"ctx.batch is a {type(batch).__name__} and cannot be exchanged for a {type(new).__name__}. Change its "
+            "tensors in place (tensor.copy_(...)), or let the loader give lists or dicts."
+        )
+
+
+def _exchange_tensor(batch: Tensor, new: Tensor) -> None:
+    if new.requires_grad:
+        raise TypeError("ctx.batch cannot be exchanged for a tensor that requires grad. Detach it first.")
+    if (new.dtype, new.device) != (batch.dtype, batch.device):
+        raise TypeError(
+            f"ctx.batch is a tensor of {batch.dtype} on {batch.device} and cannot be exchanged for one of {new.dtype} "
+            f"on {new.device}. Convert it first: new.to(ctx.batch)."
+        )
+    batch.data = new

@@ -1,0 +1,194 @@
+"""One fit of CallbackSets: calling their stages, handing over and collecting their states."""
+
+import copy
+from collections.abc import Callable, Iterable
+from typing import TYPE_CHECKING, Any
+
+from lightning.pytorch.utilities import rank_zero_warn
+
+from callbacksets.callback_set import STAGES, CallbackSet
+from callbacksets.capture import OutputCapture
+from callbacksets.context import ContextTorch, Loop
+from callbacksets.scores import ScoreReader
+from callbacksets.states import Saved, SavedState, nothing_saved, save_run, unloadable
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule, Trainer
+
+
+class Run:
+    """What begins with a fit, in `setup`, and ends with it, in `exit`."""
+
+    def __init__(self, trainer: "Trainer", module: "LightningModule", sets: dict[str, CallbackSet], **names: Any):
+        self.trainer = trainer
+        self.sets = sets
+        self.loop = Loop()
+        self.ctx = ContextTorch(trainer, module, self.loop, sets, **names)
+        self.reader = ScoreReader(trainer)
+        self.capture = OutputCapture(trainer, module, self.loop)
+        self.given: Saved | None = None  # what the checkpoint that this fit continues has saved
+        self.result: Saved | None = None  # what would be saved after the last stage of training
+        self._calls: dict[str, list[tuple[str, Any]]] = {}
+        self._warned: set[str] = set()
+        self.find_stages()
+        for callback in sets.values():
+            callback.ctx = self.ctx
+
+    # --- stages ------------------------------------------------------------------------------------------------------
+
+    def find_stages(self) -> None:
+        """Look again which callback has which stage."""
+        callbacks: dict[str, Any] = dict(self.sets)
+        profiler = self.trainer.profiler  # type: ignore[attr-defined]  # set where mypy does not look
+        if type(profiler).__name__ != "PassThroughProfiler":
+            callbacks = {id: _Profiled(id, callback, profiler) for id, callback in self.sets.items()}
+        for stage in STAGES:
+            self._calls[stage] = [
+                (id, callback) for id, callback in callbacks.items() if getattr(callback, stage, None) is not None
+            ]
+
+    def call(self, stage: str) -> None:
+        """Run a stage of all callbacks."""
+        self._call(stage, self._calls[stage])
+
+    def _call(self, stage: str, callbacks: Iterable[tuple[str, Any]]) -> None:
+        """The only place where the stages of callbacks are called."""
+        loop = self.loop
+        loop.stage = stage
+        try:
+            for loop.caller, callback in callbacks:
+                method = getattr(callback, stage, None)
+                if method is not None:
+                    method()
+        except StopIteration as error:
+            # Lightning would take it for the end of the data, and training would end without a word
+            raise self._noted(RuntimeError("A callback raised StopIteration."), loop.caller, stage) from error
+        except BaseException as error:
+            self._noted(error, loop.caller, stage)
+            raise
+        loop.caller = None
+
+    def exit(self, error: BaseException | None = None) -> None:
+        """Run the last stage of all callbacks, whatever happens in it, and let go of them.
+
+        Raises:
+            BaseException: The first that is raised here, unless one is under way already. It tells of the others.
+        """
+        failures: list[BaseException] = []
+        if self.result is None:
+            self.result = self.save(failures)
+        before = _versions(self.ctx.learner)
+        self.find_stages()
+        for call in self._calls["on_exit"]:
+            try:
+                self._call("on_exit", [call])
+            except BaseException as raised:
+                failures.append(raised)
+        if _versions(self.ctx.learner) != before:
+            self.result["exact"] = False
+        self.capture.stop()
+        for callback in self.sets.values():
+            callback.ctx = None  # type: ignore[assignment]
+        first = error or (failures.pop(0) if failures else None)
+        if first is None:
+            return
+        for failure in failures:
+            notes = "; ".join(getattr(failure, "__notes__", ()))
+            first.add_note(f"There was also {type(failure).__name__}: {failure} ({notes})")
+        if error is None:
+            raise first
+
+    def _noted(self, error: BaseException, id: str | None, stage: str) -> BaseException:
+        """The error with a note on where it happened."""
+        loop = self.loop
+        note = f"in callback {id!r} ({type(self.sets.get(id or '')).__name__}), {stage}"
+        note += f", epoch {loop.epoch}, step {loop.step}"
+        if self.trainer.world_size > 1:
+            note += f", rank {self.trainer.global_rank} of {self.trainer.world_size}"
+        if loop.missed_epoch_begin:
+            note += "; on_epoch_begin did not run, as the run was resumed inside the epoch"
+        error.add_note(note)
+        return error
+
+    # --- states ------------------------------------------------------------------------------------------------------
+
+    def load_states(self) -> None:
+        """Give the callbacks the states of the checkpoint that this fit continues."""
+        given = self.given["callbacks"] if self.given is not None else {}
+        for id, callback in self.sets.items():
+            if id in given:
+                try:
+                    callback.load_state_dict(given[id]["state"])
+                except BaseException as error:
+                    self._noted(error, id, "load_state_dict")
+                    raise
+
+    def save(self, failures: list[BaseException] | None = None) -> Saved:
+        """What a checkpoint written now keeps.
+
+        A callback that has not begun is not asked for its state: what was loaded for it is passed on.
+
+        Args:
+            failures: Where to put what states raise, so that one that fails does not cost the others; None to raise.
+        """
+        begun = self._begun()
+        if not begun:
+            return self.given or nothing_saved()
+        given = self.given["callbacks"] if self.given is not None else {}
+        callbacks: dict[str, SavedState] = {}
+        for id, callback in self.sets.items():
+            if id not in begun:
+                callbacks |= {id: given[id]} if id in given else {}
+                continue
+            try:
+                state = copy.deepcopy(callback.state_dict())
+            except BaseException as error:
+                self._noted(error, id, "state_dict")
+                if failures is None:
+                    raise
+                failures.append(error)
+                continue
+            if state is not None:
+                callbacks[id] = {"cls": type(callback).__name__, "state": state}
+                self._warn_of_unloadable(id, state)
+        return save_run(self.loop, self.ctx, callbacks)
+
+    def _begun(self) -> list[str]:
+        ids = list(self.sets)
+        if not self.loop.begun and self.loop.stage == "on_begin" and self.loop.caller is not None:
+            return ids[: ids.index(self.loop.caller)]  # while one begins, those before it have
+        return ids if self.loop.begun else []
+
+    def _warn_of_unloadable(self, id: str, state: object) -> None:
+        for path in unloadable(state):
+            if f"{id}{path}" not in self._warned:
+                self._warned.add(f"{id}{path}")
+                rank_zero_warn(
+                    f"The state of callback {id!r} holds, at {path}, what torch.load(..., weights_only=True) refuses, "
+                    "and so does a Trainer that resumes. Keep numbers, strings, tensors, and lists, tuples and dicts "
+                    "of these."
+                )
+
+
+class _Profiled:
+    """A callback whose stages are rows of their own in the profiler's table."""
+
+    def __init__(self, id: str, callback: CallbackSet, profiler: Any) -> None:
+        self._id, self._callback, self._profiler = id, callback, profiler
+
+    def __getattr__(self, stage: str) -> Callable[[], None] | None:
+        method = getattr(self._callback, stage, None)
+        if method is None:
+            return None
+
+        def profiled() -> None:
+            with self._profiler.profile(f"[CallbackSet]{self._id}.{stage}"):
+                method()
+
+        return profiled
+
+
+def _versions(learner: "LightningModule") -> list[int]:
+    """Counters that change when a tensor of the module is written to."""
+    tensors = (*learner.parameters(), *learner.buffers())
+    return [tensor._version for tensor in tensors if not tensor.is_inference()]

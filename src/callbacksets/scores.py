@@ -1,0 +1,218 @@
+"""Scores: what the LightningModule logged for an epoch, by name.
+
+This is the only module that reads private parts of Lightning: the two result collections, in which every value given
+to `self.log` waits until it is reduced. `trainer.callback_metrics` will not do: the training scores of an epoch enter
+it after validation, training and validation share its names, and nothing tells which `Metric` a value came from.
+Used are, of a collection, its `values()`; of such a value its `compute()`, `has_reset`, `is_tensor`, `value` (the
+logged `Metric`, if not `is_tensor`) and `meta` with `name`, `fx`, `on_step`, `on_epoch`, `dataloader_idx`,
+`add_dataloader_idx`. tests/test_scores.py notices when one of them changes.
+"""
+
+import re
+from collections.abc import Collection, Iterable, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Generic, TypeVar
+
+import torch
+from lightning.pytorch.utilities import rank_zero_warn
+from torchmetrics import Metric
+
+from callbacksets.errors import did_you_mean, listed
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
+
+V = TypeVar("V")
+
+_LOOP = "train|training|val|valid|validation"
+_LOOP_IN_NAME = re.compile(rf"^(?:{_LOOP})[_/.-]|[_/.-](?:{_LOOP})$", re.IGNORECASE)
+
+
+class ByName(dict[str, V], Generic[V]):
+    """A mapping of scores or measures, in the order logged, that also takes a position or the full logged name.
+
+    Example:
+        >>> scores = ByName({"acc": 0.9, "loss": 0.2}, logged={"val_acc": "acc", "val_loss": "loss"})
+        >>> scores["acc"], scores[0], scores["val_acc"]
+        (0.9, 0.9, 0.9)
+    """
+
+    def __init__(self, values: Mapping[str, V] | Iterable[tuple[str, V]] = (), *, logged: Mapping[str, str] = {}):
+        super().__init__(values)
+        self.logged = dict(logged)
+
+    def name(self, key: str | int) -> str:
+        """The name under which a value stands here, for that name, the full logged name or a position.
+
+        Raises:
+            KeyError: For an unknown name.
+            IndexError: For a position beyond the last.
+        """
+        if isinstance(key, int):
+            if -len(self) <= key < len(self):
+                return list(self)[key]
+            raise IndexError(f"There is no position {key} among {len(self)} names: {listed(self)}.")
+        if key in self:
+            return key
+        if self.logged.get(key) in self:
+            return self.logged[key]
+        raise KeyError(f"There is no {key!r} among {listed(self)}.{did_you_mean(key, [*self, *self.logged])}")
+
+    def __missing__(self, key: str | int) -> V:
+        return self[self.name(key)]
+
+
+def by_name(values: Mapping[str, V]) -> ByName[V]:
+    """The mapping itself if it takes positions and logged names, else one that does."""
+    return values if isinstance(values, ByName) else ByName(values)
+
+
+Scores = ByName[float]
+Measures = ByName[Metric | None]
+
+
+@dataclass
+class Reading:
+    """What was logged, read off at one moment; its values leave the device only when somebody looks at them."""
+
+    values: dict[str, torch.Tensor] = field(default_factory=dict)
+    metrics: dict[str, Metric | None] = field(default_factory=dict)
+    logged: dict[str, str] = field(default_factory=dict)
+
+    @property
+    def scores(self) -> Scores:
+        return Scores({name: value.item() for name, value in self.values.items()}, logged=self.logged)
+
+    @property
+    def measures(self) -> Measures:
+        return Measures(self.metrics, logged=self.logged)
+
+
+class ScoreReader:
+    """Reads the scores of one fit, and says once what cannot be one and why."""
+
+    def __init__(self, trainer: "Trainer") -> None:
+        self._trainer = trainer
+        self._said: set[str] = set()
+        self._seen: set[str] = set()
+
+    def train(self) -> Reading | Scores:
+        """The training scores of the batches so far."""
+        return self._agreed(self._read(self._collection("train")))
+
+    def valid(self) -> Reading | Scores:
+        """The validation scores; to be called until `on_validation_end`, after which Lightning empties them."""
+        return self._agreed(self._read(self._collection("valid")))
+
+    def measures(self, loop: str) -> Measures:
+        """What is logged in a loop, without computing it."""
+        entries = _for_epoch(self._collection(loop))
+        return Measures(zip(self._short(entries), map(_metric, entries), strict=True))
+
+    def explain_late(self) -> None:
+        """To be called after an epoch has ended: what its module logged at its very end came too late for a score."""
+        for entry in self._collection("train").values():
+            late = entry.meta.fx == "on_train_epoch_end" and entry.meta.on_epoch
+            if late and _full_name(entry) not in self._seen:
+                self._say_once(
+                    entry.meta.name,
+                    "is logged in on_train_epoch_end, after the callbacks of the epoch, and so is no score. "
+                    "Log it in training_step(), with on_epoch=True, or in on_validation_epoch_end().",
+                )
+
+    def _collection(self, loop: str) -> Mapping[str, Any]:
+        epoch_loop = self._trainer.fit_loop.epoch_loop
+        return epoch_loop._results if loop == "train" else epoch_loop.val_loop._results
+
+    def _read(self, collection: Mapping[str, Any]) -> Reading:
+        self._explain_steps(collection)
+        entries = _for_epoch(collection)
+        reading = Reading()
+        for name, entry in zip(self._short(entries), entries, strict=True):
+            # computing early is cached until the next update, so Lightning does not compute once more
+            value = entry.compute()
+            if not (isinstance(value, torch.Tensor) and value.numel() == 1):
+                self._say_once(_full_name(entry), "is not a single number and so is no score.")
+                continue
+            # a metric may hand out its own state, which the next epoch changes
+            reading.values[name] = value.detach().clone()
+            reading.metrics[name] = _metric(entry)
+            reading.logged[_full_name(entry)] = name
+            self._seen.add(_full_name(entry))
+        return reading
+
+    def _agreed(self, reading: Reading) -> Reading | Scores:
+        """Rank zero's scores on every rank: what is decided by them must be decided alike."""
+        if self._trainer.world_size == 1:
+            return reading
+        scores = reading.scores
+        agreed: tuple[dict[str, float], dict[str, str]]
+        agreed = self._trainer.strategy.broadcast((dict(scores), scores.logged))
+        return Scores(agreed[0], logged=agreed[1])
+
+    def _short(self, entries: Collection[Any]) -> list[str]:
+        full = [_full_name(entry) for entry in entries]
+        short = [_short_name(entry) for entry in entries]
+        if len(set(short)) == len(short):
+            return short
+        twice = sorted({name for name in short if short.count(name) > 1})
+        clash = [name for name, stripped in zip(full, short, strict=True) if stripped in twice]
+        if self._unsaid(" ".join(clash)):
+            rank_zero_warn(
+                f"{listed(clash)} would all be called {listed(twice)} as scores, so that all keep their full names. "
+                "Log them under names that differ in more than train and val."
+            )
+        return full
+
+    def _explain_steps(self, collection: Mapping[str, Any]) -> None:
+        for_epoch = {entry.meta.name for entry in collection.values() if entry.meta.on_epoch}
+        for entry in collection.values():
+            if not entry.meta.on_epoch and entry.meta.name not in for_epoch:
+                self._say_once(
+                    entry.meta.name,
+                    "is logged per step only and so is no score. Log it for the epoch: self.log(..., on_epoch=True).",
+                )
+
+    def _say_once(self, name: str, what: str) -> None:
+        if self._unsaid(name):
+            rank_zero_warn(f"{name!r} {what}")
+
+    def _unsaid(self, what: str) -> bool:
+        unsaid = what not in self._said
+        self._said.add(what)
+        return unsaid
+
+
+def _for_epoch(collection: Mapping[str, Any]) -> Collection[Any]:
+    # What was logged in an earlier epoch, or in a fit of another module, stays in the collection as `has_reset`. A name
+    # logged in two hooks stands there twice, and as in `trainer.callback_metrics` the later one counts.
+    entries = (entry for entry in collection.values() if entry.meta.on_epoch and not entry.has_reset)
+    return {_full_name(entry): entry for entry in entries}.values()
+
+
+def _metric(entry: Any) -> Metric | None:
+    return None if entry.is_tensor else entry.value
+
+
+def _full_name(entry: Any) -> str:
+    return f"{entry.meta.name}{_loader_suffix(entry)}"
+
+
+def _short_name(entry: Any) -> str:
+    return f"{short_name(entry.meta.name)}{_loader_suffix(entry)}"
+
+
+def _loader_suffix(entry: Any) -> str:
+    if entry.meta.dataloader_idx is None or not entry.meta.add_dataloader_idx:
+        return ""
+    return f"/dataloader_idx_{entry.meta.dataloader_idx}"
+
+
+def short_name(logged: str) -> str:
+    """The name of a score: the logged name less the loop in which it was logged.
+
+    Example:
+        >>> short_name("val_loss"), short_name("loss/train"), short_name("f1")
+        ('loss', 'loss', 'f1')
+    """
+    return _LOOP_IN_NAME.sub("", logged, count=1)

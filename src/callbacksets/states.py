@@ -1,0 +1,178 @@
+"""What a checkpoint keeps of a run: the callbacks' states, and the adapter's own to go on from."""
+
+import copy
+import io
+import os
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, TypedDict, cast
+
+import torch
+from lightning.pytorch.utilities import rank_zero_warn
+from torch import Tensor
+
+from callbacksets.callback_set import CallbackSet
+from callbacksets.context import ContextTorch, Loop
+from callbacksets.errors import did_you_mean, listed
+from callbacksets.scores import Scores
+
+KEY = "CallbackSetAdapter"
+"""Where Lightning's checkpoints hold the adapter's part: `checkpoint["callbacks"][KEY]`."""
+
+_VERSION = 1
+_PLAIN = (type(None), bool, int, float, complex, str, bytes, Tensor, torch.nn.Parameter, torch.Size, torch.dtype)
+
+
+class SavedState(TypedDict):
+    """The state of one callback, with the name of its class."""
+
+    cls: str
+    state: Any
+
+
+class Saved(TypedDict):
+    """The adapter's part of a checkpoint."""
+
+    version: int
+    begun: bool  # written by a run that had begun; else it only passes on what the run was given
+    exact: bool  # the network was as the last stage of training left it
+    loop: dict[str, Any]
+    callbacks: dict[str, SavedState]
+
+
+def nothing_saved() -> Saved:
+    """What is saved by a run that has not begun and continues no other."""
+    return {"version": _VERSION, "begun": False, "exact": True, "loop": {}, "callbacks": {}}
+
+
+def save_run(loop: Loop, ctx: ContextTorch, callbacks: Mapping[str, SavedState]) -> Saved:
+    """The adapter's part of a checkpoint written now."""
+    return {
+        "version": _VERSION,
+        "begun": True,
+        "exact": True,
+        "loop": {
+            # a batch that is under way will be run again
+            "global_step": loop.global_step - loop.in_batch,
+            "last_loss": ctx.last_loss,
+            "in_epoch": loop.in_epoch,
+            "validated": loop.validated,
+            "terminate": loop.terminate and loop.in_epoch,  # at its end it has been looked at, and is of that fit
+            "terminated_by": loop.terminated_by,
+            "scores_train": _save_scores(ctx.last_scores_train),
+            "scores_valid": _save_scores(ctx.last_scores_valid),
+            "scored_at": loop.scored_at,
+        },
+        "callbacks": dict(callbacks),
+    }
+
+
+def restore_loop(loop: Loop, saved: Mapping[str, Any]) -> None:
+    """Put the loop where the checkpoint was written."""
+    loop.global_step = saved["global_step"]
+    loop.loss = saved["last_loss"]
+    loop.in_epoch = loop.missed_epoch_begin = saved["in_epoch"]
+    loop.validated = saved["validated"]
+    loop.terminate = saved["terminate"]
+    loop.terminated_by = saved["terminated_by"]
+    loop.scores_train = _restore_scores(saved["scores_train"])
+    loop.scores_valid = _restore_scores(saved["scores_valid"])
+    loop.scored_at = saved["scored_at"]
+
+
+def check_saved(saved: Saved, callbacks: Mapping[str, CallbackSet]) -> None:
+    """Compare the states of a checkpoint with the callbacks of the run that is to continue it.
+
+    Raises:
+        ValueError: When a state is of another class than the callback with its id.
+        RuntimeError: When the checkpoint was written by a newer version.
+    """
+    if saved["version"] > _VERSION:
+        raise RuntimeError(
+            f"The checkpoint's callback states have version {saved['version']}, but this callbacksets reads up to "
+            f"{_VERSION}. Update it: pip install -U callbacksets."
+        )
+    unknown = [id for id in saved["callbacks"] if id not in callbacks]
+    if unknown:
+        near = did_you_mean(unknown[0], callbacks)
+        rank_zero_warn(
+            f"The checkpoint has states of {listed(unknown)}, which are no callbacks of this run and stay unused."
+            f"{near} This run has {listed(callbacks)}."
+        )
+    for id, entry in saved["callbacks"].items():
+        if id in callbacks and type(callbacks[id]).__name__ != entry["cls"]:
+            raise ValueError(
+                f"The checkpoint's state of {id!r} is of a {entry['cls']}, but in this run {id!r} is a "
+                f"{type(callbacks[id]).__name__}. Resume with the callbacks the checkpoint was written with, or give "
+                "the new one an id of its own."
+            )
+
+
+def unloadable(state: object) -> Iterator[str]:
+    """The paths inside a state of what `torch.load(..., weights_only=True)` refuses."""
+    return _unloadable(state, "")
+
+
+def _unloadable(value: object, path: str) -> Iterator[str]:
+    # tensors are not looked into, and what is not known to be plain is asked of torch itself
+    if type(value) in _PLAIN:
+        return
+    if type(value) is dict:
+        for key, item in value.items():
+            if type(key) not in _PLAIN and type(key) is not tuple and not _loads(key):
+                yield f"{path}[{key!r}] (the key, a {type(key).__name__})"
+            yield from _unloadable(item, f"{path}[{key!r}]")
+    elif type(value) in (list, tuple):
+        for position, item in enumerate(cast(Sequence[object], value)):
+            yield from _unloadable(item, f"{path}[{position}]")
+    elif not _loads(value):
+        yield f"{path} (a {type(value).__module__}.{type(value).__qualname__})".lstrip()
+
+
+def _loads(value: object) -> bool:
+    buffer = io.BytesIO()
+    try:
+        torch.save(value, buffer)
+        buffer.seek(0)
+        torch.load(buffer, weights_only=True)
+    except Exception:  # whatever it is, a checkpoint with this value in it does not load
+        return False
+    return True
+
+
+def read_states(checkpoint: str | os.PathLike[str] | Mapping[str, Any], *, weights_only: bool = True) -> dict[str, Any]:
+    """The states of the callbacks in a Lightning checkpoint, by id; no Trainer is needed.
+
+    Example:
+        >>> from callbacksets import read_states
+        >>> read_states({"state_dict": {}, "callbacks": {}})
+        {}
+
+    Args:
+        checkpoint: The path of a checkpoint (a file, or the folder of a sharded one), or a checkpoint already loaded.
+        weights_only: As for `torch.load`. False for a file one trusts whose states hold other types than numbers,
+            strings, tensors and collections of these.
+
+    Raises:
+        FileNotFoundError: When there is no such checkpoint.
+        ValueError: When it is no Lightning checkpoint.
+
+    mlr3torch: `learner$model$callbacks` of a checkpoint.
+    """
+    if not isinstance(checkpoint, Mapping):
+        path = Path(checkpoint)
+        # a sharded checkpoint is a folder, with all that is no shard in `meta.pt`
+        path = path / "meta.pt" if path.is_dir() else path
+        checkpoint = torch.load(path, map_location="cpu", weights_only=weights_only)
+    if not isinstance(checkpoint, Mapping) or not {"callbacks", "state_dict", "loops"} & set(checkpoint):
+        raise ValueError("Expected a checkpoint written by a Lightning Trainer but got something else.")
+    saved: Saved = checkpoint.get("callbacks", {}).get(KEY, nothing_saved())
+    return {id: copy.deepcopy(entry["state"]) for id, entry in saved["callbacks"].items()}
+
+
+def _save_scores(scores: Scores | None) -> dict[str, Any] | None:
+    return None if scores is None else {"values": dict(scores), "logged": dict(scores.logged)}
+
+
+def _restore_scores(saved: Mapping[str, Any] | None) -> Scores | None:
+    return None if saved is None else Scores(saved["values"], logged=saved["logged"])
