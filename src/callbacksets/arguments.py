@@ -20,7 +20,7 @@ def number(name: str, value: Any, *, at_least: float) -> float:
     """A finite number, and no bool."""
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
         raise TypeError(f"Expected {name} to be a number of at least {at_least} but got {value!r}.")
-    if not at_least <= value < math.inf:
+    if not at_least <= float(value) < math.inf:
         raise ValueError(f"Expected {name} to be a finite number of at least {at_least} but got {value!r}.")
     return float(value)
 

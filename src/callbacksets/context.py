@@ -212,12 +212,12 @@ class ContextTorch:
     @property
     def task_train(self) -> Any:
         """The dataset of the training loader."""
-        return _datasets(self.loader_train)
+        return datasets(self.loader_train)
 
     @property
     def task_valid(self) -> Any:
         """The dataset of the validation loader."""
-        return _datasets(self.loader_valid)
+        return datasets(self.loader_valid)
 
     @property
     def eval_freq(self) -> int | None:
@@ -327,10 +327,7 @@ class ContextTorch:
     @property
     def y_hat(self) -> Any:
         """The first element of `y_hats` (list, tuple), its `logits` or else first value (dict), or itself."""
-        y_hats = self.y_hats
-        if isinstance(y_hats, Mapping):
-            return y_hats["logits"] if "logits" in y_hats else next(iter(y_hats.values()))
-        return y_hats[0] if isinstance(y_hats, list | tuple) else y_hats
+        return first_output(self.y_hats)
 
     @property
     def last_loss(self) -> float | None:
@@ -449,7 +446,15 @@ def _named_loss_fn(learner: "LightningModule", name: str) -> Callable[..., Any]:
     return loss_fn  # type: ignore[no-any-return]
 
 
-def _datasets(loaders: Any) -> Any:
+def first_output(y_hats: Any) -> Any:
+    """The tensor of a network's output that is its prediction, where it has several."""
+    if isinstance(y_hats, Mapping):
+        return y_hats["logits"] if "logits" in y_hats else next(iter(y_hats.values()))
+    return y_hats[0] if isinstance(y_hats, list | tuple) else y_hats
+
+
+def datasets(loaders: Any) -> Any:
+    """The datasets of a loader, or of a list or dict of them."""
     if loaders is None or hasattr(loaders, "dataset"):
         return getattr(loaders, "dataset", None)
     return apply_to_collection(loaders, torch.utils.data.DataLoader, lambda loader: loader.dataset)

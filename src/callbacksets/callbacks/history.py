@@ -1,8 +1,15 @@
 """Keeping the scores of every epoch."""
 
-from typing import Any
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
 
+from callbacksets.callbacks.early_stopping import CallbackSetEarlyStopping
 from callbacksets.callbacks.starts_over import StartsOver
+from callbacksets.plotting import plot_history
+
+if TYPE_CHECKING:
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure
 
 
 class CallbackSetHistory(StartsOver):
@@ -27,6 +34,7 @@ class CallbackSetHistory(StartsOver):
 
     def start_over(self) -> None:
         self.rows: list[dict[str, Any]] = []
+        self._best_epoch: int | None = None
 
     def on_begin(self) -> None:
         resumed = self._state_is_loaded
@@ -40,6 +48,26 @@ class CallbackSetHistory(StartsOver):
         for loop, scores in (("train", self.ctx.last_scores_train), ("valid", self.ctx.last_scores_valid)):
             row |= {f"{loop}.{name}": score for name, score in (scores or {}).items()}
         self.rows.append(row)
+
+    def on_exit(self) -> None:
+        for callback in self.ctx.callbacks.values():
+            if isinstance(callback, CallbackSetEarlyStopping):
+                self._best_epoch = callback.best_epochs
+
+    def plot(self, ax: "Axes | Sequence[Axes] | None" = None) -> "tuple[Figure, Axes | Sequence[Axes]]":
+        """Draw the scores over the epochs, with the best epoch marked when early stopping took part.
+
+        Args:
+            ax: Where to draw: as many Axes as there are scores, or a single one for all; by default a new figure.
+
+        Returns:
+            The figure and its Axes: one, or a sequence with one for each score.
+
+        Raises:
+            ModuleNotFoundError: Without matplotlib.
+            ValueError: When the history has no scores, or the number of Axes is not theirs.
+        """
+        return plot_history(self.state_dict(), ax, best_epoch=self._best_epoch)
 
     def state_dict(self) -> dict[str, list[Any]]:
         columns = list(dict.fromkeys(name for row in self.rows for name in row))

@@ -1,0 +1,1 @@
+"""What callbacks cost: `make bench`."""

@@ -1,0 +1,133 @@
+"""Train a classifier of handwritten digits with callbacks: `python -m callbacksets.demo`."""
+
+import logging
+import warnings
+from functools import partial
+from pathlib import Path
+
+import lightning as L
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+from torchmetrics.classification import MulticlassAccuracy
+
+from callbacksets import (
+    CallbackSet,
+    CallbackSetAdapter,
+    CallbackSetEarlyStopping,
+    CallbackSetHistory,
+    CallbackSetProgress,
+    SupervisedModule,
+)
+
+
+class CallbackSetGradientNorm(CallbackSet):
+    """Keeps the largest norm of the gradients in every epoch."""
+
+    def __init__(self) -> None:
+        self.norms: list[float] = []
+        self.largest = torch.zeros(())
+
+    def on_after_backward(self) -> None:
+        norm = nn.utils.clip_grad_norm_(self.ctx.network.parameters(), max_norm=float("inf"))
+        self.largest = torch.maximum(self.largest.to(norm), norm)  # it stays on the device until the epoch ends
+
+    def on_epoch_end(self) -> None:
+        self.norms.append(self.largest.item())
+        self.largest.zero_()
+
+    def state_dict(self) -> list[float]:
+        return list(self.norms)
+
+    def load_state_dict(self, state_dict: list[float]) -> None:
+        self.norms = list(state_dict)
+
+
+def digits() -> tuple[DataLoader[tuple[torch.Tensor, ...]], DataLoader[tuple[torch.Tensor, ...]]]:
+    """1,797 handwritten digits of 8 by 8 pixels, a quarter of them for validation."""
+    try:
+        from sklearn.datasets import load_digits
+        from sklearn.model_selection import train_test_split
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("The demo takes its data from scikit-learn: pip install scikit-learn.") from error
+    data = load_digits()
+    images = torch.tensor(data.images, dtype=torch.float32)[:, None] / 16
+    labels = torch.tensor(data.target)
+    train, valid = train_test_split(range(len(labels)), test_size=0.25, stratify=data.target, random_state=0)
+    return (
+        DataLoader(TensorDataset(images[train], labels[train]), batch_size=64, shuffle=True),
+        DataLoader(TensorDataset(images[valid], labels[valid]), batch_size=256),
+    )
+
+
+def network() -> nn.Module:
+    """A small convolutional network."""
+    return nn.Sequential(
+        nn.Conv2d(1, 32, 3, padding=1),
+        nn.ReLU(),
+        nn.MaxPool2d(2),
+        nn.Conv2d(32, 64, 3, padding=1),
+        nn.ReLU(),
+        nn.Flatten(),
+        nn.Linear(64 * 4 * 4, 10),
+    )
+
+
+def main() -> None:
+    """Train, then show the history, why training stopped, and where its plot is."""
+    warnings.filterwarnings("ignore", message=".*does not have many workers")  # the data is in memory
+    warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")  # Lightning itself uses it
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    L.seed_everything(0)
+    train, valid = digits()
+    measure = {"acc": MulticlassAccuracy(10, average="micro")}
+    optimizer = partial(torch.optim.AdamW, lr=3e-3)
+    module = SupervisedModule(network(), nn.CrossEntropyLoss(), optimizer, measure, measure)
+    history = CallbackSetHistory()
+    adapter = CallbackSetAdapter(
+        [
+            history,
+            CallbackSetProgress(digits=3),
+            CallbackSetGradientNorm(),
+            CallbackSetEarlyStopping(patience=8, restore_best_weights=True),
+        ]
+    )
+    trainer = L.Trainer(
+        max_epochs=60,
+        callbacks=[adapter],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        log_every_n_steps=1,
+    )
+    trainer.fit(module, train, valid)
+
+    print_table(adapter.states["history"] | {"gradient norm": adapter.states["gradient_norm"]})
+    best = adapter.states["early_stopping"]
+    print(f"Training stopped: {adapter.stopped_by or 'all epochs are done'}.")
+    print(f"The network has the weights of epoch {best['best_epochs']}: {best['measure']} {best['best_score']:.4f}.")
+    try:
+        fig, _ = history.plot()
+    except ModuleNotFoundError as error:
+        print(error)
+    else:
+        path = Path("history.png").resolve()
+        fig.savefig(path, dpi=150)
+        print(f"The plot of the history is in {path}.")
+
+
+def print_table(columns: dict[str, list[float | None]]) -> None:
+    """Print equally long columns, right-aligned."""
+    cells = {
+        name: ["-" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value) for value in values]
+        for name, values in columns.items()
+    }
+    widths = {name: max(map(len, (name, *values))) for name, values in cells.items()}
+    print("  ".join(name.rjust(widths[name]) for name in cells))
+    for row in zip(*cells.values(), strict=True):
+        print("  ".join(cell.rjust(width) for cell, width in zip(row, widths.values(), strict=True)))
+
+
+if __name__ == "__main__":
+    main()

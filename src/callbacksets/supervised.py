@@ -1,0 +1,156 @@
+"""A LightningModule for the common case: a network, a loss, an optimizer, some measures."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, cast
+
+import lightning as L
+from lightning_utilities.core.apply_func import apply_to_collection
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torchmetrics import Metric
+
+from callbacksets.context import datasets, first_output
+from callbacksets.errors import listed
+from callbacksets.sources import identify
+
+
+class SupervisedModule(L.LightningModule):
+    """Trains a network on inputs and targets.
+
+    Batches are `(x, y)` or `{"x": x, "y": y}`. The network is called with `x`; with several inputs, a tuple or dict
+    `x`, as `network(*x)` or `network(**x)`. The loss function is called with the complete output and `y`, the measures
+    with the prediction and `y`. Logged for the epoch are the measures, as `train_<id>` and `val_<id>`, and after them
+    `train_loss` and `val_loss`.
+
+    Example:
+        >>> from functools import partial
+        >>> import torch
+        >>> from torchmetrics.classification import MulticlassAccuracy
+        >>> module = SupervisedModule(
+        ...     torch.nn.Linear(64, 10),
+        ...     torch.nn.CrossEntropyLoss(),
+        ...     partial(torch.optim.AdamW, lr=1e-3),
+        ...     measures_valid={"acc": MulticlassAccuracy(10)},
+        ... )
+        >>> module(torch.zeros(2, 64)).shape
+        torch.Size([2, 10])
+
+    Args:
+        network: The network.
+        loss_fn: A callable `(network_output, y)` that returns the mean loss of the batch, a scalar.
+        optimizer: A callable that makes the optimizer of the network's parameters, like an optimizer class.
+        measures_train: torchmetrics objects for training: a mapping by id, one, or several under their class names in
+            snake case. They are copied.
+        measures_valid: The same for validation. The first is what early stopping and plateau schedules look at.
+        prediction_encoder: A callable `(network_output, task)` that makes the prediction which the measures and
+            `trainer.predict()` get; `task` is the dataset, or the list or dict of them. By default the output, or its
+            first element.
+
+    Raises:
+        TypeError: For an argument of another type.
+        ValueError: For two measures with the same id, or one called `loss`.
+
+    mlr3torch: `LearnerTorch`.
+    """
+
+    def __init__(
+        self,
+        network: nn.Module,
+        loss_fn: Callable[[Any, Any], Tensor],
+        optimizer: Callable[[Iterable[nn.Parameter]], Optimizer],
+        measures_train: Mapping[str, Metric] | Iterable[Metric] | Metric | None = None,
+        measures_valid: Mapping[str, Metric] | Iterable[Metric] | Metric | None = None,
+        prediction_encoder: Callable[[Any, Any], Any] | None = None,
+    ) -> None:
+        super().__init__()
+        if not isinstance(network, nn.Module):
+            raise TypeError(f"Expected network to be a torch.nn.Module but got {network!r}.")
+        callables = {"loss_fn": loss_fn, "optimizer": optimizer, "prediction_encoder": prediction_encoder}
+        for argument, value in callables.items():
+            if not (callable(value) or (value is None and argument == "prediction_encoder")):
+                raise TypeError(f"Expected {argument} to be callable but got {value!r}.")
+        self.network = network
+        self.loss_fn = loss_fn
+        self.make_optimizer = optimizer
+        self.measures_train = _by_id("measures_train", measures_train)
+        self.measures_valid = _by_id("measures_valid", measures_valid)
+        self.prediction_encoder = prediction_encoder
+
+    def forward(self, x: Any) -> Any:
+        if isinstance(x, Mapping):
+            return self.network(**x)
+        return self.network(*x) if isinstance(x, list | tuple) else self.network(x)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        return self._step(batch, "train", self.measures_train)
+
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self._step(batch, "val", self.measures_valid)
+
+    def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
+        return self._encode(self(_inputs(batch)), self.trainer.predict_dataloaders)
+
+    def configure_optimizers(self) -> Optimizer:
+        return self.make_optimizer(self.network.parameters())
+
+    def _step(self, batch: Any, loop: str, measures: nn.ModuleDict) -> Tensor:
+        x, y = _unpacked(batch)
+        y_hats = self(x)
+        loss = self.loss_fn(y_hats, y)
+        if measures:
+            loader = self.trainer.train_dataloader if loop == "train" else self.trainer.val_dataloaders
+            prediction = self._encode(apply_to_collection(y_hats, Tensor, Tensor.detach), loader)
+            for id, measure in cast(Mapping[str, Metric], measures).items():
+                measure.update(prediction, y)
+                self.log(f"{loop}_{id}", measure, on_step=False, on_epoch=True, batch_size=len(y))
+        self.log(f"{loop}_loss", loss, on_step=False, on_epoch=True, batch_size=len(y), sync_dist=True)
+        return loss
+
+    def _encode(self, y_hats: Any, loaders: Any) -> Any:
+        if self.prediction_encoder is None:
+            return first_output(y_hats)
+        return self.prediction_encoder(y_hats, datasets(loaders))
+
+
+def _by_id(argument: str, measures: Any) -> nn.ModuleDict:
+    if measures is None:
+        measures = {}
+    elif isinstance(measures, Metric):
+        measures = [measures]
+    if not isinstance(measures, Mapping | nn.ModuleDict):
+        if not isinstance(measures, Iterable):
+            raise TypeError(f"Expected {argument} to be torchmetrics objects but got {measures!r}.")
+        pairs = [(identify(type(measure)), measure) for measure in measures]
+    else:
+        pairs = list(measures.items())
+    by_id = nn.ModuleDict()
+    for id, measure in pairs:
+        if not isinstance(measure, Metric):
+            raise TypeError(f"Expected {argument} to be torchmetrics objects but got {measure!r}.{_remedy(measure)}")
+        if id in by_id or id == "loss":
+            raise ValueError(
+                f"{argument} has {'two measures' if id in by_id else 'a measure'} {id!r}"
+                f"{'' if id in by_id else ', which is what the loss is logged as'}. Give ids of your own: "
+                f"{argument}={{'id': ...}}."
+            )
+        by_id[id] = measure.clone()
+    return by_id
+
+
+def _remedy(value: object) -> str:
+    return f" Call it: {value.__name__}(...)." if isinstance(value, type) else ""
+
+
+def _inputs(batch: Any) -> Any:
+    if isinstance(batch, Mapping):
+        return batch.get("x", batch)
+    return batch[0] if isinstance(batch, list | tuple) else batch
+
+
+def _unpacked(batch: Any) -> tuple[Any, Any]:
+    if isinstance(batch, Mapping) and {"x", "y"} <= set(batch):
+        return batch["x"], batch["y"]
+    if isinstance(batch, list | tuple) and len(batch) == 2:
+        return batch[0], batch[1]
+    shape = listed(batch) if isinstance(batch, Mapping) else f"a {type(batch).__name__}"
+    raise TypeError(f"Expected a batch to be (x, y) or a dict with 'x' and 'y' but got {shape}.")
