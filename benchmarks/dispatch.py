@@ -1,7 +1,7 @@
 """The hooks of one training batch: do-nothing CallbackSets against do-nothing Lightning callbacks and plain calls.
 
-Lightning's own dispatch is timed, inside a real fit, in one process, in alternating rounds; the median and the quartiles
-of the rounds are given.
+Lightning's own dispatch is timed, inside a real fit, in one process, in alternating rounds; of the rounds, the median
+and the quartiles are given.
 """
 
 import statistics

@@ -6,7 +6,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
 from lightning.pytorch import Callback
+from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch import Tensor
 from torch.optim import Optimizer
 
 from callbacksets.callback_set import CallbackSet
@@ -66,6 +68,7 @@ class AdapterHooks:
         self._run: Run | None = None
         self._sets: dict[str, CallbackSet] = {}
         self._result: Saved | None = None
+        self._weights: dict[str, Any] | None = None
         self._stopped_by: StoppedBy | None = None
 
     @property
@@ -94,7 +97,7 @@ class AdapterHooks:
         if stage != "fit":
             return
         self._exit()  # of a fit that was left without a word: another callback failed in its `on_exception`
-        self._result = self._stopped_by = None
+        self._result = self._stopped_by = self._weights = None
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set where mypy does not look
         adapters = [callback for callback in callbacks if isinstance(callback, AdapterHooks)]
         if len(adapters) > 1:
@@ -151,8 +154,13 @@ class AdapterHooks:
 
     def on_train_epoch_start(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
         run = self._running()
+        if run.loop.missed_epoch_begin:
+            return  # the epoch had begun when the checkpoint was written, but not yet for Lightning
+        self._begin_epoch(run)
+
+    def _begin_epoch(self, run: Run) -> None:
         run.reader.explain_late()
-        run.loop.validated = run.loop.missed_epoch_begin = False
+        run.loop.validated = False
         self._enter_epoch(run)
         run.find_stages()
         run.call("on_epoch_begin")
@@ -168,7 +176,9 @@ class AdapterHooks:
     ) -> None:
         run = self._running()
         loop = run.loop
-        if not loop.in_epoch:
+        if not loop.in_epoch and batch_idx == 0:
+            self._begin_epoch(run)  # a checkpoint of an epoch's last batch is resumed here, at the start of the next
+        elif not loop.in_epoch:
             loop.missed_epoch_begin = True  # a checkpoint that did not know of us is resumed inside an epoch
             self._enter_epoch(run)
         loop.step = batch_idx + 1
@@ -210,12 +220,11 @@ class AdapterHooks:
         if not loop.in_batch:
             loop.global_step += 1  # a None batch counts, and has no stages
             return
-        loop.in_step = False
+        loop.in_batch = loop.in_step = False  # a run that ends from here on has done this batch
         if isinstance(outputs, Mapping) and "loss" in outputs:
             loop.loss = outputs["loss"]
             loop.loss_scale = trainer.accumulate_grad_batches if loop.automatic else 1
         run.call("on_batch_end")
-        loop.in_batch = False
 
     # --- validation --------------------------------------------------------------------------------------------------
 
@@ -274,6 +283,7 @@ class AdapterHooks:
             self._complete_train_scores(run)
         loop.in_epoch = False
         run.call("on_epoch_end")
+        loop.missed_epoch_begin = False
         self._stop_if_asked(run)
 
     def _complete_train_scores(self, run: Run) -> None:
@@ -321,7 +331,22 @@ class AdapterHooks:
             self._exit()
 
     def on_exception(self, trainer: "Trainer", pl_module: "LightningModule", exception: BaseException) -> None:
+        weights = self._weights_to_save(trainer, pl_module)
         self._exit(exception)
+        self._weights = weights
+
+    def _weights_to_save(self, trainer: "Trainer", pl_module: "LightningModule") -> dict[str, Any] | None:
+        """A copy of the weights for what saves a checkpoint on the exception, behind us, when `exit` changed them."""
+        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
+        saves = any(isinstance(other, Checkpoint) and getattr(other, "save_on_exception", True) for other in callbacks)
+        # of a sharded module no rank alone has them, and the others may be gone
+        whole = trainer.world_size == 1 or "DDP" in type(trainer.strategy).__name__
+        if self._run is None or not (saves and whole and self._run.has_stage("on_exit")):
+            return None
+        return {
+            name: value.detach().to("cpu", copy=True) if isinstance(value, Tensor) else value
+            for name, value in pl_module.state_dict().items()
+        }
 
     def _exit(self, error: BaseException | None = None) -> None:
         run = self._run
@@ -336,8 +361,12 @@ class AdapterHooks:
     def on_save_checkpoint(self, trainer: "Trainer", pl_module: "LightningModule", checkpoint: dict[str, Any]) -> None:
         # Not `state_dict`: of two callbacks with one, Lightning refuses the second before `setup` can say what to do.
         saved = copy.deepcopy(self._result) if self._run is None else self._run.save()
-        if saved is not None:
-            checkpoint["callbacks"][KEY] = saved
+        if saved is None:
+            return
+        if self._weights is not None and trainer.state.stage is not None:  # None as soon as the exception is handled
+            checkpoint["state_dict"] = self._weights
+            saved["exact"] = True
+        checkpoint["callbacks"][KEY] = saved
 
     def _running(self) -> Run:
         run = self._run

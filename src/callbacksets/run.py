@@ -47,6 +47,10 @@ class Run:
                 (id, callback) for id, callback in callbacks.items() if getattr(callback, stage, None) is not None
             ]
 
+    def has_stage(self, stage: str) -> bool:
+        """Whether any callback has the stage."""
+        return bool(self._calls[stage])
+
     def call(self, stage: str) -> None:
         """Run a stage of all callbacks."""
         self._call(stage, self._calls[stage])

@@ -55,6 +55,7 @@ def save_run(loop: Loop, ctx: ContextTorch, callbacks: Mapping[str, SavedState])
             # a batch that is under way will be run again
             "global_step": loop.global_step - loop.in_batch,
             "last_loss": ctx.last_loss,
+            "epoch": loop.epoch,
             "in_epoch": loop.in_epoch,
             "validated": loop.validated,
             "terminate": loop.terminate and loop.in_epoch,  # at its end it has been looked at, and is of that fit
@@ -68,10 +69,11 @@ def save_run(loop: Loop, ctx: ContextTorch, callbacks: Mapping[str, SavedState])
 
 
 def restore_loop(loop: Loop, saved: Mapping[str, Any]) -> None:
-    """Put the loop where the checkpoint was written."""
+    """Put the loop where the checkpoint was written; its `epoch` says how many Lightning takes for trained."""
     loop.global_step = saved["global_step"]
     loop.loss = saved["last_loss"]
-    loop.in_epoch = loop.missed_epoch_begin = saved["in_epoch"]
+    # a checkpoint written on the last batch of an epoch Lightning resumes with the next one
+    loop.in_epoch = loop.missed_epoch_begin = saved["in_epoch"] and saved["epoch"] == loop.epoch + 1
     loop.validated = saved["validated"]
     loop.terminate = saved["terminate"]
     loop.terminated_by = saved["terminated_by"]

@@ -1,0 +1,308 @@
+"""Interrupted and resumed, a run ends as one that was never interrupted: every kind of checkpoint, every callback."""
+
+from collections.abc import Callable, Iterator
+from contextlib import suppress
+from dataclasses import dataclass, field
+from functools import partial
+from itertools import islice
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, OnExceptionCheckpoint
+from torch import nn
+from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
+from torchmetrics.classification import MulticlassAccuracy
+
+from callbacksets import (
+    CallbackSet,
+    CallbackSetAdapter,
+    CallbackSetEarlyStopping,
+    CallbackSetHistory,
+    SupervisedModule,
+)
+from tests.helpers import quiet
+
+EPOCHS, BATCHES = 6, 4
+
+pytestmark = [
+    # the resumed fits here do without the callbacks that wrote the checkpoint
+    pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`"),
+    # OnExceptionCheckpoint looks for its checkpoint at every fit
+    pytest.mark.filterwarnings(r"ignore:`.fit\(ckpt_path=None\)` was called without a model"),
+    pytest.mark.filterwarnings(r"ignore:.*is set, but there is no last checkpoint available"),
+]
+
+
+class CallbackSetLossEma(CallbackSet):
+    def __init__(self, alpha: float = 0.1) -> None:
+        self.alpha, self.ema = alpha, None
+
+    def on_batch_end(self) -> None:
+        loss = self.ctx.last_loss
+        self.ema = loss if self.ema is None else self.alpha * loss + (1 - self.alpha) * self.ema
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"ema": self.ema}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.ema = state_dict["ema"]
+
+
+class CallbackSetSteps(CallbackSet):
+    """What `ctx` counts and shows in the batches and at the ends of epochs."""
+
+    def __init__(self) -> None:
+        self.seen: list[list[Any]] = []
+
+    def on_epoch_begin(self) -> None:
+        self.seen.append(self.ctx.epoch)
+
+    def on_batch_end(self) -> None:
+        self.seen.append([self.ctx.epoch, self.ctx.step, self.ctx.global_step])
+
+    def on_epoch_end(self) -> None:
+        ctx = self.ctx
+        self.seen.append([ctx.epoch, ctx.global_step, ctx.last_loss, dict(ctx.last_scores_valid or {})])
+
+    def state_dict(self) -> list[Any]:
+        return list(self.seen)
+
+    def load_state_dict(self, state_dict: list[Any]) -> None:
+        self.seen = list(state_dict)
+
+
+CALLBACKS: dict[str, Callable[[], CallbackSet]] = {
+    "history": CallbackSetHistory,
+    "early_stopping": partial(CallbackSetEarlyStopping, 2, restore_best_weights=True, monitor="loss"),
+    "early_stopping_plain": partial(CallbackSetEarlyStopping, 4),
+    "loss_ema": CallbackSetLossEma,
+    "steps": CallbackSetSteps,
+}
+
+
+@dataclass
+class Outcome:
+    """What a run, in one or two fits, came to."""
+
+    weights: list[torch.Tensor] = field(default_factory=list)
+    states: dict[str, Any] = field(default_factory=dict)
+    rates: dict[int, float] = field(default_factory=dict)
+
+
+class Rates(L.Callback):
+    """The learning rate of every optimizer step."""
+
+    def __init__(self, rates: dict[int, float]) -> None:
+        self.rates = rates
+
+    def on_before_optimizer_step(self, trainer: L.Trainer, module: L.LightningModule, optimizer: Any) -> None:
+        self.rates[trainer.global_step] = optimizer.param_groups[0]["lr"]
+
+
+class InterruptedFit(Exception):
+    pass
+
+
+class Interrupt(L.Callback):
+    """Ends the fit when a hook is called with a number of optimizer steps behind it."""
+
+    def __init__(self, hook: str, steps: int) -> None:
+        setattr(self, hook, partial(self.look, steps))
+
+    def look(self, steps: int, trainer: L.Trainer, *args: Any) -> None:
+        if trainer.global_step >= steps:
+            raise InterruptedFit
+
+
+class StatefulLoader:
+    """A loader that goes on where it was, as a mid-epoch resume needs it."""
+
+    def __init__(self, loader: DataLoader[Any]) -> None:
+        self.loader = loader
+        self.given = 0
+
+    def __len__(self) -> int:
+        return len(self.loader)
+
+    def __iter__(self) -> Iterator[Any]:
+        self.given %= len(self)
+        for batch in islice(self.loader, self.given, None):
+            self.given += 1
+            yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        return {"given": self.given}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        self.given = state_dict["given"]
+
+
+def loaders(shuffle: bool, stateful: bool = False) -> tuple[Any, DataLoader[Any]]:
+    generator = torch.Generator().manual_seed(1)
+    x = torch.randn(BATCHES * 8 + 24, 5, generator=generator)
+    y = (x[:, 0] + 0.8 * torch.randn(len(x), generator=generator) > 0).long()
+    data, valid = TensorDataset(x[24:], y[24:]), TensorDataset(x[:24], y[:24])
+    # shuffles by the epoch, which Lightning tells it, also after a resume
+    sampler = DistributedSampler(data, num_replicas=1, rank=0, shuffle=True, seed=3) if shuffle else None
+    train = DataLoader(data, batch_size=8, sampler=sampler)
+    return StatefulLoader(train) if stateful else train, DataLoader(valid, batch_size=16)
+
+
+def fit(
+    callbacks: list[str],
+    outcome: Outcome,
+    *natives: L.Callback,
+    ckpt: Path | str | None = None,
+    shuffle: bool = False,
+    stateful: bool = False,
+    **kwargs: Any,
+) -> tuple[L.Trainer, CallbackSetAdapter]:
+    torch.manual_seed(0)
+    network = nn.Sequential(nn.Linear(5, 8), nn.BatchNorm1d(8), nn.ReLU(), nn.Linear(8, 2))
+    module = SupervisedModule(
+        network,
+        nn.CrossEntropyLoss(),
+        partial(torch.optim.AdamW, lr=0.05),
+        measures_valid={"acc": MulticlassAccuracy(2)},
+    )
+    adapter = CallbackSetAdapter({id: CALLBACKS[id]() for id in callbacks})
+    saves = any(isinstance(native, Checkpoint) for native in natives)
+    kwargs = {"max_epochs": EPOCHS, "enable_checkpointing": saves} | kwargs
+    trainer = quiet(callbacks=[Rates(outcome.rates), adapter, *natives], **kwargs)
+    with suppress(InterruptedFit):
+        trainer.fit(module, *loaders(shuffle, stateful), ckpt_path=ckpt)
+    outcome.weights = [parameter.detach().clone() for parameter in network.state_dict().values()]
+    outcome.states = adapter.states
+    return trainer, adapter
+
+
+def same(one: Any, other: Any) -> bool:
+    if isinstance(one, torch.Tensor):
+        return torch.equal(one, other)
+    if isinstance(one, dict):
+        return list(one) == list(other) and all(same(one[key], other[key]) for key in one)
+    if isinstance(one, list | tuple):
+        return len(one) == len(other) and all(map(same, one, other))
+    return bool(one == other)
+
+
+def checkpoint(folder: Path, kind: str) -> tuple[list[L.Callback], str]:
+    """Callbacks of Lightning that write a checkpoint after two epochs and interrupt the fit, and its name."""
+    save = partial(ModelCheckpoint, dirpath=folder, filename="{epoch}", save_top_k=-1)
+    after_two = Interrupt("on_train_epoch_start", 2 * BATCHES)
+    return {
+        "epoch end": ([save(save_on_train_epoch_end=True), after_two], "epoch=1.ckpt"),
+        "validation end": ([save(save_on_train_epoch_end=False, monitor="val_loss"), after_two], "epoch=1.ckpt"),
+        "save last": ([save(save_last=True), after_two], "last.ckpt"),
+        "on exception": (
+            [OnExceptionCheckpoint(folder), Interrupt("on_train_batch_start", 2 * BATCHES)],
+            "on_exception.ckpt",
+        ),
+    }[kind]
+
+
+@pytest.mark.parametrize("shuffle", [False, True], ids=["in order", "shuffled"])
+@pytest.mark.parametrize("callback", [*CALLBACKS, "all"])
+@pytest.mark.parametrize("kind", ["epoch end", "validation end", "save last", "on exception"])
+def test_resumed_run_ends_as_one_never_interrupted(kind: str, callback: str, shuffle: bool, tmp_path: Path) -> None:
+    callbacks = list(CALLBACKS) if callback == "all" else [callback]
+    whole, parts = Outcome(), Outcome()
+    fit(callbacks, whole, shuffle=shuffle)
+    natives, name = checkpoint(tmp_path, kind)
+    trainer, _ = fit(callbacks, parts, *natives, shuffle=shuffle)
+    assert trainer.global_step < len(whole.rates)
+    fit(callbacks, parts, ckpt=tmp_path / name, shuffle=shuffle)
+    assert parts.rates == whole.rates
+    assert same(parts.states, whole.states), (parts.states, whole.states)
+    assert same(parts.weights, whole.weights)
+
+
+@pytest.mark.parametrize("callback", [*CALLBACKS, "all"])
+def test_mid_epoch(callback: str, tmp_path: Path) -> None:
+    """With a loader that goes on where it was all is the same but the training scores of that epoch.
+
+    Lightning computes these from the batches after the resume, as it does not save what it has accumulated.
+    """
+    callbacks = list(CALLBACKS) if callback == "all" else [callback]
+    whole, parts = Outcome(), Outcome()
+    fit(callbacks, whole, stateful=True)
+    save = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=10, save_top_k=-1)
+    fit(callbacks, parts, save, Interrupt("on_train_batch_start", 11), stateful=True)
+    parts.rates = {step: rate for step, rate in parts.rates.items() if step < 10}
+    fit(callbacks, parts, ckpt=tmp_path / "step=10.ckpt", stateful=True)
+    assert parts.rates == whole.rates
+    assert same(parts.weights, whole.weights)
+    for outcome in (whole, parts):
+        for column in ("train.loss", "train.acc"):
+            if column in outcome.states.get("history", {}):
+                outcome.states["history"][column][2] = None
+    assert same(parts.states, whole.states), (parts.states, whole.states)
+
+
+def test_last_batch_of_an_epoch(tmp_path: Path) -> None:
+    """Lightning resumes such a checkpoint with the next epoch: what follows the batch in its own never happens."""
+    callbacks = ["history", "loss_ema", "steps"]
+    whole, parts = Outcome(), Outcome()
+    fit(callbacks, whole)
+    save = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=8, save_top_k=-1)
+    fit(callbacks, parts, save, Interrupt("on_validation_start", 8))
+    fit(callbacks, parts, ckpt=tmp_path / "step=8.ckpt")
+    assert parts.rates == whole.rates
+    assert same(parts.weights, whole.weights)
+    assert parts.states["loss_ema"] == whole.states["loss_ema"]
+    assert parts.states["history"]["epoch"] == [1, 3, 4, 5, 6]
+    lost = [seen for seen in whole.states["steps"] if seen not in parts.states["steps"]]
+    assert [seen[:2] for seen in lost] == [[2, 8]]  # the end of the second epoch
+
+
+@pytest.mark.parametrize("callback", ["history", "early_stopping_plain", "loss_ema", "steps"])
+def test_saved_after_a_finished_fit(callback: str, tmp_path: Path) -> None:
+    whole, parts = Outcome(), Outcome()
+    fit([callback], whole)
+    trainer, _ = fit([callback], parts, max_epochs=2)
+    trainer.save_checkpoint(tmp_path / "finished.ckpt")
+    fit([callback], parts, ckpt=tmp_path / "finished.ckpt")
+    assert parts.rates == whole.rates
+    assert same(parts.states, whole.states)
+    assert same(parts.weights, whole.weights)
+
+
+def test_saved_after_exit_is_not_exact(tmp_path: Path) -> None:
+    outcome = Outcome()
+    trainer, adapter = fit(["early_stopping"], outcome, max_epochs=50)
+    best = adapter.states["early_stopping"]["best_weights"]
+    assert adapter.states["early_stopping"]["best_epochs"] < trainer.current_epoch < 50
+    assert same(outcome.weights, list(best.values()))
+    trainer.save_checkpoint(tmp_path / "best.ckpt")
+    with (
+        pytest.warns(UserWarning, match="written after its fit had ended"),
+        pytest.warns(UserWarning, match="had ended the run that is resumed"),
+    ):
+        fit(["early_stopping"], outcome, ckpt=tmp_path / "best.ckpt", max_epochs=50)
+
+
+def test_a_stopped_run_trains_no_further(tmp_path: Path) -> None:
+    outcome = Outcome()
+    save = ModelCheckpoint(tmp_path, "{epoch}", save_last=True, save_on_train_epoch_end=True)
+    trainer, adapter = fit(["early_stopping", "history"], outcome, save, max_epochs=50)
+    assert adapter.stopped_by is not None
+    steps, states = trainer.global_step, outcome.states
+    with pytest.warns(UserWarning, match="had ended the run that is resumed: 'loss' did not improve"):
+        trainer, adapter = fit(["early_stopping", "history"], outcome, ckpt=tmp_path / "last.ckpt", max_epochs=50)
+    assert trainer.global_step == steps
+    assert adapter.stopped_by is not None
+    assert same(outcome.states, states)
+
+
+def test_a_finished_run_returns_its_states(tmp_path: Path) -> None:
+    first, again = Outcome(), Outcome()
+    save = ModelCheckpoint(tmp_path, "{epoch}", save_last=True, save_on_train_epoch_end=True)
+    fit(list(CALLBACKS), first, save)
+    trainer, _ = fit(list(CALLBACKS), again, ckpt=tmp_path / "last.ckpt")
+    assert trainer.current_epoch == EPOCHS
+    assert again.rates == {}
+    assert same(again.states, first.states)
+    assert same(again.weights, first.weights)
