@@ -1,8 +1,15 @@
 """Tiny modules, data and Trainers for the tests."""
 
+from collections.abc import Callable, Iterator
+from functools import partial
 from typing import Any
 
 import lightning as L
+import torch
+from torch import nn
+
+from callbacksets import CallbackSet, CallbackSetAdapter
+from callbacksets.callback_set import STAGES
 
 
 def quiet(**kwargs: Any) -> L.Trainer:
@@ -16,3 +23,101 @@ def quiet(**kwargs: Any) -> L.Trainer:
         "enable_model_summary": False,
     }
     return L.Trainer(**(defaults | kwargs))
+
+
+class Batches:
+    """A loader that hands out the given batches, in every epoch the same objects."""
+
+    def __init__(self, batches: list[Any]) -> None:
+        self.batches = batches
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(self.batches)
+
+    def __len__(self) -> int:
+        return len(self.batches)
+
+
+class Endless:
+    """A loader without a length, which ends after `n` batches or never."""
+
+    def __init__(self, n: int = -1) -> None:
+        self.n = n
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        left = self.n
+        while left != 0:
+            left -= 1
+            yield torch.ones(2, 2)
+
+
+def ones(n: int) -> Batches:
+    """`n` batches: the first of ones, the second of twos, ..."""
+    return Batches([torch.full((2, 2), float(i + 1)) for i in range(n)])
+
+
+class Tiny(L.LightningModule):
+    """A linear network on tensors; logs `train_loss` and `val_loss` for the epoch."""
+
+    def __init__(self, network: nn.Module | None = None) -> None:
+        super().__init__()
+        self.network = nn.Linear(2, 1) if network is None else network
+
+    def loss(self, batch: Any) -> torch.Tensor:
+        return self.network(batch).pow(2).mean()
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        loss = self.loss(batch)
+        self.log("train_loss", loss, on_step=False, on_epoch=True, batch_size=1)
+        return loss
+
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self.log("val_loss", self.loss(batch), batch_size=1)
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD(self.parameters(), lr=0.01)
+
+
+class StageLog(CallbackSet):
+    """Records the stages it comes to, with the values of some fields of `ctx`."""
+
+    def __init__(self, *fields: str, stages: tuple[str, ...] = STAGES) -> None:
+        self.fields = fields
+        self.rows: list[Any] = []
+        for stage in stages:
+            setattr(self, stage, partial(self.record, stage))
+
+    def record(self, stage: str) -> None:
+        stage = stage.removeprefix("on_")
+        values = [getattr(self.ctx, field) for field in self.fields]
+        self.rows.append((stage, *values) if values else stage)
+
+    def at(self, stage: str) -> list[Any]:
+        """What was seen at one stage: the value, or a tuple of the values."""
+        return [row[1] if len(row) == 2 else row[1:] for row in self.rows if row[0] == stage]
+
+
+class Act(CallbackSet):
+    """Does something at its stages: `Act(on_epoch_end=lambda ctx: ...)`."""
+
+    def __init__(self, **actions: Callable[[Any], Any]) -> None:
+        for stage, action in actions.items():
+            setattr(self, stage, partial(self.act, action))
+
+    def act(self, action: Callable[[Any], Any]) -> None:
+        action(self.ctx)
+
+
+def fit(
+    callbacks: Any,
+    module: L.LightningModule | None = None,
+    *loaders: Any,
+    native: tuple[L.Callback, ...] = (),
+    adapter: dict[str, Any] | None = None,
+    **kwargs: Any,
+) -> CallbackSetAdapter:
+    """Fit a tiny module with some CallbackSets, on two batches unless told otherwise; gives the adapter."""
+    bridge = callbacks if isinstance(callbacks, CallbackSetAdapter) else CallbackSetAdapter(callbacks, **adapter or {})
+    trainer = quiet(**({"max_epochs": 1} | kwargs), callbacks=[*native, bridge])
+    trainer.fit(Tiny() if module is None else module, *(loaders or (ones(2),)))
+    return bridge

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from callbacksets.callback_set import CallbackSet
-from callbacksets.context import NOTHING, ContextTorch, check_names
+from callbacksets.context import NOTHING, ContextTorch, Loop, check_names
 from callbacksets.run import Run
 from callbacksets.scores import Scores
 from callbacksets.sources import generate, sources_by_id
@@ -94,9 +94,9 @@ class AdapterHooks:
     # --- before training ---------------------------------------------------------------------------------------------
 
     def setup(self, trainer: "Trainer", pl_module: "LightningModule", stage: str) -> None:
+        self._exit()  # of a fit that was left without a word: another callback failed in its `on_exception`
         if stage != "fit":
             return
-        self._exit()  # of a fit that was left without a word: another callback failed in its `on_exception`
         self._result = self._stopped_by = self._weights = None
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set where mypy does not look
         adapters = [callback for callback in callbacks if isinstance(callback, AdapterHooks)]
@@ -123,7 +123,7 @@ class AdapterHooks:
     def on_fit_start(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
         run = self._running()
         check_names(pl_module, **self._names)
-        run.capture.watch(run.ctx.network)  # before the sanity check may compile it
+        run.capture.watch_network(run.ctx.network)  # before the sanity check may compile it
 
     def on_train_start(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
         self._begin(self._running())
@@ -144,7 +144,8 @@ class AdapterHooks:
         run.call("on_begin")
         loop.begun = True
         run.find_stages()
-        run.capture.watch(run.ctx.network)
+        run.capture.watch_network(run.ctx.network)
+        run.capture.watch_steps()
         if loop.in_epoch:
             self._enter_epoch(run)  # the run is resumed inside of it, and ctx.terminate looked at when it ends
         else:
@@ -169,7 +170,7 @@ class AdapterHooks:
         loop = run.loop
         loop.epoch = run.trainer.current_epoch + 1
         loop.in_epoch = True
-        loop.in_batch = loop.in_step = False  # a module that skips the rest of an epoch leaves a batch without its end
+        loop.in_batch = False  # a module that skips the rest of an epoch leaves a batch without its end
 
     def on_train_batch_start(
         self, trainer: "Trainer", pl_module: "LightningModule", batch: Any, batch_idx: int
@@ -181,36 +182,40 @@ class AdapterHooks:
         elif not loop.in_epoch:
             loop.missed_epoch_begin = True  # a checkpoint that did not know of us is resumed inside an epoch
             self._enter_epoch(run)
-        loop.step = batch_idx + 1
+        loop.step = trainer.fit_loop.batch_idx + 1  # a module that takes the `dataloader_iter` gets no right batch_idx
         loop.global_step += 1
         loop.in_batch = True
-        loop.backward = False
         self._start_batch(run, "on_batch_begin", batch)
 
     def _start_batch(self, run: Run, stage: str, batch: Any) -> None:
         loop = run.loop
         loop.outputs = NOTHING
-        loop.depth = 0
         loop.batch = batch
-        loop.batch_open = True
+        loop.batch_open, loop.exchanged = True, False
         run.call(stage)
         loop.batch_open = False
-        loop.in_step = True
+
+    def on_before_zero_grad(self, trainer: "Trainer", pl_module: "LightningModule", optimizer: Optimizer) -> None:
+        self._running().loop.backward = 0
 
     def on_after_backward(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
-        self._running().loop.backward = True
+        loop = self._running().loop
+        loop.backward = loop.global_step
 
     def on_before_optimizer_step(self, trainer: "Trainer", pl_module: "LightningModule", optimizer: Optimizer) -> None:
-        # Not Lightning's `on_after_backward`: there, gradients may still be incomplete or scaled. Here it comes even
-        # when training_step() returned None; under manual optimization, what precedes a step is the module's affair.
+        # Not Lightning's `on_after_backward`: there, gradients may still be incomplete or scaled.
         run = self._running()
-        loop = run.loop
-        if loop.backward or not loop.automatic:
-            loop.in_step = False
-            loop.optimizer = optimizer
+        if self._steps_on_gradients(run.loop, trainer):
+            run.loop.optimizer = optimizer
             run.call("on_after_backward")
-            loop.optimizer = None
-            loop.in_step = True
+            run.loop.optimizer = None
+
+    def _steps_on_gradients(self, loop: Loop, trainer: "Trainer") -> bool:
+        """Lightning announces an optimizer step also when training_step() returned None."""
+        if loop.backward == loop.global_step or not loop.automatic:
+            return True
+        # An earlier batch of the window may have left gradients. But a gradient scaler will not step on them.
+        return loop.backward > 0 and getattr(trainer.precision_plugin, "scaler", None) is None
 
     def on_train_batch_end(
         self, trainer: "Trainer", pl_module: "LightningModule", outputs: Any, batch: Any, batch_idx: int
@@ -220,10 +225,11 @@ class AdapterHooks:
         if not loop.in_batch:
             loop.global_step += 1  # a None batch counts, and has no stages
             return
-        loop.in_batch = loop.in_step = False  # a run that ends from here on has done this batch
-        if isinstance(outputs, Mapping) and "loss" in outputs:
-            loop.loss = outputs["loss"]
-            loop.loss_scale = trainer.accumulate_grad_batches if loop.automatic else 1
+        loop.in_batch = False  # a run that ends from here on has done this batch
+        if not loop.exchanged:
+            loop.batch = batch  # only now known, if the module takes the `dataloader_iter`
+        if loop.loss_of_step is not None:
+            loop.loss, loop.loss_of_step = loop.loss_of_step, None
         run.call("on_batch_end")
 
     # --- validation --------------------------------------------------------------------------------------------------
@@ -257,7 +263,6 @@ class AdapterHooks:
         dataloader_idx: int = 0,
     ) -> None:
         if (run := self._training()) is not None:
-            run.loop.in_step = False
             run.call("on_batch_valid_end")
 
     def on_validation_end(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
@@ -400,10 +405,11 @@ class CallbackSetAdapter(AdapterHooks, Callback):
         {"epoch": [1, 2, ...], "train.loss": [...], "valid.loss": [...]}
 
     It belongs last among the Trainer's callbacks: what stands behind it acts after `epoch_end`. It can be used for
-    several fits, one after the other. An instance is used as it is; a class is made anew for every fit.
+    several fits, one after the other. An instance is used as it is; of all else a callback is made anew for every fit.
 
     Args:
-        callbacks: One of, a list of, or a mapping id -> a `CallbackSet` instance or class.
+        callbacks: One of, a list of, or a mapping id -> a `CallbackSet` instance or class, a `TorchCallback`, a key of
+            the dictionary.
         network: The name of the module's submodule that is `ctx.network`, and whose output is `ctx.y_hats`; by
             default its attribute `network`, else the module itself.
         loss_fn: The name of the module's attribute that is `ctx.loss_fn`; by default `loss_fn` or `criterion`.
@@ -411,6 +417,7 @@ class CallbackSetAdapter(AdapterHooks, Callback):
             each validation, for training that counts steps in one long epoch.
 
     Raises:
+        KeyError: For a string that is no key of the dictionary.
         TypeError: For what is no callback, or the wrong kind of argument.
         ValueError: When two callbacks have the same id, or one instance has two.
 

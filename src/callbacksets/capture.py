@@ -1,5 +1,7 @@
-"""Taking the network's output from its own forward call, for `ctx.y_hats`."""
+"""What a fit taps from Lightning while a step runs: the network's output, the loss, and the batch on its way in."""
 
+from collections.abc import Callable, Mapping
+from functools import wraps
 from typing import TYPE_CHECKING, Any
 
 from torch import nn
@@ -10,9 +12,15 @@ from callbacksets.context import Loop
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
 
+_STEPS = ("training_step", "validation_step")
 
-class OutputCapture:
-    """Forward hooks on the network of one fit; what they see they keep in the loop until the next batch starts."""
+
+class Capture:
+    """Taps the steps of one fit: through the strategy, which calls them, and forward hooks on the network.
+
+    No hook of a Lightning callback will do. The loss that they see is divided by `accumulate_grad_batches`, which
+    rounds; other callbacks may call the network between them; and the batch cannot be exchanged through them.
+    """
 
     def __init__(self, trainer: "Trainer", learner: "LightningModule", loop: Loop) -> None:
         self._trainer = trainer
@@ -21,11 +29,31 @@ class OutputCapture:
         self._network: nn.Module | None = None
         self._handles: list[RemovableHandle] = []
 
-    def watch(self, network: nn.Module) -> None:
-        """Keep the outputs of this network, and of none that was watched before."""
+    def watch_steps(self) -> None:
+        """Look at what goes into the steps and comes out of them."""
+        for name in _STEPS:
+            setattr(self._trainer.strategy, name, self._watched(getattr(self._trainer.strategy, name)))
+
+    def _watched(self, step: Callable[..., Any]) -> Callable[..., Any]:
+        loop = self._loop
+
+        @wraps(step)
+        def watched(batch: Any, *args: Any, **kwargs: Any) -> Any:
+            loop.in_step, loop.depth = True, 0
+            try:
+                output = step(loop.batch if loop.exchanged else batch, *args, **kwargs)
+            finally:
+                loop.in_step = False
+            loop.loss_of_step = output.get("loss") if isinstance(output, Mapping) else output
+            return output
+
+        return watched
+
+    def watch_network(self, network: nn.Module) -> None:
+        """Keep the outputs of this network, and of none that was watched before, until the next batch starts."""
         if network is self._network:
             return
-        self.stop()
+        self._let_go()
         self._network = network
         if network is self._learner and self._trainer.model is not self._learner:
             # A wrapped module (DDP, FSDP) is called twice: the wrapper's call is redirected to the whole step and
@@ -38,6 +66,12 @@ class OutputCapture:
             self._handles = [network.register_forward_hook(self._keep)]
 
     def stop(self) -> None:
+        """Leave everything as it was."""
+        self._let_go()
+        for name in _STEPS:
+            vars(self._trainer.strategy).pop(name, None)
+
+    def _let_go(self) -> None:
         for handle in self._handles:
             handle.remove()
         self._network, self._handles = None, []

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from callbacksets.errors import did_you_mean, listed
-from callbacksets.scores import ByName, Measures, Reading, Scores
+from callbacksets.scores import ByName, Measures, Reading, Scores, short_name
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
@@ -32,12 +32,13 @@ class Loop:
         "caller",
         "depth",
         "epoch",
+        "exchanged",
         "global_step",
         "in_batch",
         "in_epoch",
         "in_step",
         "loss",
-        "loss_scale",
+        "loss_of_step",
         "measures_train",
         "measures_valid",
         "missed_epoch_begin",
@@ -64,20 +65,21 @@ class Loop:
         self.begun = False  # the stage `begin` has run
         self.in_epoch = False  # between `epoch_begin` and `epoch_end`
         self.in_batch = False  # between `batch_begin` and `batch_end`
-        self.in_step = False  # while Lightning runs a step, so that the network is called by it and not by a callback
-        self.depth = 0  # of calls of the network inside each other
-        self.backward = False  # the step has gradients
         self.validated = False  # validation started in this epoch
         self.missed_epoch_begin = False  # the run was resumed inside this epoch
         self.resumed = False
 
         self.batch: Any = None
-        self.batch_open = False  # what is assigned to the batch can reach the forward call
+        self.batch_open = False  # what is assigned to the batch still reaches the forward call
+        self.exchanged = False  # the step is to be called with the batch here, not with the loader's
+        self.in_step = False  # while the module's step runs, so that it and not a callback calls the network
+        self.depth = 0  # of calls of the network inside each other
         self.outputs: Any = NOTHING
-        self.optimizer: Optimizer | None = None
-        self.automatic = True
+        self.loss_of_step: Any = None  # what the step has returned, to be `loss` at the end of the batch
         self.loss: Any = None
-        self.loss_scale = 1
+        self.backward = 0  # the global step of the last backward call since the gradients were zeroed
+        self.optimizer: Optimizer | None = None  # the one about to step
+        self.automatic = True  # the module's `automatic_optimization`
         self.scores_train: Scores | Reading | None = Scores()
         self.scores_valid: Scores | Reading | None = Scores()
         self.scored_at = 0  # the global step of the training scores
@@ -166,7 +168,8 @@ class ContextTorch:
         """The one named by the adapter's `loss_fn`; else the module's `loss_fn` or `criterion`; else None."""
         if self._loss_fn_name is not None:
             return _named_loss_fn(self._learner, self._loss_fn_name)
-        return getattr(self._learner, "loss_fn", getattr(self._learner, "criterion", None))
+        loss_fn = getattr(self._learner, "loss_fn", None)
+        return getattr(self._learner, "criterion", None) if loss_fn is None else loss_fn
 
     @property
     def optimizer(self) -> Optimizer | None:
@@ -185,7 +188,8 @@ class ContextTorch:
     @property
     def optimizers(self) -> list[Optimizer]:
         """The torch optimizers."""
-        return list(self._trainer.optimizers)
+        # Lightning puts a mock where configure_optimizers() returned None
+        return [optimizer for optimizer in self._trainer.optimizers if type(optimizer).__name__ != "_MockOptimizer"]
 
     @property
     def device(self) -> torch.device:
@@ -277,7 +281,7 @@ class ContextTorch:
             raise TypeError(f"Expected ctx.terminate to be True or False but got {value!r}.")
         loop = self._loop
         if value and not loop.terminate:
-            loop.terminated_by = (loop.caller, loop.stage)
+            loop.terminated_by = (loop.caller, loop.stage if loop.caller else "")
         loop.terminate = value
 
     # --- the batch ---------------------------------------------------------------------------------------------------
@@ -290,15 +294,28 @@ class ContextTorch:
 
         Raises:
             RuntimeError: When it is assigned in another stage.
-            TypeError: When the batch cannot be exchanged, like a tuple.
+            TypeError: When it is assigned and is a tuple, which others may hold.
         """
         return self._loop.batch
 
     @batch.setter
     def batch(self, value: Any) -> None:
-        if not self._loop.batch_open:
+        loop = self._loop
+        if not loop.batch_open:
             raise RuntimeError("ctx.batch can only be assigned in batch_begin and batch_valid_begin: else it is late.")
-        _exchange(self._loop.batch, value)
+        if isinstance(loop.batch, list) and isinstance(value, list | tuple):
+            loop.batch[:] = value  # in place, so that the hooks of the module see it as well
+        elif isinstance(loop.batch, dict) and isinstance(value, Mapping):
+            contents = dict(value)
+            loop.batch.clear()
+            loop.batch.update(contents)
+        elif isinstance(loop.batch, tuple) or loop.batch is None:
+            raise TypeError(
+                f"The batch is a {type(loop.batch).__name__}, which cannot be exchanged. Change its tensors in place "
+                "(tensor.copy_(...)), or let the loader give lists or dicts."
+            )
+        else:
+            loop.batch, loop.exchanged = value, True
 
     @property
     def y_hats(self) -> Any:
@@ -313,10 +330,10 @@ class ContextTorch:
         loop = self._loop
         if loop.outputs is not NOTHING:
             return loop.outputs
-        if loop.batch is None:
+        if loop.global_step == 0 and loop.step_valid is None:
             raise RuntimeError("There is no network output yet: no batch has started.")
         if loop.batch_open:
-            raise RuntimeError("There is no network output yet: in batch_begin the forward call is still to come.")
+            raise RuntimeError(f"There is no network output yet: in {loop.stage} the forward call is still to come.")
         network = f"{type(self.network).__name__} {self._network_name or ''}".rstrip()
         names = [name for name, _ in self._learner.named_children()]
         raise RuntimeError(
@@ -337,7 +354,8 @@ class ContextTorch:
         """
         loop = self._loop
         if isinstance(loop.loss, Tensor):
-            loop.loss = _undivided(loop.loss, loop.loss_scale)
+            # under manual optimization a step may return anything
+            loop.loss = loop.loss.item() if loop.loss.numel() == 1 else None
         return loop.loss  # type: ignore[no-any-return]
 
     # --- scores ------------------------------------------------------------------------------------------------------
@@ -392,21 +410,21 @@ class ContextTorch:
                 continue
             metric = measures[found]
             higher: bool | None = getattr(metric, "higher_is_better", None)
-            if higher is not None:
-                return not higher
-            return True if found.lower().endswith("loss") else None
-        return True if isinstance(name, str) and name.lower().endswith("loss") else None
+            return _is_loss(found) if higher is None else not higher
+        return _is_loss(name) if isinstance(name, str) else None
 
     # --- itself ------------------------------------------------------------------------------------------------------
 
     def __setattr__(self, name: str, value: Any) -> None:
         field = getattr(type(self), name, None)
-        if isinstance(field, property) and field.fset is None:
+        if field is not None and getattr(field, "fset", None) is None:
             remedy = _REMEDIES.get(name, "It shows what the Trainer has.")
             raise AttributeError(f"ctx.{name} cannot be set. {remedy} Settable are {listed(_SETTABLE)}.")
         object.__setattr__(self, name, value)
 
     def __getattr__(self, name: str) -> Any:
+        if isinstance(field := getattr(type(self), name, None), property):
+            return field.fget(self)  # type: ignore[misc]  # an AttributeError in a field led here: let it be seen
         fields = [field for field in dir(self) if not field.startswith("_")]
         raise AttributeError(f"ctx has no field {name!r}.{did_you_mean(name, fields)} It has {', '.join(fields)}.")
 
@@ -465,6 +483,8 @@ def _limit(limit: int | None) -> int | None:
 
 
 def _total_steps(trainer: "Trainer", automatic: bool) -> int | None:
+    if trainer.limit_train_batches == 0:
+        return 0  # Lightning then leaves num_training_batches alone
     per_epoch = trainer.num_training_batches
     epochs, steps = _limit(trainer.max_epochs), _limit(trainer.max_steps)
     totals = []
@@ -484,13 +504,8 @@ def _total_steps(trainer: "Trainer", automatic: bool) -> int | None:
     return min(totals, default=None)
 
 
-def _undivided(loss: Tensor, scale: int) -> float:
-    value: float = loss.detach().item()
-    if scale == 1:
-        return value
-    # Rounded to the loss's own precision this is again, to the last bit, what was divided, if scale is a sum of two
-    # powers of two (Kahan; 1 to 6, 8 to 10, 12, 16, ...); else it may be off by the last bit.
-    return torch.tensor(value * scale, dtype=loss.dtype).item()
+def _is_loss(name: str) -> bool | None:
+    return True if short_name(name.split("/dataloader_idx_")[0]).lower().endswith("loss") else None
 
 
 def _as_scores(field: str, value: Mapping[str, float] | None) -> Scores | None:
@@ -499,36 +514,3 @@ def _as_scores(field: str, value: Mapping[str, float] | None) -> Scores | None:
     if not isinstance(value, Mapping):
         raise TypeError(f"Expected ctx.{field} to be a mapping of names to numbers or None but got {value!r}.")
     return Scores(value)
-
-
-def _exchange(batch: Any, new: Any) -> None:
-    """Put the contents of `new` in the place of `batch`, of which Lightning and the module hold the only reference."""
-    if new is batch:
-        return
-    if isinstance(batch, list) and isinstance(new, list | tuple):
-        batch[:] = new
-    elif isinstance(batch, dict) and isinstance(new, Mapping):
-        contents = dict(new)
-        batch.clear()
-        batch.update(contents)
-    elif isinstance(batch, Tensor) and isinstance(new, Tensor):
-        _exchange_tensor(batch, new)
-    elif type(new) is type(batch) and not isinstance(batch, tuple) and hasattr(batch, "__dict__"):
-        vars(batch).clear()
-        vars(batch).update(vars(new))
-    else:
-        raise TypeError(
-            f"ctx.batch is a {type(batch).__name__} and cannot be exchanged for a {type(new).__name__}. Change its "
-            "tensors in place (tensor.copy_(...)), or let the loader give lists or dicts."
-        )
-
-
-def _exchange_tensor(batch: Tensor, new: Tensor) -> None:
-    if new.requires_grad:
-        raise TypeError("ctx.batch cannot be exchanged for a tensor that requires grad. Detach it first.")
-    if (new.dtype, new.device) != (batch.dtype, batch.device):
-        raise TypeError(
-            f"ctx.batch is a tensor of {batch.dtype} on {batch.device} and cannot be exchanged for one of {new.dtype} "
-            f"on {new.device}. Convert it first: new.to(ctx.batch)."
-        )
-    batch.data = new

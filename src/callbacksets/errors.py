@@ -21,16 +21,23 @@ class MisplacedCallbackError(TypeError, AttributeError):
 
 
 class NotALightningCallback:
-    """An attribute that Lightning reads from its callbacks: reading it from ours says where they belong.
+    """An attribute that a Trainer reads from its callbacks: reading it from one of ours says where that belongs.
 
     A Trainer looks at its callbacks by attribute only, so what is none of them fails late and obscurely. This makes
     it fail at the first look, for instances and for classes.
     """
 
     def __get__(self, instance: object, owner: type) -> Any:
-        given = f"the class {owner.__name__}" if instance is None else f"a {owner.__name__}"
-        inside = owner.__name__ if instance is None else f"{owner.__name__}(...)"
-        raise MisplacedCallbackError(
-            f"Expected the Trainer's callbacks to be Lightning callbacks but got {given}. "
-            f"Wrap it: Trainer(callbacks=[CallbackSetAdapter([{inside}])])."
-        )
+        raise misplaced(owner if instance is None else instance)
+
+
+def misplaced(callback: object) -> MisplacedCallbackError:
+    """The error for one of our callbacks, or a class of them, that was given to a Trainer."""
+    if isinstance(callback, type):
+        given, inside = f"the class {callback.__name__}", callback.__name__
+    else:
+        given, inside = f"a {type(callback).__name__}", f"{type(callback).__name__}(...)"
+    return MisplacedCallbackError(
+        f"Expected the Trainer's callbacks to be Lightning callbacks but got {given}. "
+        f"Wrap it: Trainer(callbacks=[CallbackSetAdapter([{inside}])])."
+    )

@@ -5,9 +5,10 @@ from collections.abc import Callable, Iterable
 from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch.utilities import rank_zero_warn
+from torch.nn.parameter import is_lazy
 
 from callbacksets.callback_set import STAGES, CallbackSet
-from callbacksets.capture import OutputCapture
+from callbacksets.capture import Capture
 from callbacksets.context import ContextTorch, Loop
 from callbacksets.scores import ScoreReader
 from callbacksets.states import Saved, SavedState, nothing_saved, save_run, unloadable
@@ -25,11 +26,12 @@ class Run:
         self.loop = Loop()
         self.ctx = ContextTorch(trainer, module, self.loop, sets, **names)
         self.reader = ScoreReader(trainer)
-        self.capture = OutputCapture(trainer, module, self.loop)
+        self.capture = Capture(trainer, module, self.loop)
         self.given: Saved | None = None  # what the checkpoint that this fit continues has saved
         self.result: Saved | None = None  # what would be saved after the last stage of training
         self._calls: dict[str, list[tuple[str, Any]]] = {}
         self._warned: set[str] = set()
+        self._noting = _Noting(self)
         self.find_stages()
         for callback in sets.values():
             callback.ctx = self.ctx
@@ -59,17 +61,11 @@ class Run:
         """The only place where the stages of callbacks are called."""
         loop = self.loop
         loop.stage = stage
-        try:
+        with self._noting:
             for loop.caller, callback in callbacks:
                 method = getattr(callback, stage, None)
                 if method is not None:
                     method()
-        except StopIteration as error:
-            # Lightning would take it for the end of the data, and training would end without a word
-            raise self._noted(RuntimeError("A callback raised StopIteration."), loop.caller, stage) from error
-        except BaseException as error:
-            self._noted(error, loop.caller, stage)
-            raise
         loop.caller = None
 
     def exit(self, error: BaseException | None = None) -> None:
@@ -102,18 +98,6 @@ class Run:
         if error is None:
             raise first
 
-    def _noted(self, error: BaseException, id: str | None, stage: str) -> BaseException:
-        """The error with a note on where it happened."""
-        loop = self.loop
-        note = f"in callback {id!r} ({type(self.sets.get(id or '')).__name__}), {stage}"
-        note += f", epoch {loop.epoch}, step {loop.step}"
-        if self.trainer.world_size > 1:
-            note += f", rank {self.trainer.global_rank} of {self.trainer.world_size}"
-        if loop.missed_epoch_begin:
-            note += "; on_epoch_begin did not run, as the run was resumed inside the epoch"
-        error.add_note(note)
-        return error
-
     # --- states ------------------------------------------------------------------------------------------------------
 
     def load_states(self) -> None:
@@ -121,11 +105,8 @@ class Run:
         given = self.given["callbacks"] if self.given is not None else {}
         for id, callback in self.sets.items():
             if id in given:
-                try:
+                with _Noting(self, id, "load_state_dict"):
                     callback.load_state_dict(given[id]["state"])
-                except BaseException as error:
-                    self._noted(error, id, "load_state_dict")
-                    raise
 
     def save(self, failures: list[BaseException] | None = None) -> Saved:
         """What a checkpoint written now keeps.
@@ -145,9 +126,9 @@ class Run:
                 callbacks |= {id: given[id]} if id in given else {}
                 continue
             try:
-                state = copy.deepcopy(callback.state_dict())
+                with _Noting(self, id, "state_dict"):
+                    state = copy.deepcopy(callback.state_dict())
             except BaseException as error:
-                self._noted(error, id, "state_dict")
                 if failures is None:
                     raise
                 failures.append(error)
@@ -174,6 +155,35 @@ class Run:
                 )
 
 
+class _Noting:
+    """Notes on an error that leaves a callback where that was: by default, in the stage and callback that run."""
+
+    def __init__(self, run: Run, id: str | None = None, method: str | None = None) -> None:
+        self._run, self._id, self._method = run, id, method
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, cls: object, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, StopIteration):
+            # Lightning would take it for the end of the data, and training would end without a word
+            raised = RuntimeError("A callback raised StopIteration.")
+            raised.add_note(self._where())
+            raise raised from error
+        if error is not None:
+            error.add_note(self._where())
+
+    def _where(self) -> str:
+        loop, trainer = self._run.loop, self._run.trainer
+        id = self._id or loop.caller or ""
+        where = f"in callback {id!r} ({type(self._run.sets.get(id)).__name__}), {self._method or loop.stage}"
+        where += f", epoch {loop.epoch}, step {loop.step}"
+        if trainer.world_size > 1:
+            where += f", rank {trainer.global_rank} of {trainer.world_size}"
+        if loop.missed_epoch_begin:
+            where += "; on_epoch_begin did not run, as the run was resumed inside the epoch"
+        return where
+
+
 class _Profiled:
     """A callback whose stages are rows of their own in the profiler's table."""
 
@@ -195,4 +205,4 @@ class _Profiled:
 def _versions(learner: "LightningModule") -> list[int]:
     """Counters that change when a tensor of the module is written to."""
     tensors = (*learner.parameters(), *learner.buffers())
-    return [tensor._version for tensor in tensors if not tensor.is_inference()]
+    return [tensor._version for tensor in tensors if not (is_lazy(tensor) or tensor.is_inference())]

@@ -107,7 +107,9 @@ class ScoreReader:
     def measures(self, loop: str) -> Measures:
         """What is logged in a loop, without computing it."""
         entries = _for_epoch(self._collection(loop))
-        return Measures(zip(self._short(entries), map(_metric, entries), strict=True))
+        names = self._short(entries)
+        logged = dict(zip(map(_full_name, entries), names, strict=True))
+        return Measures(zip(names, map(_metric, entries), strict=True), logged=logged)
 
     def explain_late(self) -> None:
         """To be called after an epoch has ended: what its module logged at its very end came too late for a score."""

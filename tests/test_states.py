@@ -1,0 +1,294 @@
+"""What checkpoints keep, and what is handed over from them."""
+
+import os
+import signal
+import subprocess
+import sys
+from collections import OrderedDict, deque
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import numpy as np
+import pytest
+import torch
+from lightning.pytorch.callbacks import LearningRateFinder
+from lightning.pytorch.tuner import Tuner
+
+from callbacksets import CallbackSet, CallbackSetAdapter, CallbackSetHistory, read_states
+from callbacksets.states import KEY, unloadable
+from tests.helpers import Tiny, ones, quiet
+
+# checkpoints are written and read here in all combinations of callbacks
+pytestmark = pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
+
+
+class CallbackSetKeep(CallbackSet):
+    """Has a state, and counts what is done with it."""
+
+    def __init__(self, state: Any = None) -> None:
+        self.state = state
+        self.calls: list[str] = []
+
+    def on_begin(self) -> None:
+        self.calls.append("begin")
+
+    def on_exit(self) -> None:
+        self.calls.append("exit")
+
+    def state_dict(self) -> Any:
+        self.calls.append("state_dict")
+        return self.state
+
+    def load_state_dict(self, state_dict: Any) -> None:
+        assert self.ctx is not None
+        self.calls.append("load_state_dict")
+        self.state = state_dict
+
+
+def trained(callbacks: Any, path: Path | None = None, **kwargs: Any) -> tuple[CallbackSetAdapter, L.Trainer]:
+    adapter = CallbackSetAdapter(callbacks)
+    trainer = quiet(callbacks=[adapter], **({"max_epochs": 2} | kwargs))
+    trainer.fit(Tiny(), ones(2), ones(1))
+    if path is not None:
+        trainer.save_checkpoint(path)
+    return adapter, trainer
+
+
+def resumed(callbacks: Any, path: Path, **kwargs: Any) -> CallbackSetAdapter:
+    adapter = CallbackSetAdapter(callbacks)
+    quiet(callbacks=[adapter], **({"max_epochs": 3} | kwargs)).fit(Tiny(), ones(2), ones(1), ckpt_path=path)
+    return adapter
+
+
+@pytest.mark.parametrize("state", [0, False, "", [], {}, 0.0, {"a": (1, [2.5, None])}, OrderedDict(a=1)])
+def test_states_survive_also_falsy_ones(state: Any, tmp_path: Path) -> None:
+    adapter, _ = trained([CallbackSetKeep(state)], tmp_path / "a.ckpt")
+    assert adapter.states == {"keep": state}
+    assert read_states(tmp_path / "a.ckpt") == {"keep": state}
+    keep = CallbackSetKeep("other")
+    resumed([keep], tmp_path / "a.ckpt")
+    assert keep.state == state
+    assert keep.calls[:2] == ["load_state_dict", "begin"]
+
+
+def test_none_is_no_state(tmp_path: Path) -> None:
+    adapter, _ = trained([CallbackSetKeep(None)], tmp_path / "a.ckpt")
+    assert adapter.states == {}
+    keep = CallbackSetKeep("own")
+    resumed([keep], tmp_path / "a.ckpt")
+    assert keep.state == "own"
+    assert "load_state_dict" not in keep.calls
+
+
+def test_states_are_copies(tmp_path: Path) -> None:
+    live = {"tensor": torch.zeros(2), "list": [1]}
+    adapter, trainer = trained([CallbackSetKeep(live)])
+    live["tensor"] += 1
+    live["list"].append(2)
+    assert adapter.states["keep"]["tensor"].tolist() == [0, 0]
+    adapter.states["keep"]["list"].append(3)
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    assert trainer.callbacks[0] is adapter
+
+
+@pytest.mark.parametrize(
+    ("state", "paths"),
+    [
+        ({"a": {"b": [1, np.float64(2)]}}, ["['a']['b'][1] (a numpy.float64)"]),
+        (deque([1]), ["(a collections.deque)"]),
+        ({"path": Path("x"), "fine": torch.zeros(3)}, None),
+        ([1, "a", None, True, 2.5, 1j, b"x", (1,), {1: 2}, {3}, torch.zeros(1), OrderedDict(a=1)], []),
+    ],
+)
+def test_what_would_not_load_with_weights_only(state: Any, paths: list[str] | None) -> None:
+    found = list(unloadable(state))
+    if paths is None:
+        assert len(found) == 1
+        assert found[0].startswith("['path'] (a pathlib")
+    else:
+        assert found == paths
+
+
+def test_saving_such_a_state_warns_once_with_id_and_path(tmp_path: Path) -> None:
+    adapter = CallbackSetAdapter([CallbackSetKeep({"when": [np.float64(1)]})])
+    trainer = quiet(callbacks=[adapter], max_epochs=1)
+    with pytest.warns(UserWarning, match=r"callback 'keep' holds, at \['when'\]\[0\] \(a numpy.float64\)") as warned:
+        trainer.fit(Tiny(), ones(2), ones(1))
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    assert len([warning for warning in warned if "holds, at" in str(warning.message)]) == 1
+
+
+def test_unknown_id_warns_and_names_the_nearest(tmp_path: Path) -> None:
+    trained({"keeper": CallbackSetKeep(1)}, tmp_path / "a.ckpt")
+    with pytest.warns(
+        UserWarning, match="states of 'keeper', which are no callbacks of this run.*Did you mean 'keep'?"
+    ):
+        resumed([CallbackSetKeep()], tmp_path / "a.ckpt")
+
+
+def test_another_class_under_the_id_is_an_error(tmp_path: Path) -> None:
+    trained({"x": CallbackSetKeep(1)}, tmp_path / "a.ckpt")
+    history = CallbackSetHistory()
+    with pytest.raises(
+        ValueError, match="state of 'x' is of a CallbackSetKeep, but in this run 'x' is a CallbackSetHis"
+    ):
+        resumed({"x": history}, tmp_path / "a.ckpt")
+    assert history.ctx is None
+
+
+def test_a_state_nobody_loads_warns(tmp_path: Path) -> None:
+    class CallbackSetGiver(CallbackSet):
+        def state_dict(self) -> Any:
+            return 1
+
+    trained([CallbackSetGiver()], tmp_path / "a.ckpt")
+    with pytest.warns(UserWarning, match=r"CallbackSetGiver does not implement load_state_dict\(\)"):
+        resumed([CallbackSetGiver()], tmp_path / "a.ckpt")
+
+
+def test_a_newer_version_is_refused(tmp_path: Path) -> None:
+    trained([CallbackSetKeep(1)], tmp_path / "a.ckpt")
+    checkpoint = torch.load(tmp_path / "a.ckpt", weights_only=True)
+    checkpoint["callbacks"][KEY]["version"] += 1
+    torch.save(checkpoint, tmp_path / "b.ckpt")
+    with pytest.raises(RuntimeError, match="have version 2, but this callbacksets reads up to 1"):
+        resumed([CallbackSetKeep()], tmp_path / "b.ckpt")
+
+
+def test_resumed_tells_whether_a_checkpoint_is_continued(tmp_path: Path) -> None:
+    class CallbackSetAsk(CallbackSet):
+        def on_begin(self) -> None:
+            self.resumed = self.ctx.resumed
+
+    ask = CallbackSetAsk()
+    _, trainer = trained([ask], tmp_path / "a.ckpt")
+    assert ask.resumed is False
+    resumed([ask], tmp_path / "a.ckpt")
+    assert ask.resumed is True
+    quiet(max_epochs=1).fit(module := Tiny(), ones(2), ones(1))
+    trainer = quiet(max_epochs=1)
+    trainer.fit(module, ones(2), ones(1))
+    trainer.save_checkpoint(tmp_path / "without.ckpt")  # by a run that had no adapter
+    resumed([ask], tmp_path / "without.ckpt")
+    assert ask.resumed is True
+
+
+def test_validating_a_checkpoint_loads_no_states(tmp_path: Path) -> None:
+    keep = CallbackSetKeep(1)
+    _, trainer = trained([keep], tmp_path / "a.ckpt")
+    keep.calls.clear()
+    trainer.validate(Tiny(), ones(1), ckpt_path=tmp_path / "a.ckpt", verbose=False)
+    assert keep.calls == []
+
+
+def test_what_has_not_begun_passes_on_what_was_loaded(tmp_path: Path) -> None:
+    class CallbackSetFail(CallbackSet):
+        def on_begin(self) -> None:
+            self.ctx.trainer.save_checkpoint(tmp_path / "b.ckpt")
+            raise RuntimeError("boom")
+
+    before, after = CallbackSetKeep(1), CallbackSetKeep(2)
+    trained({"before": before, "after": after}, tmp_path / "a.ckpt")
+    before, after = CallbackSetKeep(10), CallbackSetKeep(20)
+    adapter = CallbackSetAdapter({"before": before, "fail": CallbackSetFail(), "after": after})
+    trainer = quiet(callbacks=[adapter], max_epochs=3)
+    with pytest.raises(RuntimeError, match="boom"):
+        trainer.fit(Tiny(), ones(2), ones(1), ckpt_path=tmp_path / "a.ckpt")
+    assert before.calls == ["load_state_dict", "begin", "state_dict", "state_dict", "exit"]
+    assert after.calls == ["load_state_dict", "exit"]
+    assert adapter.states == read_states(tmp_path / "b.ckpt") == {"before": 1, "after": 2}
+
+
+def test_states_until_a_failure_are_kept(tmp_path: Path) -> None:
+    class CallbackSetFail(CallbackSet):
+        def on_epoch_end(self) -> None:
+            if self.ctx.epoch == 3:
+                raise RuntimeError("boom")
+
+        def state_dict(self) -> Any:
+            raise ValueError("no state")
+
+    adapter = CallbackSetAdapter([CallbackSetHistory(), CallbackSetFail(), CallbackSetKeep(1)])
+    trainer = quiet(callbacks=[adapter], max_epochs=5)
+
+    def fit_and_save() -> None:
+        try:
+            trainer.fit(Tiny(), ones(2), ones(1))
+        except RuntimeError:
+            trainer.save_checkpoint(tmp_path / "a.ckpt")
+            raise
+
+    with pytest.raises(RuntimeError, match="boom") as raised:
+        fit_and_save()
+    assert any("ValueError: no state" in note for note in raised.value.__notes__)
+    assert adapter.states["history"]["epoch"] == [1, 2, 3]
+    assert adapter.states["keep"] == 1
+    assert read_states(tmp_path / "a.ckpt") == adapter.states
+
+
+class Tunable(Tiny):
+    lr = 0.01
+
+
+class Sized(L.LightningDataModule):
+    batch_size = 2
+
+    def train_dataloader(self) -> Any:
+        return torch.utils.data.DataLoader(torch.ones(8, 2), batch_size=self.batch_size)
+
+    def val_dataloader(self) -> Any:
+        return ones(1)
+
+
+def test_tuners_leave_no_trace(tmp_path: Path) -> None:
+    module, keep = Tunable(), CallbackSetKeep(1)
+    adapter = CallbackSetAdapter([CallbackSetHistory(), keep])
+    trainer = quiet(callbacks=[adapter], max_epochs=2, default_root_dir=tmp_path)
+    Tuner(trainer).lr_find(module, ones(2), ones(1), num_training=5)
+    assert keep.calls == ["exit"]
+    assert adapter.states == {}
+    Tuner(trainer).scale_batch_size(module, datamodule=Sized(), max_trials=1, steps_per_trial=1)
+    keep.calls.clear()
+    trainer.fit(module, ones(2), ones(1))
+    assert keep.calls == ["begin", "state_dict", "exit"]
+    assert adapter.states["history"]["epoch"] == [1, 2]
+
+
+def test_a_learning_rate_finder_in_the_fit_leaves_no_trace(tmp_path: Path) -> None:
+    keep = CallbackSetKeep(1)
+    adapter = CallbackSetAdapter([keep, CallbackSetHistory()])
+    finder = LearningRateFinder(num_training_steps=5)
+    quiet(callbacks=[finder, adapter], max_epochs=2, default_root_dir=tmp_path).fit(Tunable(), ones(2), ones(1))
+    assert keep.calls == ["begin", "state_dict", "exit"]
+    assert adapter.states["history"]["epoch"] == [1, 2]
+
+
+@pytest.mark.parametrize("bad", ["missing.ckpt", "other.pt"])
+def test_read_states_refuses_what_is_no_checkpoint(bad: str, tmp_path: Path) -> None:
+    torch.save({"weight": torch.zeros(1)}, tmp_path / "other.pt")
+    with pytest.raises((FileNotFoundError, ValueError)):
+        read_states(tmp_path / bad)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+def test_signals(number: signal.Signals, tmp_path: Path) -> None:
+    """Ctrl-C and SIGTERM against a real process: every exit runs once, and the states are there."""
+    script = Path(__file__).parent / "scripts" / "signalled.py"
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONWARNINGS": "ignore"}
+    with subprocess.Popen(
+        [sys.executable, str(script)],
+        stdout=subprocess.PIPE,
+        stderr=subprocess.DEVNULL,
+        text=True,
+        env=environment,
+        cwd=tmp_path,
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.strip() == "training":
+                process.send_signal(number)
+                break
+        lines = [line.strip() for line in process.stdout]
+    assert lines.count("exit one") == lines.count("exit two") == 1
+    assert any(line.startswith("states {'history': {'epoch': [1, 2") for line in lines)
