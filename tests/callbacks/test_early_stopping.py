@@ -1,0 +1,198 @@
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from callbacksets import CallbackSetAdapter, CallbackSetEarlyStopping
+from tests.helpers import Act, Tiny, fit, ones, quiet
+
+
+class Scored(Tiny):
+    """Logs the given validation scores, one an epoch, and trains its weights away from zero."""
+
+    def __init__(self, *scores: float, name: str = "val_loss", **more: list[float]) -> None:
+        super().__init__()
+        self.scores = {name: scores} | more
+        torch.nn.init.zeros_(self.network.weight)
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return -self.network(batch).mean()
+
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        for name, scores in self.scores.items():
+            self.log(name, scores[self.current_epoch], batch_size=1)
+
+
+def stop(*scores: float, name: str = "val_loss", early: dict[str, Any] | None = None, **kwargs: Any) -> Any:
+    """Fit with these scores; gives the callback, the module and the adapter."""
+    callback = CallbackSetEarlyStopping(**({"patience": 2} | (early or {})))
+    module = Scored(*scores, name=name)
+    adapter = fit([callback], module, ones(1), ones(1), **({"max_epochs": len(scores)} | kwargs))
+    return callback, module, adapter
+
+
+@pytest.mark.parametrize(
+    ("scores", "early", "last", "best"),
+    [
+        ([3, 2, 1, 0], {}, 4, 4),
+        ([3, 2, 2, 2, 0], {}, 4, 2),
+        ([3, 2, 2.5, 1, 2, 2, 2], {}, 6, 4),
+        ([3, 2.5, 2, 1.9, 1.8], {"min_delta": 0.5}, 5, 3),
+        ([3, 2.5, 2.5, 1.0], {"min_delta": 0.5}, 3, 1),  # must exceed min_delta, not reach it
+        ([1, 2, 3], {"mode": "max"}, 3, 3),
+        ([3, 2, 1, 4], {"mode": "max"}, 3, 1),
+        ([3, 3], {"patience": 1}, 2, 1),
+    ],
+)
+def test_stops_after_evaluations_without_an_improvement(
+    scores: list[float], early: dict[str, Any], last: int, best: int
+) -> None:
+    _, _, adapter = stop(*scores, early=early)
+    state = adapter.states["early_stopping"]
+    assert (state["best_epochs"], state["best_score"]) == (best, scores[best - 1])
+    if adapter.stopped_by is not None:
+        assert adapter.stopped_by.epoch == last
+        assert adapter.stopped_by.callback == "early_stopping"
+        assert state["stagnation"] == early.get("patience", 2)
+    else:
+        assert last == len(scores)
+
+
+@pytest.mark.parametrize(("scores", "best"), [([3, float("nan"), 4, 2], 4), ([float("nan"), 3, 2, 4], 3)])
+def test_nan_warns_and_counts_for_nothing(scores: list[float], best: int) -> None:
+    with pytest.warns(UserWarning, match="'loss' is NaN in epoch"):
+        _, _, adapter = stop(*scores)
+    assert adapter.states["early_stopping"]["best_epochs"] == best
+    assert adapter.stopped_by is None
+
+
+def test_best_weights_return_in_exit_also_after_a_failure() -> None:
+    weights: list[torch.Tensor] = []
+
+    def remember(ctx: Any) -> None:
+        weights.append(ctx.network.weight.detach().clone())
+        if ctx.epoch == 3:
+            raise RuntimeError("boom")
+
+    callback = CallbackSetEarlyStopping(5, restore_best_weights=True)
+    module = Scored(2, 1, 3)
+    with pytest.raises(RuntimeError, match="boom"):
+        fit([callback, Act(on_epoch_end=remember)], module, ones(2), ones(1), max_epochs=3)
+    assert torch.equal(module.network.weight, weights[1])
+    assert not torch.equal(weights[1], weights[2])
+    assert torch.equal(callback.state_dict()["best_weights"]["weight"], weights[1])
+
+
+def test_without_restoring_no_weights_are_kept() -> None:
+    callback, _, adapter = stop(2, 1)
+    assert callback.best_weights is None
+    assert list(adapter.states["early_stopping"]) == ["best_epochs", "best_score", "stagnation", "measure"]
+
+
+@pytest.mark.parametrize("monitor", ["loss", "val_loss", None])
+def test_monitor_takes_short_and_logged_names(monitor: str | None) -> None:
+    _, _, adapter = stop(3, 2, early={"monitor": monitor})
+    assert adapter.states["early_stopping"]["measure"] == "loss"
+
+
+def test_monitors_what_a_callback_adds() -> None:
+    def add(ctx: Any) -> None:
+        ctx.last_scores_valid["added_loss"] = float(ctx.epoch)
+
+    sets = [Act(on_valid_end=add), CallbackSetEarlyStopping(2, monitor="added_loss")]
+    adapter = fit(sets, Tiny(), ones(1), ones(1), max_epochs=9)
+    assert adapter.states["early_stopping"]["best_epochs"] == 1
+    assert adapter.stopped_by is not None
+    assert adapter.stopped_by.epoch == 3
+
+
+def test_says_which_of_several_scores_it_takes(caplog: pytest.LogCaptureFixture) -> None:
+    module = Scored(3, 2, val_f1_loss=[1, 2])
+    with caplog.at_level("INFO"):
+        adapter = fit([CallbackSetEarlyStopping(2)], module, ones(1), ones(1), max_epochs=2)
+    assert adapter.states["early_stopping"]["best_epochs"] == 2
+    assert caplog.text.count("Early stopping monitors 'loss', the first of 'loss', 'f1_loss'") == 1
+
+
+@pytest.mark.parametrize(
+    ("early", "name", "kwargs", "message"),
+    [
+        (
+            {"monitor": "los"},
+            "val_loss",
+            {},
+            "to monitor 'los', but the validation scores are 'loss'. Did you mean 'loss'",
+        ),
+        ({}, "val_acc", {}, "cannot tell whether a lower or a higher 'acc' is better. Give it a mode"),
+        ({}, "val_loss", {"limit_val_batches": 0}, "Early stopping needs validation, but this fit has none"),
+    ],
+)
+@pytest.mark.parametrize("sanity", [1, 0])
+def test_what_it_cannot_work_with(
+    early: dict[str, Any], name: str, kwargs: dict[str, Any], message: str, sanity: int
+) -> None:
+    callback = CallbackSetEarlyStopping(**({"patience": 2} | early))
+    with pytest.raises(RuntimeError, match=message) as raised:
+        fit([callback], Scored(1, 2, name=name), ones(1), ones(1), num_sanity_val_steps=sanity, max_epochs=2, **kwargs)
+    before = sanity or kwargs
+    assert ("on_begin" if before else "on_valid_end") in raised.value.__notes__[0]
+
+
+def test_a_module_that_logs_no_validation_score() -> None:
+    class Silent(Tiny):
+        def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None: ...
+
+    with pytest.raises(RuntimeError, match="needs a validation score, but the module logs none"):
+        fit([CallbackSetEarlyStopping(2)], Silent(), ones(1), ones(1))
+
+
+def test_a_fit_of_no_epochs_needs_no_validation() -> None:
+    states = fit([CallbackSetEarlyStopping(2)], Tiny(), ones(1), max_epochs=0).states
+    assert states["early_stopping"] == {"best_epochs": None, "best_score": None, "stagnation": 0, "measure": None}
+
+
+def test_an_instance_starts_over_in_every_fit() -> None:
+    callback = CallbackSetEarlyStopping(2)
+    adapter = CallbackSetAdapter([callback])
+    for scores in ([1, 2, 3], [5, 4]):
+        quiet(max_epochs=len(scores), callbacks=[adapter]).fit(Scored(*scores), ones(1), ones(1))
+    assert adapter.states["early_stopping"]["best_score"] == 4
+
+
+def test_another_measure_than_before_is_refused() -> None:
+    callback = CallbackSetEarlyStopping(2)
+    callback.load_state_dict({"best_epochs": 1, "best_score": 1.0, "stagnation": 0, "measure": "acc"})
+    with pytest.raises(RuntimeError, match="went by 'acc' in the run that is resumed, but goes by 'loss' in this one"):
+        fit([callback], Scored(1), ones(1), ones(1))
+
+
+def test_a_stage_alone_with_a_stand_in() -> None:
+    callback = CallbackSetEarlyStopping(1)
+    callback.ctx = SimpleNamespace(  # type: ignore[assignment]
+        epoch=1, last_scores_valid={"loss": 1.0}, minimize=lambda name: True, terminate=False
+    )
+    callback.on_valid_end()
+    callback.on_valid_end()
+    assert callback.ctx.terminate
+
+
+@pytest.mark.parametrize(
+    ("arguments", "error", "message"),
+    [
+        ({"patience": 0}, ValueError, "Expected patience to be a whole number of at least 1 but got 0"),
+        ({"patience": True}, TypeError, "Expected patience to be a whole number of at least 1 but got True"),
+        ({"patience": 2.0}, TypeError, "Expected patience to be a whole number of at least 1 but got 2.0"),
+        ({"min_delta": -1}, ValueError, "Expected min_delta to be a finite number of at least 0 but got -1"),
+        ({"min_delta": float("nan")}, ValueError, "Expected min_delta to be a finite number of at least 0 but got nan"),
+        ({"min_delta": "0"}, TypeError, "Expected min_delta to be a number of at least 0 but got '0'"),
+        ({"restore_best_weights": 1}, TypeError, "Expected restore_best_weights to be True or False but got 1"),
+        ({"monitor": 3}, TypeError, "Expected monitor to be a string but got 3"),
+        ({"monitor": ""}, ValueError, "Expected monitor to be a string with something in it"),
+        ({"mode": "mim"}, ValueError, "Expected mode to be one of 'min', 'max' but got 'mim'. Did you mean 'min'?"),
+        ({"mode": 1}, TypeError, "Expected mode to be one of 'min', 'max' but got 1"),
+    ],
+)
+def test_bad_input(arguments: dict[str, Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        CallbackSetEarlyStopping(**({"patience": 1} | arguments))
