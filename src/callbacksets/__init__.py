@@ -2,23 +2,59 @@
 
 from callbacksets.adapter import CallbackSetAdapter, StoppedBy
 from callbacksets.callback_set import CallbackSet
+from callbacksets.callbacks.checkpoint import CallbackSetCheckpoint, latest_checkpoint
 from callbacksets.callbacks.early_stopping import CallbackSetEarlyStopping
 from callbacksets.callbacks.history import CallbackSetHistory
+from callbacksets.callbacks.lr_scheduler import (
+    CallbackSetLRScheduler,
+    CallbackSetLRSchedulerOneCycle,
+    CallbackSetLRSchedulerReduceOnPlateau,
+)
 from callbacksets.callbacks.progress import CallbackSetProgress
+from callbacksets.callbacks.tensorboard import CallbackSetTB
+from callbacksets.callbacks.unfreeze import CallbackSetUnfreeze
 from callbacksets.context import ContextTorch
+from callbacksets.descriptor import TorchCallback
+from callbacksets.dictionary import as_torch_callback, as_torch_callbacks, t_clbk, t_clbks, torch_callbacks
+from callbacksets.factory import callback_set, torch_callback
+from callbacksets.param_set import ParamSet
 from callbacksets.plotting import plot_history
+from callbacksets.schedulers import as_lr_scheduler
+from callbacksets.select import select_all, select_grep, select_invert, select_name, select_none
 from callbacksets.states import read_states
 from callbacksets.supervised import SupervisedModule
 
 __all__ = [
     "CallbackSet",
     "CallbackSetAdapter",
+    "CallbackSetCheckpoint",
     "CallbackSetEarlyStopping",
     "CallbackSetHistory",
+    "CallbackSetLRScheduler",
+    "CallbackSetLRSchedulerOneCycle",
+    "CallbackSetLRSchedulerReduceOnPlateau",
     "CallbackSetProgress",
+    "CallbackSetTB",
+    "CallbackSetUnfreeze",
     "ContextTorch",
+    "ParamSet",
     "StoppedBy",
     "SupervisedModule",
+    "TorchCallback",
+    "as_lr_scheduler",
+    "as_torch_callback",
+    "as_torch_callbacks",
+    "callback_set",
+    "latest_checkpoint",
     "plot_history",
     "read_states",
+    "select_all",
+    "select_grep",
+    "select_invert",
+    "select_name",
+    "select_none",
+    "t_clbk",
+    "t_clbks",
+    "torch_callback",
+    "torch_callbacks",
 ]

@@ -1,7 +1,11 @@
 """Checks of constructor arguments: each returns the value, or says what was expected and what came."""
 
+import inspect
 import math
 import numbers
+import os
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from callbacksets.errors import did_you_mean, listed
@@ -47,3 +51,48 @@ def choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
         error = ValueError if isinstance(value, str) else TypeError
         raise error(f"Expected {name} to be one of {listed(choices)} but got {value!r}.{did_you_mean(value, choices)}")
     return str(value)
+
+
+def weight(name: str, value: Any) -> float:
+    """A number that orders callbacks: it may be infinite, but not NaN."""
+    if not isinstance(value, numbers.Real) or isinstance(value, bool):
+        raise TypeError(f"Expected {name} to be a number but got {value!r}.")
+    if math.isnan(value):
+        raise ValueError(f"Expected {name} to be a number but got nan.")
+    return float(value)
+
+
+def names_of(name: str, value: Any) -> list[str]:
+    """A list of strings with something in them; a single string is the list of it."""
+    values = [value] if isinstance(value, str) or not isinstance(value, Iterable) else list(value)
+    if not all(isinstance(one, str) and one for one in values):
+        raise TypeError(f"Expected {name} to be a string or several, none of them empty, but got {value!r}.")
+    return values
+
+
+def folder(name: str, value: Any) -> Path:
+    """The path of a folder on this machine, which need not exist; `~` is the home directory."""
+    if not isinstance(value, str | os.PathLike):
+        raise TypeError(f"Expected {name} to be the path of a folder but got {value!r}.")
+    path = os.fspath(value)
+    if not isinstance(path, str) or not path or "://" in path:
+        raise ValueError(f"Expected {name} to be the path of a folder on this machine but got {value!r}.")
+    return Path(path).expanduser()
+
+
+def keywords(function: Callable[..., Any], given: Mapping[str, Any], *, after: int) -> None:
+    """What a function can be called with by keyword, after so many positional arguments."""
+    name = getattr(function, "__name__", repr(function))
+    try:
+        parameters = list(inspect.signature(function).parameters.values())[after:]
+    except ValueError:  # some builtins have no signature
+        return
+    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
+    named = [one for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
+    known = [parameter.name for parameter in named]
+    if not takes_any and (unknown := [key for key in given if key not in known]):
+        raise TypeError(
+            f"{name} has no argument {listed(unknown)}.{did_you_mean(unknown[0], known)} It has {listed(known)}."
+        )
+    if missing := [one.name for one in named if one.default is one.empty and one.name not in given]:
+        raise TypeError(f"{name} cannot be made without {listed(missing)}: give {'=..., '.join(missing)}=... .")

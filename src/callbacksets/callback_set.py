@@ -2,12 +2,14 @@
 
 import copy
 import inspect
+import re
 import types
 import warnings
+from abc import ABCMeta
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Self
 
-from callbacksets.errors import NotALightningCallback, did_you_mean, listed
+from callbacksets.errors import NotALightningCallback, did_you_mean, listed, misplaced
 
 if TYPE_CHECKING:
     from callbacksets.context import ContextTorch
@@ -51,7 +53,14 @@ _FROM_LIGHTNING = {
 }
 
 
-class CallbackSet:
+class _CallbackSetMeta(ABCMeta):
+    """Lets a Trainer that is given a class, without a list around it, say where that belongs."""
+
+    def __iter__(cls) -> Iterator[Any]:
+        raise misplaced(cls)
+
+
+class CallbackSet(metaclass=_CallbackSetMeta):
     """Methods that a training loop calls at its stages; the base class of all callbacks.
 
     A subclass has a method `on_<stage>(self)` for each stage it wants: `begin`, `epoch_begin`, `batch_begin`,
@@ -145,8 +154,27 @@ class CallbackSet:
         """Print the class and its stages."""
         print(f"<{type(self).__name__}>\n* Stages: {', '.join(self.stages) or '-'}")
 
+    def __iter__(self) -> Iterator[Any]:
+        raise misplaced(self)  # a Trainer takes what is no Lightning callback for a list of them
+
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {', '.join(self.stages) or 'no stages'}>"
+
+
+def identify(cls: type) -> str:
+    """The id of callbacks of a class: its name in snake case less the prefix `CallbackSet`, runs of capitals together.
+
+    Example:
+        >>> from callbacksets import CallbackSetEarlyStopping
+        >>> identify(CallbackSetEarlyStopping)
+        'early_stopping'
+    """
+    return snake_case(cls.__name__.removeprefix("CallbackSet") or cls.__name__)
+
+
+def snake_case(name: str) -> str:
+    """`CamelCase` as `camel_case`."""
+    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
 
 
 def check_instance(callback: CallbackSet) -> None:
@@ -174,6 +202,8 @@ def _check_stages(owner: str, attributes: Mapping[str, object]) -> None:
             continue
         if not callable(value):
             raise TypeError(f"Expected {owner}.{name} to be a method or None but got {value!r}.")
+        if isinstance(value, types.MethodType) and not inspect.signature(value.__func__).parameters:
+            raise TypeError(f"{owner}.{name} takes no argument, not even self: define {name}(self).")
         if surplus := list(_surplus(value)):
             raise TypeError(
                 f"{owner}.{name} takes {listed(surplus)}, but a stage is called without arguments: "

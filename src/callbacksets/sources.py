@@ -1,31 +1,34 @@
 """What may be given to the adapter as `callbacks`, and the CallbackSets that a fit makes of it."""
 
-import inspect
-import math
-import numbers
-import re
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from callbacksets.callback_set import CallbackSet, check_instance
+from callbacksets.arguments import weight
+from callbacksets.callback_set import CallbackSet, check_instance, identify
+from callbacksets.descriptor import TorchCallback
+from callbacksets.dictionary import t_clbk
 from callbacksets.errors import listed
+from callbacksets.param_set import ParamSet
 
-Source = CallbackSet | type[CallbackSet]
+Source = CallbackSet | type[CallbackSet] | TorchCallback
 
 
 def sources_by_id(callbacks: Any) -> dict[str, Source]:
     """The sources in `callbacks` by the ids of the callbacks they will be.
 
     Raises:
+        KeyError: For a string that is no key of the dictionary.
         TypeError: For what is no source of a CallbackSet.
         ValueError: When two have the same id, or one instance has two ids.
     """
     if isinstance(callbacks, Mapping):
         pairs = [(key, _source(value)) for key, value in callbacks.items()]
     else:
-        single = isinstance(callbacks, str | type) or not isinstance(callbacks, Iterable)
-        sources = [_source(value) for value in ([callbacks] if single else callbacks)]
-        pairs = [(identify(source), source) for source in sources]
+        several = isinstance(callbacks, Iterable) and not isinstance(
+            callbacks, str | type | CallbackSet | TorchCallback
+        )
+        sources = [_source(value) for value in (callbacks if several else [callbacks])]
+        pairs = [(_id(source), source) for source in sources]
 
     by_id: dict[str, Source] = {}
     for id, source in pairs:
@@ -44,39 +47,38 @@ def sources_by_id(callbacks: Any) -> dict[str, Source]:
 
 def generate(sources: Mapping[str, Source]) -> dict[str, CallbackSet]:
     """The CallbackSets of one fit by id, in the order in which they run."""
-    callbacks = {}
-    for id, source in sources.items():
-        callbacks[id] = source if isinstance(source, CallbackSet) else source()
-        check_instance(callbacks[id])
-        check_weight(id, callbacks[id].weight)
+    callbacks = {id: _callback(source) for id, source in sources.items()}
+    for id, callback in callbacks.items():
+        check_instance(callback)
+        weight(f"the weight of callback {id!r}", callback.weight)
     return dict(sorted(callbacks.items(), key=lambda item: item[1].weight))
 
 
-def identify(source: Source) -> str:
-    """The class name in snake case without the prefix `CallbackSet`, runs of capitals kept together.
-
-    Example:
-        >>> from callbacksets import CallbackSetEarlyStopping
-        >>> identify(CallbackSetEarlyStopping)
-        'early_stopping'
-    """
-    cls = source if isinstance(source, type) else type(source)
-    name = cls.__name__.removeprefix("CallbackSet") or cls.__name__
-    return re.sub(r"(?<=[a-z0-9])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", "_", name).lower()
+def _callback(source: Source) -> CallbackSet:
+    if isinstance(source, CallbackSet):
+        return source
+    return source.generate() if isinstance(source, TorchCallback) else source()
 
 
-def check_weight(id: str, weight: object) -> None:
-    """Raise a `TypeError` unless the weight of a callback orders it among others."""
-    if not isinstance(weight, numbers.Real) or isinstance(weight, bool) or math.isnan(weight):
-        raise TypeError(f"Expected the weight of callback {id!r} to be a number but got {weight!r}.")
+def _id(source: Source) -> str:
+    if isinstance(source, TorchCallback):
+        return source.id
+    return identify(source if isinstance(source, type) else type(source))
 
 
 def _source(value: Any) -> Source:
     if isinstance(value, CallbackSet):
-        check_weight(identify(value), value.weight)
+        weight(f"the weight of callback {_id(value)!r}", value.weight)
         return value
+    if isinstance(value, TorchCallback):
+        return value  # as it is: values that it is given later count
+    if isinstance(value, str):
+        descriptor = t_clbk(value)
+        _check_complete(repr(value), descriptor.param_set, f"Give a descriptor: t_clbk({value!r}, ")
+        return descriptor
     if isinstance(value, type) and issubclass(value, CallbackSet):
-        _check_constructor(value)
+        name = value.__name__
+        _check_complete(f"{name} is given as a class but", ParamSet.from_callable(value), f"Give an instance: {name}(")
         return value
     cls = value if isinstance(value, type) else type(value)
     if any(base.__name__ == "Callback" and "lightning" in base.__module__ for base in cls.__mro__):
@@ -90,15 +92,8 @@ def _source(value: Any) -> Source:
     )
 
 
-def _check_constructor(cls: type[CallbackSet]) -> None:
-    missing = [
-        parameter.name
-        for parameter in inspect.signature(cls).parameters.values()
-        if parameter.default is parameter.empty
-        and parameter.kind not in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD)
-    ]
-    if missing:
-        raise TypeError(
-            f"{cls.__name__} is given as a class but cannot be made without {listed(missing)}. Give an instance: "
-            f"{cls.__name__}({', '.join(f'{name}=...' for name in missing)})."
-        )
+def _check_complete(what: str, param_set: ParamSet, remedy: str) -> None:
+    """Raise a `TypeError` when what can be given no values any more needs some."""
+    if missing := param_set.missing:
+        values = ", ".join(f"{name}=..." for name in missing)
+        raise TypeError(f"{what} cannot be made without {listed(missing)}. {remedy}{values}).")

@@ -9,9 +9,9 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics import Metric
 
+from callbacksets.callback_set import snake_case
 from callbacksets.context import datasets, first_output
 from callbacksets.errors import listed
-from callbacksets.sources import identify
 
 
 class SupervisedModule(L.LightningModule):
@@ -120,7 +120,7 @@ def _by_id(argument: str, measures: Any) -> nn.ModuleDict:
     if not isinstance(measures, Mapping | nn.ModuleDict):
         if not isinstance(measures, Iterable):
             raise TypeError(f"Expected {argument} to be torchmetrics objects but got {measures!r}.")
-        pairs = [(identify(type(measure)), measure) for measure in measures]
+        pairs = [(snake_case(type(measure).__name__), measure) for measure in measures]
     else:
         pairs = list(measures.items())
     by_id = nn.ModuleDict()

@@ -4,13 +4,13 @@ import copy
 import math
 from typing import Any, Literal
 
-from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from callbacksets.arguments import choice, flag, number, text, whole_number
+from callbacksets.callbacks.monitor import choose_measure, measures_at_begin, scores_to_monitor
 from callbacksets.callbacks.starts_over import StartsOver
-from callbacksets.errors import did_you_mean, listed
-from callbacksets.scores import ByName, by_name
+from callbacksets.scores import ByName
 
 
 class CallbackSetEarlyStopping(StartsOver):
@@ -74,8 +74,8 @@ class CallbackSetEarlyStopping(StartsOver):
                 "Early stopping needs validation, but this fit has none. Give trainer.fit() a validation loader and "
                 "the module a validation_step(), and leave limit_val_batches above 0."
             )
-        if self.ctx.measures_valid and not self._may_be_added_later():
-            self._choose(self.ctx.measures_valid)
+        if (known := measures_at_begin(self, self.monitor)) is not None:
+            self._choose(known)
         if self.stagnation >= self.patience:
             rank_zero_warn(
                 f"Early stopping had ended the run that is resumed: {self.measure!r} did not improve in "
@@ -90,12 +90,7 @@ class CallbackSetEarlyStopping(StartsOver):
             )
 
     def on_valid_end(self) -> None:
-        if not self.ctx.last_scores_valid:
-            raise RuntimeError(
-                "Early stopping needs a validation score, but the module logs none. Log one for the epoch in "
-                "validation_step(): self.log('val_loss', loss)."
-            )
-        scores = by_name(self.ctx.last_scores_valid)
+        scores = scores_to_monitor(self.ctx, "Early stopping")
         if self._minimize is None:
             self._choose(scores)
         assert self.measure is not None
@@ -132,36 +127,9 @@ class CallbackSetEarlyStopping(StartsOver):
         self.loaded_state()
 
     def _choose(self, known: ByName[Any]) -> None:
-        """Decide by which of the known scores to stop, and what is better."""
-        if self.monitor is not None and self.monitor not in (*known, *known.logged):
-            raise RuntimeError(
-                f"Early stopping is to monitor {self.monitor!r}, but the validation scores are {listed(known)}."
-                f"{did_you_mean(self.monitor, [*known, *known.logged])}"
-            )
-        measure = known.name(0 if self.monitor is None else self.monitor)
-        if self.measure not in (None, measure):
-            raise RuntimeError(
-                f"The best score of the run that is resumed is of {self.measure!r}, but this run stops by {measure!r}. "
-                f"Resume with monitor={self.measure!r}."
-            )
-        minimize = self.mode == "min" if self.mode is not None else self.ctx.minimize(measure)
-        if minimize is None:
-            raise RuntimeError(
-                f"Nothing tells whether a lower or a higher {measure!r} is better. Give early stopping a mode, 'min' "
-                "or 'max', or log the torchmetrics object."
-            )
-        if self.monitor is None and len(known) > 1:
-            rank_zero_info(
-                f"Early stopping monitors {measure!r}, the first of {listed(known)}; monitor=... for another."
-            )
-        self.measure, self._minimize = measure, minimize
-
-    def _may_be_added_later(self) -> bool:
-        """Whether the monitored score may be one that another callback adds to those of the module."""
-        known = self.ctx.measures_valid
-        if self.monitor is None or did_you_mean(self.monitor, [*known, *known.logged]):
-            return False
-        return any("on_valid_end" in other.stages for other in self.ctx.callbacks.values() if other is not self)
+        self.measure, self._minimize = choose_measure(
+            self.ctx, known, user="Early stopping", monitor=self.monitor, mode=self.mode, before=self.measure
+        )
 
     def _improvement(self, score: float, best: float) -> float:
         return best - score if self._minimize else score - best

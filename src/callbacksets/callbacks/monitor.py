@@ -1,0 +1,79 @@
+"""Which validation score a callback goes by, and whether lower is better."""
+
+from typing import Any
+
+from lightning.pytorch.utilities import rank_zero_info
+
+from callbacksets.callback_set import CallbackSet
+from callbacksets.context import ContextTorch
+from callbacksets.errors import did_you_mean, listed
+from callbacksets.scores import ByName, Measures, Scores, by_name
+
+
+def scores_to_monitor(ctx: ContextTorch, user: str) -> Scores:
+    """The scores of the validation that has just ended.
+
+    Raises:
+        RuntimeError: When there are none.
+    """
+    if not ctx.last_scores_valid:
+        raise RuntimeError(
+            f"{user} needs a validation score, but the module logs none. Log one for the epoch in "
+            "validation_step(): self.log('val_loss', loss)."
+        )
+    return by_name(ctx.last_scores_valid)
+
+
+def measures_at_begin(callback: CallbackSet, monitor: str | None) -> Measures | None:
+    """The validation measures, if in `begin` they are known and another callback may not add the monitored one."""
+    known = callback.ctx.measures_valid
+    if not known:
+        return None
+    if monitor is None or monitor in known.logged or did_you_mean(monitor, known):
+        return known
+    others = (other for other in callback.ctx.callbacks.values() if other is not callback)
+    return None if any("on_valid_end" in other.stages for other in others) else known
+
+
+def choose_measure(
+    ctx: ContextTorch,
+    known: ByName[Any],
+    *,
+    user: str,
+    monitor: str | None,
+    mode: str | None,
+    before: str | None,
+) -> tuple[str, bool]:
+    """The name of the score to go by, and whether lower is better.
+
+    Args:
+        ctx: The context.
+        known: The scores or measures there are.
+        user: Who goes by the score, to begin a sentence with.
+        monitor: The name of the score, short or as it was logged; None for the first.
+        mode: `"min"`, `"max"`, or None for what `ctx.minimize()` says.
+        before: The name of the score in the run that is resumed.
+
+    Raises:
+        RuntimeError: When there is no such score, it is another than before, or nothing tells what is better.
+    """
+    if monitor is not None and monitor not in (*known, *known.logged):
+        raise RuntimeError(
+            f"{user} is to monitor {monitor!r}, but the validation scores are {listed(known)}."
+            f"{did_you_mean(monitor, [*known, *known.logged])}"
+        )
+    measure = known.name(0 if monitor is None else monitor)
+    if before not in (None, measure):
+        raise RuntimeError(
+            f"{user} went by {before!r} in the run that is resumed, but goes by {measure!r} in this one. "
+            f"Resume with monitor={before!r}."
+        )
+    minimize = mode == "min" if mode is not None else ctx.minimize(measure)
+    if minimize is None:
+        raise RuntimeError(
+            f"{user} cannot tell whether a lower or a higher {measure!r} is better. Give it a mode, 'min' or 'max', or "
+            "log the torchmetrics object."
+        )
+    if monitor is None and len(known) > 1:
+        rank_zero_info(f"{user} monitors {measure!r}, the first of {listed(known)}; monitor=... for another.")
+    return measure, minimize

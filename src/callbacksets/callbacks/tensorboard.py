@@ -1,0 +1,75 @@
+"""Writing scores where TensorBoard finds them."""
+
+import importlib.util
+from os import PathLike
+from pathlib import Path
+
+from lightning.pytorch.loggers import TensorBoardLogger
+
+from callbacksets.arguments import flag, folder
+from callbacksets.callback_set import CallbackSet
+
+
+class CallbackSetTB(CallbackSet):
+    """Writes the scores of every epoch, and the loss of every batch if told to, as TensorBoard events.
+
+    The tags are `train.<name>` and `valid.<name>`, with the epoch as their step, and `train.last_loss`, with
+    `ctx.global_step`. The events lie directly in the folder: `tensorboard --logdir <path>` shows them.
+
+    Example:
+        >>> from callbacksets import CallbackSetTB
+        >>> CallbackSetTB("runs/first", log_train_loss=True)
+        <CallbackSetTB: on_begin, on_batch_end, on_epoch_end, on_exit>
+
+    Args:
+        path: The folder. It may be new, empty, or one with events in it, which are continued.
+        log_train_loss: Whether to write `ctx.last_loss` at the end of every batch. It is taken off the device for it.
+
+    Raises:
+        TypeError, ValueError: For an argument of the wrong kind.
+        ModuleNotFoundError: When TensorBoard is not installed.
+        FileExistsError: In `begin`, when there is something else at the path.
+
+    mlr3torch: `t_clbk("tb")`.
+    """
+
+    def __init__(self, path: str | PathLike[str], log_train_loss: bool = False) -> None:
+        self.path = folder("path", path)
+        if flag("log_train_loss", log_train_loss):
+            self.on_batch_end = self._log_train_loss
+        if not any(importlib.util.find_spec(package) for package in ("tensorboard", "tensorboardX")):
+            raise ModuleNotFoundError("CallbackSetTB needs TensorBoard. Install it: pip install tensorboard.")
+        self._logger: TensorBoardLogger | None = None
+
+    def on_begin(self) -> None:
+        _check_folder(self.path)
+        # it creates the folder when something is logged, on rank zero; a name or version would be a folder inside
+        self._logger = TensorBoardLogger(self.path, name="", version="")
+
+    def on_epoch_end(self) -> None:
+        for loop, scores in (("train", self.ctx.last_scores_train), ("valid", self.ctx.last_scores_valid)):
+            self._log({f"{loop}.{name}": score for name, score in (scores or {}).items()}, step=self.ctx.epoch)
+
+    def on_exit(self) -> None:
+        if self._logger is not None:
+            self._logger.finalize("finished")  # after a "success" it would add a file of hyperparameters
+            self._logger = None
+
+    def _log_train_loss(self) -> None:
+        if (loss := self.ctx.last_loss) is not None:
+            self._log({"train.last_loss": loss}, step=self.ctx.global_step)
+
+    def _log(self, values: dict[str, float], step: int) -> None:
+        assert self._logger is not None, "begin has made it"
+        self._logger.log_metrics(values, step=step)
+
+
+def _check_folder(path: Path) -> None:
+    if path.exists() and not path.is_dir():
+        raise FileExistsError(f"Expected path to be a folder for TensorBoard's events but {path} is a file.")
+    contents = list(path.iterdir()) if path.exists() else []
+    if contents and not any(entry.name.startswith("events.out.tfevents.") for entry in contents):
+        raise FileExistsError(
+            f"The folder {path} holds other things than TensorBoard's events, {contents[0].name!r} for one. "
+            "Give a new folder, or an empty one."
+        )

@@ -1,0 +1,185 @@
+"""Training more and more of a network's parameters."""
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from typing import Any
+
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from torch.nn.parallel import DistributedDataParallel
+
+from callbacksets.arguments import whole_number
+from callbacksets.callbacks.starts_over import StartsOver
+from callbacksets.errors import did_you_mean, listed
+
+Selector = Callable[[Sequence[str]], Iterable[str]]
+
+
+class CallbackSetUnfreeze(StartsOver):
+    """Trains some parameters of the network from the start, and others from a later epoch or batch on.
+
+    Its state is `trainable`, the names of the parameters that are trained. In a resumed run these are trained on,
+    besides those that it starts with.
+
+    Example:
+        >>> from callbacksets import CallbackSetUnfreeze, select_grep, select_name
+        >>> head_first = CallbackSetUnfreeze(
+        ...     starting_weights=select_grep(r"^head\\."),
+        ...     unfreeze=[
+        ...         {"epoch": 3, "weights": select_grep(r"^body\\.2\\.")},
+        ...         {"epoch": 5, "weights": select_name(["body.0.weight", "body.0.bias"])},
+        ...     ],
+        ... )
+
+    Args:
+        starting_weights: A selector of the parameters to train from the start: `select_all()`, `select_none()`,
+            `select_name()`, `select_grep()`, `select_invert()`, or any function from a list of names to some of them.
+        unfreeze: When to train which others: mappings with `weights`, a selector, and either `epoch` (in all of them)
+            or `batch`, which is `ctx.global_step`; both count from 1. May be empty.
+
+    Raises:
+        TypeError, ValueError: For a row without `weights`, with both or none of `epoch` and `batch`, another when than
+            the rows before, or the same when as one of them; in `begin` for names the network does not have.
+        RuntimeError: In `begin`, when a DDP strategy would not synchronise what is unfrozen.
+
+    mlr3torch: `t_clbk("unfreeze")`.
+    """
+
+    def __init__(self, starting_weights: Selector, unfreeze: Iterable[Mapping[str, Any]]) -> None:
+        self.starting_weights = _selector("starting_weights", starting_weights)
+        self.unfreeze = _rows(unfreeze)
+        self.start_over()
+
+    def start_over(self) -> None:
+        self._loaded: list[str] | None = None
+        self._later: dict[tuple[str, int], list[str]] = {}
+
+    def on_begin(self) -> None:
+        super().on_begin()
+        ctx = self.ctx
+        parameters = dict(ctx.network.named_parameters())
+        start = self._select("starting_weights", self.starting_weights)
+        self._later = {}
+        for row in self.unfreeze:
+            when = _when(row)
+            self._later[when] = self._select(f"the weights at {when[0]} {when[1]}", row["weights"])
+        now = {"epoch": ctx.epoch, "batch": ctx.global_step}
+        due = [names for (unit, at), names in self._later.items() if at <= now[unit]]
+        trainable = set(start).union(self._loaded or (), *due)
+        ever = trainable.union(*self._later.values())
+        self._check_strategy(trainable, ever)
+        for name, parameter in parameters.items():
+            parameter.requires_grad_(name in trainable)
+        self._warn_of_unoptimized(ever)
+        rank_zero_info(f"Training {listed(name for name in parameters if name in trainable)}.")
+
+    def on_epoch_begin(self) -> None:
+        self._unfreeze("epoch", self.ctx.epoch)
+
+    def on_batch_begin(self) -> None:
+        self._unfreeze("batch", self.ctx.global_step)
+
+    def state_dict(self) -> dict[str, list[str]] | None:
+        if self.ctx is None:
+            return None if self._loaded is None else {"trainable": self._loaded}
+        parameters = self.ctx.network.named_parameters()
+        return {"trainable": [name for name, parameter in parameters if parameter.requires_grad]}
+
+    def load_state_dict(self, state_dict: dict[str, list[str]]) -> None:
+        self._loaded = state_dict["trainable"]
+        self.loaded_state()
+
+    def _unfreeze(self, unit: str, at: int) -> None:
+        names = self._later.get((unit, at))
+        if names:
+            parameters = dict(self.ctx.network.named_parameters())
+            for name in names:
+                parameters[name].requires_grad_(True)
+            rank_zero_info(f"Training {listed(names)} as well, from {unit} {at} on.")
+
+    def _select(self, what: str, selector: Selector) -> list[str]:
+        known = [name for name, _ in self.ctx.network.named_parameters()]
+        selected = selector(known)
+        selected = [selected] if isinstance(selected, str) else list(selected)
+        if unknown := [name for name in selected if name not in known]:
+            raise ValueError(
+                f"Expected {what} to be names of the network's parameters but {selector!r} selected {listed(unknown)}."
+                f"{did_you_mean(unknown[0], known)} There are {listed(known)}."
+            )
+        if not selected and selector is not self.starting_weights:
+            rank_zero_warn(f"{selector!r} selects none of the network's parameters, so nothing changes: {what}.")
+        return selected
+
+    def _check_strategy(self, trainable: set[str], ever: set[str]) -> None:
+        """DDP has wrapped the module by now, and knows how it was then."""
+        wrapper = self.ctx.trainer.model
+        if not isinstance(wrapper, DistributedDataParallel):
+            return
+        trained_then = {name for name, parameter in self.ctx.network.named_parameters() if parameter.requires_grad}
+        if never := sorted(ever - trained_then):
+            raise RuntimeError(
+                f"DDP will not synchronise {listed(never)}: they were frozen when it wrapped the module. Leave "
+                "requires_grad=True in the module, and freezing to this callback."
+            )
+        if trained_then - trainable and not wrapper.find_unused_parameters:
+            raise RuntimeError(
+                "DDP does not synchronise parameters that are frozen or unfrozen while it runs, unless it looks for "
+                "unused ones. Choose Trainer(strategy='ddp_find_unused_parameters_true')."
+            )
+
+    def _warn_of_unoptimized(self, names: set[str]) -> None:
+        groups = [group for optimizer in self.ctx.optimizers for group in optimizer.param_groups]
+        held = {id(parameter) for group in groups for parameter in group["params"]}
+        parameters = self.ctx.network.named_parameters()
+        never = [name for name, parameter in parameters if name in names and id(parameter) not in held]
+        if groups and never:
+            rank_zero_warn(
+                f"No optimizer holds {listed(never)}, so they will not be trained. Give configure_optimizers() all "
+                "parameters, not only those that require a gradient at first."
+            )
+
+
+def _selector(name: str, value: Any) -> Selector:
+    if not callable(value):
+        raise TypeError(f"Expected {name} to be a selector such as select_grep('bias') but got {value!r}.")
+    return value  # type: ignore[no-any-return]
+
+
+def _rows(value: Any) -> list[Mapping[str, Any]]:
+    if isinstance(value, Mapping) or not isinstance(value, Iterable):
+        raise TypeError(
+            f"Expected unfreeze to be a list of rows like {{'epoch': 2, 'weights': ...}} but got {value!r}."
+        )
+    rows = list(value)
+    for number, row in enumerate(rows):
+        _check_row(f"unfreeze[{number}]", row)
+    whens = [_when(row) for row in rows]
+    if len({unit for unit, _ in whens}) > 1:
+        raise ValueError("Expected unfreeze to have 'epoch' in all rows or 'batch' in all rows, but it has both.")
+    if twice := sorted({when for when in whens if whens.count(when) > 1}):
+        unit, at = twice[0]
+        raise ValueError(
+            f"Expected unfreeze to have one row for {unit} {at} but got {whens.count(twice[0])}. Join them."
+        )
+    return rows
+
+
+def _check_row(name: str, row: Any) -> None:
+    if not isinstance(row, Mapping):
+        raise TypeError(f"Expected {name} to be a row like {{'epoch': 2, 'weights': ...}} but got {row!r}.")
+    known = ("epoch", "batch", "weights")
+    if unknown := [key for key in row if key not in known]:
+        raise ValueError(
+            f"Expected {name} to have 'weights' and 'epoch' or 'batch' but it has {listed(unknown)}."
+            f"{did_you_mean(unknown[0], known)}"
+        )
+    if "weights" not in row:
+        raise ValueError(f"Expected {name} to have 'weights', a selector, but got {row!r}.")
+    if ("epoch" in row) == ("batch" in row):
+        raise ValueError(f"Expected {name} to have either 'epoch' or 'batch' but got {row!r}.")
+    unit, at = _when(row)
+    whole_number(f"{name}[{unit!r}]", at, at_least=1)
+    _selector(f"{name}['weights']", row["weights"])
+
+
+def _when(row: Mapping[str, Any]) -> tuple[str, int]:
+    unit = "epoch" if "epoch" in row else "batch"
+    return unit, row[unit]

@@ -1,0 +1,267 @@
+"""The dictionary of callbacks: descriptors by key."""
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from typing import Any, overload
+
+from torch.optim import lr_scheduler as torch_schedulers
+
+from callbacksets.arguments import names_of, text
+from callbacksets.callback_set import STAGES, CallbackSet
+from callbacksets.callbacks.checkpoint import CallbackSetCheckpoint
+from callbacksets.callbacks.early_stopping import CallbackSetEarlyStopping
+from callbacksets.callbacks.history import CallbackSetHistory
+from callbacksets.callbacks.lr_scheduler import CallbackSetLRSchedulerOneCycle, CallbackSetLRSchedulerReduceOnPlateau
+from callbacksets.callbacks.progress import CallbackSetProgress
+from callbacksets.callbacks.tensorboard import CallbackSetTB
+from callbacksets.callbacks.unfreeze import CallbackSetUnfreeze
+from callbacksets.descriptor import TorchCallback
+from callbacksets.errors import did_you_mean, listed
+from callbacksets.schedulers import as_lr_scheduler, describe_scheduler
+
+_FIELDS = ("id", "label", "weight")
+
+
+class DictionaryTorchCallbacks(Mapping[str, TorchCallback]):
+    """Descriptors by key, each made when it is looked up; prints as a table.
+
+    Example:
+        >>> from callbacksets import torch_callback
+        >>> callbacks = DictionaryTorchCallbacks()
+        >>> callbacks.add("hello", lambda: torch_callback("hello", on_begin=lambda self: print("hello")))
+        >>> callbacks["hello"]
+        <TorchCallback hello: CallbackSetHello()>
+        >>> callbacks
+        key    label  weight  packages  stages
+        hello  Hello  0       -         begin
+
+    mlr3torch: `mlr3torch_callbacks`.
+    """
+
+    def __init__(self) -> None:
+        self._makes: dict[str, Callable[[], TorchCallback]] = {}
+
+    def add(self, key: str, make: Callable[[], TorchCallback]) -> None:
+        """Put a descriptor into the dictionary, in the place of any that has the key.
+
+        Args:
+            key: Its key.
+            make: A function that makes it.
+
+        Raises:
+            TypeError: For a key that is no string, or what is no function.
+        """
+        text("key", key)
+        if not callable(make) or isinstance(make, type):
+            raise TypeError(f"Expected make to be a function that makes a TorchCallback but got {make!r}.")
+        self._makes[key] = make
+
+    def __getitem__(self, key: str) -> TorchCallback:
+        if key not in self._makes:
+            raise KeyError(f"There is no callback {key!r}.{did_you_mean(key, self._makes)} There are {listed(self)}.")
+        descriptor = self._makes[key]()
+        if not isinstance(descriptor, TorchCallback):
+            raise TypeError(f"Expected what {key!r} was added with to make a TorchCallback but got {descriptor!r}.")
+        return descriptor
+
+    def __contains__(self, key: object) -> bool:
+        return key in self._makes
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(sorted(self._makes))
+
+    def __len__(self) -> int:
+        return len(self._makes)
+
+    def __repr__(self) -> str:
+        rows = [("key", "label", "weight", "packages", "stages"), *(_row(*item) for item in self.items())]
+        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
+        lines = ("  ".join(map(str.ljust, row, widths)) for row in rows)
+        return "\n".join(line.rstrip() for line in lines)
+
+
+def _row(key: str, descriptor: TorchCallback) -> tuple[str, ...]:
+    cls = descriptor.generator
+    weight = cls.weight if descriptor.weight is None else descriptor.weight
+    stages = [stage.removeprefix("on_") for stage in STAGES if getattr(cls, stage, None) is not None]
+    return key, descriptor.label, f"{weight:g}", ", ".join(descriptor.packages) or "-", ", ".join(stages) or "-"
+
+
+torch_callbacks = DictionaryTorchCallbacks()
+"""The predefined callbacks, and those that users add."""
+
+torch_callbacks.add("checkpoint", lambda: TorchCallback(CallbackSetCheckpoint, label="Checkpoint"))
+torch_callbacks.add("early_stopping", lambda: TorchCallback(CallbackSetEarlyStopping, label="Early Stopping"))
+torch_callbacks.add("history", lambda: TorchCallback(CallbackSetHistory, label="History"))
+torch_callbacks.add("progress", lambda: TorchCallback(CallbackSetProgress, label="Progress"))
+torch_callbacks.add("tb", lambda: TorchCallback(CallbackSetTB, label="TensorBoard", packages="tensorboard"))
+torch_callbacks.add("unfreeze", lambda: TorchCallback(CallbackSetUnfreeze, label="Unfreeze"))
+
+torch_callbacks.add("lr_cosine_annealing", lambda: as_lr_scheduler(torch_schedulers.CosineAnnealingLR, True))
+torch_callbacks.add("lr_lambda", lambda: as_lr_scheduler(torch_schedulers.LambdaLR, True))
+torch_callbacks.add("lr_multiplicative", lambda: as_lr_scheduler(torch_schedulers.MultiplicativeLR, True))
+torch_callbacks.add("lr_step", lambda: as_lr_scheduler(torch_schedulers.StepLR, True))
+torch_callbacks.add(
+    "lr_one_cycle", lambda: describe_scheduler(CallbackSetLRSchedulerOneCycle, torch_schedulers.OneCycleLR)
+)
+torch_callbacks.add(
+    "lr_reduce_on_plateau",
+    lambda: describe_scheduler(CallbackSetLRSchedulerReduceOnPlateau, torch_schedulers.ReduceLROnPlateau),
+)
+
+
+@overload
+def t_clbk() -> DictionaryTorchCallbacks: ...
+
+
+@overload
+def t_clbk(key: str, /, **values: Any) -> TorchCallback: ...
+
+
+def t_clbk(key: str | None = None, /, **values: Any) -> TorchCallback | DictionaryTorchCallbacks:
+    """A descriptor from the dictionary, with values; without a key the dictionary.
+
+    Example:
+        >>> from callbacksets import t_clbk
+        >>> t_clbk("early_stopping", patience=5)
+        <TorchCallback early_stopping: CallbackSetEarlyStopping(patience=5)>
+        >>> t_clbk("history_1").id
+        'history_1'
+
+    Args:
+        key: The key. With a number at its end, `"history_1"`, it is also the id.
+        values: Values of parameters, or the `id`, `label` or `weight` of the descriptor.
+
+    Raises:
+        KeyError: When there is no such callback.
+        TypeError: For a value of what is no parameter, or a key that is no string.
+
+    mlr3torch: `t_clbk()`.
+    """
+    if key is None:
+        return torch_callbacks
+    numbered = re.fullmatch(r"(.+)_\d+", text("key", key))
+    if numbered and key not in torch_callbacks and numbered[1] in torch_callbacks:
+        descriptor = torch_callbacks[numbered[1]]
+        descriptor.id = key
+    else:
+        descriptor = torch_callbacks[key]
+    param_set = descriptor.param_set
+    for name, value in values.items():
+        if name in _FIELDS and name not in param_set.ids():
+            setattr(descriptor, name, value)
+        elif param_set.takes(name):
+            param_set.set_values(**{name: value})
+        else:
+            raise TypeError(
+                f"Callback {key!r} has no parameter {name!r}.{did_you_mean(name, [*param_set.ids(), *_FIELDS])} "
+                f"It has {listed(param_set.ids())}, and {listed(_FIELDS)}."
+            )
+    return descriptor
+
+
+@overload
+def t_clbks() -> DictionaryTorchCallbacks: ...
+
+
+@overload
+def t_clbks(keys: Iterable[str] | Mapping[str, str]) -> dict[str, TorchCallback]: ...
+
+
+def t_clbks(
+    keys: Iterable[str] | Mapping[str, str] | None = None,
+) -> dict[str, TorchCallback] | DictionaryTorchCallbacks:
+    """Descriptors from the dictionary by id; without keys the dictionary.
+
+    Example:
+        >>> from callbacksets import t_clbks
+        >>> t_clbks(["history", "progress"])["history"]
+        <TorchCallback history: CallbackSetHistory()>
+        >>> list(t_clbks({"scores": "history"}))
+        ['scores']
+
+    Args:
+        keys: The keys, or a mapping from ids to keys.
+
+    Raises:
+        KeyError: When there is no such callback.
+        TypeError: For keys that are no strings.
+        ValueError: When a key is given twice.
+
+    mlr3torch: `t_clbks()`.
+    """
+    if keys is None:
+        return torch_callbacks
+    if isinstance(keys, Mapping):
+        return {id: t_clbk(key, id=id) for id, key in keys.items()}
+    descriptors: dict[str, TorchCallback] = {}
+    for key in names_of("keys", keys):
+        descriptor = t_clbk(key)
+        if descriptor.id in descriptors:
+            raise ValueError(f"{key!r} is given twice. Number them, {key + '_1'!r}, or map ids to keys.")
+        descriptors[descriptor.id] = descriptor
+    return descriptors
+
+
+def as_torch_callback(x: TorchCallback | type[CallbackSet] | str) -> TorchCallback:
+    """A descriptor of what is one, a `CallbackSet` class, or a key of the dictionary.
+
+    Example:
+        >>> from callbacksets import CallbackSetHistory, as_torch_callback
+        >>> as_torch_callback("history")
+        <TorchCallback history: CallbackSetHistory()>
+        >>> as_torch_callback(CallbackSetHistory)
+        <TorchCallback history: CallbackSetHistory()>
+
+    Args:
+        x: A descriptor, which is returned as it is, a class or a key.
+
+    Raises:
+        KeyError: When the dictionary has no such key.
+        TypeError: For anything else, an instance too: with what it was made cannot be known.
+
+    mlr3torch: `as_torch_callback()`.
+    """
+    if isinstance(x, TorchCallback):
+        return x
+    if isinstance(x, str):
+        return t_clbk(x)
+    if isinstance(x, CallbackSet):
+        cls = type(x).__name__
+        raise TypeError(
+            f"Expected x to be a TorchCallback, a CallbackSet class or a dictionary key but got an instance, {x!r}, "
+            f"and what it was made with is unknown. Give its class, {cls}; the adapter takes the instance as it is."
+        )
+    if isinstance(x, type) and issubclass(x, CallbackSet):
+        return TorchCallback(x)
+    raise TypeError(f"Expected x to be a TorchCallback, a CallbackSet class or a dictionary key but got {x!r}.")
+
+
+def as_torch_callbacks(x: Any) -> list[TorchCallback]:
+    """Descriptors of one thing or several that `as_torch_callback()` takes.
+
+    Example:
+        >>> from callbacksets import CallbackSetHistory, as_torch_callbacks
+        >>> [descriptor.id for descriptor in as_torch_callbacks([CallbackSetHistory, "progress"])]
+        ['history', 'progress']
+
+    Args:
+        x: None, one, a list, or a mapping from ids, which the descriptors get.
+
+    Raises:
+        KeyError, TypeError: As `as_torch_callback()` does.
+
+    mlr3torch: `as_torch_callbacks()`.
+    """
+    if x is None:
+        return []
+    if isinstance(x, Mapping):
+        return [_renamed(as_torch_callback(value), id) for id, value in x.items()]
+    several = isinstance(x, Iterable) and not isinstance(x, str | type | CallbackSet | TorchCallback)
+    return [as_torch_callback(value) for value in (x if several else [x])]
+
+
+def _renamed(descriptor: TorchCallback, id: str) -> TorchCallback:
+    clone = descriptor.clone()
+    clone.id = id
+    return clone

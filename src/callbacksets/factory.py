@@ -1,0 +1,289 @@
+"""Callbacks made of functions: a class, or a class with its descriptor."""
+
+import copy
+import inspect
+import sys
+import types
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any, TypedDict, Unpack, cast
+
+from callbacksets.arguments import flag, text
+from callbacksets.arguments import weight as checked_weight
+from callbacksets.callback_set import STAGES, CallbackSet
+from callbacksets.descriptor import TorchCallback
+from callbacksets.errors import did_you_mean, listed
+from callbacksets.param_set import ParamSet
+
+Stage = Callable[[Any], object] | None
+
+_WITH_ARGUMENT = (*STAGES, "state_dict", "load_state_dict", "initialize", "weight")
+"""Members that are given as arguments of their own, not in `public` or `active`."""
+
+
+class Stages(TypedDict, total=False):
+    """The stages as arguments."""
+
+    on_begin: Stage
+    on_epoch_begin: Stage
+    on_batch_begin: Stage
+    on_after_backward: Stage
+    on_batch_end: Stage
+    on_before_valid: Stage
+    on_batch_valid_begin: Stage
+    on_batch_valid_end: Stage
+    on_valid_end: Stage
+    on_epoch_end: Stage
+    on_end: Stage
+    on_exit: Stage
+
+
+class Parts(Stages, total=False):
+    """What a class is made of: the arguments of `callback_set()`."""
+
+    initialize: Callable[..., None] | None
+    state_dict: Callable[[Any], Any] | None
+    load_state_dict: Callable[[Any, Any], None] | None
+    weight: float | None
+    public: Mapping[str, Any]
+    private: Mapping[str, Any]
+    active: Mapping[str, Any]
+    inherit: type[CallbackSet]
+    lock_objects: bool
+
+
+def callback_set(
+    classname: str,
+    *,
+    initialize: Callable[..., None] | None = None,
+    state_dict: Callable[[Any], Any] | None = None,
+    load_state_dict: Callable[[Any, Any], None] | None = None,
+    weight: float | None = None,
+    public: Mapping[str, Any] = {},
+    private: Mapping[str, Any] = {},
+    active: Mapping[str, Any] = {},
+    inherit: type[CallbackSet] = CallbackSet,
+    lock_objects: bool = False,
+    **stages: Unpack[Stages],
+) -> type[CallbackSet]:
+    """Makes a `CallbackSet` class of functions, each of which takes `self` first.
+
+    Example:
+        >>> from callbacksets import callback_set
+        >>> CallbackSetCount = callback_set(
+        ...     "CallbackSetCount",
+        ...     on_batch_end=lambda self: self.seen.append(self.ctx.global_step),
+        ...     public={"seen": []},
+        ...     active={"last": lambda self: self.seen[-1]},
+        ... )
+        >>> CallbackSetCount()
+        <CallbackSetCount: on_batch_end>
+
+    In such a function `super()` needs its arguments, as Python supplies them in the body of a class only:
+    `super(CallbackSetCount, self).on_begin()`, or name the class it inherits from: `CallbackSet.print(self)`.
+
+    Its instances can be pickled, as some strategies need, when the class is a global of its own name, as above. The
+    functions may be any, lambdas as well.
+
+    Args:
+        classname: Its name, which starts with `CallbackSet`.
+        initialize: The constructor, a function of `self` and the arguments of the class.
+        state_dict: The method `state_dict(self)`; only together with `load_state_dict`.
+        load_state_dict: The method `load_state_dict(self, state_dict)`.
+        weight: The class's weight; None for that of `inherit`.
+        public: More methods (functions) and attributes (all else) by name. Every instance has a copy of its own of an
+            attribute.
+        private: The same, with an underscore put before the names.
+        active: Attributes that are computed when they are read, by functions of `self`. A function of `self` and a
+            value with a default is also called when the attribute is set, with what it is set to.
+        inherit: The class it inherits from.
+        lock_objects: Whether instances refuse attributes that the class does not declare; `ctx` and the stages are.
+        stages: `on_<stage>=`, functions of `self`; None to switch off what `inherit` does there.
+
+    Raises:
+        TypeError: For what is no stage, or an argument of the wrong kind.
+        ValueError: When the class's name does not start with `CallbackSet`, a name is given twice, or only one of
+            `state_dict` and `load_state_dict` is given.
+
+    mlr3torch: `callback_set()`.
+    """
+    _refuse_unknown(stages, callback_set)
+    if not text("classname", classname).startswith("CallbackSet") or not classname.isidentifier():
+        raise ValueError(f"Expected classname to be a name that starts with 'CallbackSet' but got {classname!r}.")
+    if not (isinstance(inherit, type) and issubclass(inherit, CallbackSet)):
+        raise TypeError(f"Expected inherit to be CallbackSet or a class that inherits from it but got {inherit!r}.")
+    if (state_dict is None) != (load_state_dict is None):
+        given = "state_dict" if load_state_dict is None else "load_state_dict"
+        raise ValueError(f"{classname} is given {given} alone. What is saved is loaded: give both, or neither.")
+
+    members: dict[str, Any] = {}
+    for name, function in stages.items():
+        if name in STAGES and function is not None:
+            _check_function(name, function, "self")
+        members[name] = function
+    if initialize is not None:
+        members["__init__"] = _check_function("initialize", initialize)
+    if state_dict is not None:
+        members["state_dict"] = _check_function("state_dict", state_dict, "self")
+        members["load_state_dict"] = _check_function("load_state_dict", load_state_dict, "self", "state_dict")
+    if weight is not None:
+        members["weight"] = checked_weight("weight", weight)
+    _add(members, _declared("public", public, _member))
+    _add(members, {f"_{name}": value for name, value in _declared("private", private, _member).items()})
+    _add(members, _declared("active", active, _active))
+
+    bases = (_Locked, inherit) if flag("lock_objects", lock_objects) else (inherit,)
+    members |= {"__module__": _caller(), "__qualname__": classname}
+    return cast(type[CallbackSet], types.new_class(classname, bases, exec_body=lambda body: body.update(members)))
+
+
+def torch_callback(
+    id: str,
+    *,
+    classname: str | None = None,
+    label: str | None = None,
+    packages: str | Iterable[str] = (),
+    man: str | None = None,
+    additional_args: Mapping[str, Any] | None = None,
+    param_set: ParamSet | None = None,
+    **parts: Unpack[Parts],
+) -> TorchCallback:
+    """Makes a `CallbackSet` class of functions and describes it, `callback_set()` and `TorchCallback` in one.
+
+    Example:
+        >>> from callbacksets import torch_callback
+        >>> def initialize(self, name):
+        ...     self.name = name
+        >>> def greet(self):
+        ...     print(f"Hello {self.name}, we will train for {self.ctx.total_epochs} epochs.")
+        >>> hello = torch_callback("hello_you", initialize=initialize, on_begin=greet)
+        >>> hello.param_set.set_values(name="Marie")
+        >>> hello
+        <TorchCallback hello_you: CallbackSetHelloYou(name='Marie')>
+
+    Args:
+        id: The id of its callbacks.
+        classname: The name of the class; by default the id in camel case, after `CallbackSet`.
+        label: What to call it in a table; by default the id with a capital.
+        packages: As for `TorchCallback`.
+        man: As for `TorchCallback`.
+        additional_args: As for `TorchCallback`.
+        param_set: As for `TorchCallback`.
+        parts: As for `callback_set()`.
+
+    Raises:
+        TypeError, ValueError: As `callback_set()` and `TorchCallback` do.
+
+    mlr3torch: `torch_callback()`.
+    """
+    _refuse_unknown(parts, torch_callback, callback_set)
+    words = text("id", id).split("_")
+    return TorchCallback(
+        callback_set(classname or "CallbackSet" + "".join(word[:1].upper() + word[1:] for word in words), **parts),
+        id=id,
+        label=id[0].upper() + id[1:] if label is None else label,
+        packages=packages,
+        man=man,
+        additional_args=additional_args,
+        param_set=param_set,
+    )
+
+
+class _Locked:
+    """Comes before a class whose instances have no other attributes than those it declares."""
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not hasattr(type(self), name) and name not in STAGES:
+            known = [known for known in dir(type(self)) if not known.startswith("__")]
+            raise AttributeError(
+                f"{type(self).__name__} declares no attribute {name!r}, and its objects are locked."
+                f"{did_you_mean(name, known)} Declare it in public or private, or do not lock the objects."
+            )
+        super().__setattr__(name, value)
+
+
+class _Attribute:
+    """An attribute of which every instance has a copy of its own, from when it is first read."""
+
+    def __init__(self, value: Any) -> None:
+        self._value = value
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: object, owner: type) -> Any:
+        if instance is None:
+            return self._value
+        return vars(instance).setdefault(self._name, copy.deepcopy(self._value))
+
+
+def _member(argument: str, value: Any) -> Any:
+    """A method, a property or the like as it is; any other value so that it is copied."""
+    if hasattr(type(value), "__get__"):
+        return value
+    try:
+        return _Attribute(copy.deepcopy(value))  # the first copy, so that later changes of the value have no effect
+    except Exception as error:
+        raise TypeError(
+            f"Expected {argument} to be a value that can be copied for each instance but got {value!r}. "
+            "Make it in initialize(self)."
+        ) from error
+
+
+def _active(argument: str, value: Any) -> property:
+    if isinstance(value, property):
+        return value
+    function = _check_function(argument, value, "self")
+    settable = len(inspect.signature(function).parameters) > 1
+    return property(function, function if settable else None)
+
+
+def _declared(argument: str, values: Mapping[str, Any], member: Callable[[str, Any], Any]) -> dict[str, Any]:
+    """The members in an argument `public`, `private` or `active`."""
+    if not isinstance(values, Mapping):
+        raise TypeError(f"Expected {argument} to be a mapping of names to values but got {values!r}.")
+    for name in values:
+        if not isinstance(name, str) or not name.isidentifier():
+            raise TypeError(f"Expected the names in {argument} to be names of attributes but got {name!r}.")
+        if name == "ctx" and argument != "private":
+            raise ValueError(f"{argument} cannot have 'ctx', which is the context of the fit.")
+        if name in _WITH_ARGUMENT and argument != "private":
+            raise ValueError(f"{argument} cannot have {name!r}, which is an argument of its own: {name}=... .")
+    return {name: member(f"{argument}[{name!r}]", value) for name, value in values.items()}
+
+
+def _add(members: dict[str, Any], more: Mapping[str, Any]) -> None:
+    if twice := sorted(members.keys() & more.keys()):
+        raise ValueError(f"Expected public, private and active to have different names but got {listed(twice)} twice.")
+    members |= more
+
+
+def _check_function(name: str, function: Any, *parameters: str) -> Callable[..., Any]:
+    """The function, if it can be called with these parameters."""
+    wanted = f"a function of {' and '.join(parameters or ('self', 'the arguments of the class'))}"
+    if not isinstance(function, types.FunctionType):
+        raise TypeError(f"Expected {name} to be {wanted} but got {function!r}.")
+    signature = inspect.signature(function)
+    try:
+        if parameters:
+            signature.bind(*parameters)
+        else:
+            signature.bind_partial("self")
+    except TypeError:
+        raise TypeError(f"Expected {name} to be {wanted} but got {function.__name__}{signature}.") from None
+    return function
+
+
+def _refuse_unknown(given: Iterable[str], *functions: Callable[..., Any]) -> None:
+    """Raise a `TypeError` for an argument that is none of theirs. Of the stages the class itself knows more."""
+    known = [*STAGES, *(name for function in functions for name in inspect.signature(function).parameters)]
+    for name in given:
+        if name not in known and not name.startswith("on_"):
+            raise TypeError(f"{functions[0].__name__}() has no argument {name!r}.{did_you_mean(name, known)}")
+
+
+def _caller() -> str:
+    """The name of the module that calls this one: there, pickle is to look for the class."""
+    frame = sys._getframe()
+    while frame.f_globals is globals() and frame.f_back is not None:
+        frame = frame.f_back
+    return str(frame.f_globals.get("__name__", "__main__"))

@@ -1,0 +1,119 @@
+"""The parameters of a descriptor: names, defaults and which are required, from a signature, and the values given."""
+
+import copy
+import inspect
+from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
+from typing import Any, Self
+
+from callbacksets.errors import did_you_mean, listed
+
+
+class ParamSet:
+    """The parameters with which a callback is made, and the values they have so far.
+
+    Example:
+        >>> from callbacksets import CallbackSetEarlyStopping, ParamSet
+        >>> param_set = ParamSet.from_callable(CallbackSetEarlyStopping, without=("mode", "monitor"))
+        >>> param_set.required
+        ['patience']
+        >>> param_set.set_values(patience=5)
+        >>> param_set
+        ParamSet(patience=5, min_delta=0.0, restore_best_weights=False)
+
+    Args:
+        required: The names of the parameters that must be given.
+        defaults: The others, with the values they have when they are not given.
+        any_other: Whether values of other names may be given too.
+
+    Raises:
+        ValueError: When a name is given twice.
+
+    mlr3torch: paradox's `ParamSet`.
+    """
+
+    def __init__(
+        self, required: Iterable[str] = (), defaults: Mapping[str, Any] = {}, *, any_other: bool = False
+    ) -> None:
+        self._required = list(required)
+        self._defaults = dict(defaults)
+        self._any_other = any_other
+        self._values: dict[str, Any] = {}
+        if twice := sorted({name for name in self.ids() if self.ids().count(name) > 1}):
+            raise ValueError(f"Expected the names of parameters to be different but got {listed(twice)} twice.")
+
+    @classmethod
+    def from_callable(
+        cls, function: Callable[..., Any], *others: Callable[..., Any], without: Iterable[str] = ()
+    ) -> Self:
+        """The parameters in the signature of a function or of a class's constructor.
+
+        Args:
+            function: The function or class.
+            others: If it hands its `**kwargs` on, the one that takes them, and so on.
+            without: The names of those that are no parameters, as something else gives them.
+        """
+        parameters: dict[str, inspect.Parameter] = {}
+        for one_of_them in (function, *others):
+            signature = inspect.signature(one_of_them).parameters
+            parameters |= {name: one for name, one in signature.items() if name not in parameters}
+        kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+        named = {name: one.default for name, one in parameters.items() if one.kind not in kinds and name not in without}
+        return cls(
+            [name for name, default in named.items() if default is inspect.Parameter.empty],
+            {name: default for name, default in named.items() if default is not inspect.Parameter.empty},
+            any_other=any(one.kind is inspect.Parameter.VAR_KEYWORD for one in signature.values()),
+        )
+
+    def ids(self) -> list[str]:
+        """The names of the parameters."""
+        return [*self._required, *self._defaults]
+
+    @property
+    def required(self) -> list[str]:
+        """The names of those that must be given."""
+        return list(self._required)
+
+    @property
+    def missing(self) -> list[str]:
+        """The names of those that must be given and are not."""
+        return [name for name in self._required if name not in self._values]
+
+    @property
+    def defaults(self) -> Mapping[str, Any]:
+        """What the others are when they are not given."""
+        return MappingProxyType(self._defaults)
+
+    @property
+    def values(self) -> Mapping[str, Any]:
+        """The values given so far. It can only be read: `set_values()` changes it."""
+        return MappingProxyType(self._values)
+
+    def set_values(self, **values: Any) -> None:
+        """Give values, and leave those given before as they are.
+
+        Raises:
+            TypeError: For a name that is no parameter.
+        """
+        for name in values:
+            if not self.takes(name):
+                raise TypeError(f"There is no parameter {name!r} among {listed(self.ids())}.{self._nearest(name)}")
+        self._values |= values
+
+    def takes(self, name: str) -> bool:
+        """Whether it is the name of a parameter."""
+        return self._any_other or name in self.ids()
+
+    def clone(self) -> Self:
+        """A copy with values of its own."""
+        clone = copy.copy(self)
+        clone._values = dict(self._values)
+        return clone
+
+    def _nearest(self, name: str) -> str:
+        return did_you_mean(name, self.ids())
+
+    def __repr__(self) -> str:
+        given = {**self._defaults, **self._values}
+        shown = [f"{name}={given[name]!r}" if name in given else name for name in dict.fromkeys([*self.ids(), *given])]
+        return f"ParamSet({', '.join(shown)})"

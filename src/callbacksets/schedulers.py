@@ -1,0 +1,67 @@
+"""Descriptors of callbacks that run torch's learning rate schedulers."""
+
+import inspect
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from torch.optim.lr_scheduler import LRScheduler
+
+from callbacksets.arguments import flag
+from callbacksets.callback_set import snake_case
+from callbacksets.callbacks.lr_scheduler import CallbackSetLRScheduler
+from callbacksets.descriptor import TorchCallback
+from callbacksets.param_set import ParamSet
+
+
+def as_lr_scheduler(x: Callable[..., LRScheduler], step_on_epoch: bool) -> TorchCallback:
+    """Describes the callback that runs a learning rate scheduler.
+
+    Example:
+        >>> from torch.optim.lr_scheduler import ExponentialLR
+        >>> from callbacksets import as_lr_scheduler
+        >>> exponential = as_lr_scheduler(ExponentialLR, step_on_epoch=True)
+        >>> exponential.param_set.set_values(gamma=0.9)
+        >>> exponential.id, exponential.param_set
+        ('lr_exponential', ParamSet(gamma=0.9, last_epoch=-1))
+
+    Args:
+        x: A scheduler class of torch, or a function that makes a scheduler from the optimizer, its first argument.
+            The other arguments are the parameters.
+        step_on_epoch: Whether the scheduler steps after every epoch; else after every batch.
+
+    Raises:
+        TypeError: For what is neither, or a `step_on_epoch` that is no bool.
+
+    mlr3torch: `as_lr_scheduler()`.
+    """
+    flag("step_on_epoch", step_on_epoch)
+    if not callable(x) or (isinstance(x, type) and not issubclass(x, LRScheduler)):
+        raise TypeError(
+            f"Expected x to be a scheduler class of torch or a function that makes one from an optimizer but got {x!r}."
+        )
+    return describe_scheduler(CallbackSetLRScheduler, x, {"scheduler": x, "step_on_epoch": step_on_epoch})
+
+
+def describe_scheduler(
+    cls: type[CallbackSetLRScheduler],
+    scheduler: Callable[..., LRScheduler],
+    additional_args: Mapping[str, Any] = {},
+) -> TorchCallback:
+    """The descriptor of a class that runs a scheduler, with the scheduler's arguments as parameters.
+
+    Args:
+        cls: The class, which hands its `**kwargs` on to the scheduler.
+        scheduler: The torch class, or a function of the optimizer.
+        additional_args: Arguments of the class that are no parameters.
+    """
+    name = getattr(scheduler, "__name__", "<lambda>")
+    words = "custom" if name == "<lambda>" else snake_case(name.replace("LR", "")).removeprefix("lr_")
+    optimizer = next(iter(inspect.signature(scheduler).parameters), "optimizer")
+    return TorchCallback(
+        cls,
+        id=f"lr_{words}",
+        label=f"{words.replace('_', ' ').title()} LR Scheduler",
+        man=f"{scheduler.__module__}.{name}" if isinstance(scheduler, type) else None,
+        additional_args=additional_args,
+        param_set=ParamSet.from_callable(cls, scheduler, without=(optimizer, *additional_args)),
+    )

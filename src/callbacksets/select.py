@@ -1,0 +1,162 @@
+"""Selecting parameters of a network by their names."""
+
+import re
+from collections.abc import Callable, Iterable, Sequence
+from functools import partial
+
+from callbacksets.arguments import flag, names_of
+from callbacksets.errors import did_you_mean, listed
+
+
+class Select:
+    """A callable from the names of parameters to the list of those it selects, in their order; prints as its source.
+
+    Made by `select_all()`, `select_none()`, `select_name()`, `select_grep()` and `select_invert()`. Where a selector
+    is expected, any function of that kind will do.
+
+    mlr3torch: `Select`.
+    """
+
+    def __init__(self, source: str, function: Callable[[Sequence[str]], Iterable[str]]) -> None:
+        self._source = source
+        self._function = function
+
+    def __call__(self, param_names: Iterable[str]) -> list[str]:
+        return list(self._function(list(param_names)))
+
+    def __repr__(self) -> str:
+        return self._source
+
+
+def select_all() -> Select:
+    """Selects all.
+
+    Example:
+        >>> from callbacksets import select_all
+        >>> select_all()(["0.weight", "0.bias"])
+        ['0.weight', '0.bias']
+
+    mlr3torch: `select_all()`.
+    """
+    return Select("select_all()", _all)
+
+
+def select_none() -> Select:
+    """Selects none.
+
+    Example:
+        >>> from callbacksets import select_none
+        >>> select_none()(["0.weight", "0.bias"])
+        []
+
+    mlr3torch: `select_none()`.
+    """
+    return Select("select_none()", _none)
+
+
+def select_name(names: str | Iterable[str], assert_present: bool = True) -> Select:
+    """Selects these names.
+
+    Example:
+        >>> from callbacksets import select_name
+        >>> select_name("0.bias")(["0.weight", "0.bias"])
+        ['0.bias']
+        >>> select_name(["0.bias", "2.bias"])
+        select_name(['0.bias', '2.bias'])
+
+    Args:
+        names: The names, or a single one.
+        assert_present: Whether a name that does not exist is an error when parameters are selected; else it selects
+            nothing.
+
+    Raises:
+        TypeError: For names that are no strings.
+        ValueError: When parameters are selected, for a name that does not exist.
+
+    mlr3torch: `select_name()`.
+    """
+    names = names_of("names", names)
+    source = f"select_name({names!r}{'' if flag('assert_present', assert_present) else ', assert_present=False'})"
+    return Select(source, partial(_named, names=names, source=source if assert_present else None))
+
+
+def select_grep(patterns: str | Iterable[str], ignore_case: bool = False) -> Select:
+    r"""Selects the names in which one of these regular expressions is found.
+
+    Example:
+        >>> from callbacksets import select_grep
+        >>> select_grep(r"^0\.")(["0.weight", "0.bias", "2.weight"])
+        ['0.weight', '0.bias']
+
+    Args:
+        patterns: The regular expressions, or a single one.
+        ignore_case: Whether upper and lower case are the same.
+
+    Raises:
+        TypeError: For patterns that are no strings.
+        ValueError: For what is no regular expression.
+
+    mlr3torch: `select_grep()`.
+    """
+    patterns = names_of("patterns", patterns)
+    compiled = [_compiled(pattern, flag("ignore_case", ignore_case)) for pattern in patterns]
+    source = f"select_grep({patterns!r}{', ignore_case=True' if ignore_case else ''})"
+    return Select(source, partial(_found, patterns=compiled))
+
+
+def select_invert(select: Callable[[Sequence[str]], Iterable[str]]) -> Select:
+    """Selects what another selector does not.
+
+    Example:
+        >>> from callbacksets import select_grep, select_invert
+        >>> select_invert(select_grep("bias"))(["0.weight", "0.bias"])
+        ['0.weight']
+
+    Args:
+        select: The other selector.
+
+    Raises:
+        TypeError: For what cannot be called.
+
+    mlr3torch: `select_invert()`.
+    """
+    if not callable(select):
+        raise TypeError(f"Expected select to be a selector such as select_grep('bias') but got {select!r}.")
+    return Select(f"select_invert({select!r})", partial(_others, select=select))
+
+
+# Functions of the module, so that selectors can be pickled.
+
+
+def _all(known: Sequence[str]) -> Iterable[str]:
+    return known
+
+
+def _none(known: Sequence[str]) -> Iterable[str]:
+    return ()
+
+
+def _named(known: Sequence[str], *, names: Sequence[str], source: str | None) -> Iterable[str]:
+    unknown = [name for name in names if name not in known]
+    if unknown and source is not None:
+        raise ValueError(
+            f"{source}: there is no parameter {listed(unknown)}.{did_you_mean(unknown[0], known)} "
+            f"There are {listed(known)}."
+        )
+    return (name for name in known if name in names)
+
+
+def _found(known: Sequence[str], *, patterns: Sequence[re.Pattern[str]]) -> Iterable[str]:
+    return (name for name in known if any(pattern.search(name) for pattern in patterns))
+
+
+def _others(known: Sequence[str], *, select: Callable[[Sequence[str]], Iterable[str]]) -> Iterable[str]:
+    selected = set(select(known))
+    return (name for name in known if name not in selected)
+
+
+def _compiled(pattern: str, ignore_case: bool) -> re.Pattern[str]:
+    try:
+        return re.compile(pattern, re.IGNORECASE if ignore_case else re.NOFLAG)
+    except re.error as error:
+        raise ValueError(f"Expected patterns to be regular expressions but got {pattern!r}: {error}.") from None

@@ -1,0 +1,299 @@
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch.plugins.io import AsyncCheckpointIO
+
+from callbacksets import (
+    CallbackSet,
+    CallbackSetAdapter,
+    CallbackSetCheckpoint,
+    CallbackSetHistory,
+    latest_checkpoint,
+    read_states,
+)
+from tests.helpers import Act, StageLog, Tiny, fit, ones, quiet
+from tests.scripts.killed import EPOCHS, PLUGINS, train
+
+
+def saved(path: Path) -> list[str]:
+    return sorted(entry.name for entry in path.iterdir())
+
+
+def resume(callbacks: Any, checkpoint: Path | None, module: Tiny | None = None, **kwargs: Any) -> CallbackSetAdapter:
+    adapter = CallbackSetAdapter(callbacks)
+    trainer = quiet(callbacks=[adapter], **kwargs)
+    trainer.fit(Tiny() if module is None else module, ones(2), ckpt_path=checkpoint)
+    return adapter
+
+
+@pytest.mark.parametrize(
+    ("freq", "epochs", "expected"),
+    [
+        (1, 3, ["epoch1.ckpt", "epoch2.ckpt", "epoch3.ckpt"]),
+        (2, 5, ["epoch2.ckpt", "epoch4.ckpt", "epoch5.ckpt"]),
+        (9, 2, ["epoch2.ckpt"]),
+    ],
+)
+def test_saves_every_few_epochs_and_at_the_end(freq: int, epochs: int, expected: list[str], tmp_path: Path) -> None:
+    adapter = fit([CallbackSetCheckpoint(tmp_path, freq=freq)], max_epochs=epochs)
+    assert saved(tmp_path) == expected
+    assert latest_checkpoint(tmp_path) == tmp_path / expected[-1]
+    assert adapter.states == {"checkpoint": {"path": str(tmp_path)}}
+
+
+def test_newest_is_by_number(tmp_path: Path) -> None:
+    fit([CallbackSetCheckpoint(tmp_path, freq=3)], max_epochs=12)
+    assert latest_checkpoint(str(tmp_path)) == tmp_path / "epoch12.ckpt"
+
+
+def test_saves_what_was_trained_until_it_stopped(tmp_path: Path) -> None:
+    def stop(ctx: Any) -> None:
+        ctx.terminate = ctx.epoch == 3
+
+    fit([CallbackSetCheckpoint(tmp_path / "a", freq=2), Act(on_epoch_end=stop)], max_epochs=9)
+    assert saved(tmp_path / "a") == ["epoch2.ckpt", "epoch3.ckpt"]
+    fit([CallbackSetCheckpoint(tmp_path / "b", freq=9)], max_epochs=9, max_steps=3)
+    assert saved(tmp_path / "b") == ["epoch2.ckpt"]
+
+
+def test_saves_nothing_after_a_failure(tmp_path: Path) -> None:
+    def boom(ctx: Any) -> None:
+        if ctx.epoch == 3:
+            raise RuntimeError("boom")
+
+    with pytest.raises(RuntimeError, match="boom"):
+        fit([CallbackSetCheckpoint(tmp_path, freq=2), Act(on_batch_end=boom)], max_epochs=9)
+    assert saved(tmp_path) == ["epoch2.ckpt"]
+
+
+@pytest.mark.parametrize("kwargs", [{"max_epochs": 0}, {"limit_train_batches": 0}, {"fast_dev_run": True}])
+def test_saves_nothing_when_nothing_was_trained(kwargs: dict[str, Any], tmp_path: Path) -> None:
+    fit([CallbackSetCheckpoint(tmp_path / "new", freq=1)], **kwargs)
+    assert saved(tmp_path) == []
+    assert latest_checkpoint(tmp_path / "new") is None
+
+
+def test_terminated_before_the_first_epoch_saves_nothing(tmp_path: Path) -> None:
+    def stop(ctx: Any) -> None:
+        ctx.terminate = True
+
+    fit([CallbackSetCheckpoint(tmp_path, freq=1), Act(on_begin=stop)])
+    assert saved(tmp_path) == []
+
+
+def test_path_may_be_a_function(tmp_path: Path) -> None:
+    calls: list[int] = []
+
+    def path() -> str:
+        calls.append(1)
+        return str(tmp_path / f"run{len(calls)}")
+
+    callback = CallbackSetCheckpoint(path, freq=1)
+    states = [fit([callback], max_epochs=2).states for _ in range(2)]
+    assert states == [{"checkpoint": {"path": str(tmp_path / f"run{n}")}} for n in (1, 2)]
+    assert saved(tmp_path) == ["run1", "run2"]
+
+
+def test_holds_what_all_callbacks_have_done(tmp_path: Path) -> None:
+    log = StageLog(stages=("on_epoch_end", "on_end"))
+    log.weight = 1e9
+    fit([CallbackSetCheckpoint(tmp_path, freq=1), CallbackSetHistory(), log], max_epochs=2)
+    assert read_states(tmp_path / "epoch1.ckpt")["history"]["epoch"] == [1]
+    assert read_states(tmp_path / "epoch2.ckpt")["history"]["epoch"] == [1, 2]
+
+
+@pytest.mark.parametrize("freq", [1, 2, 9])
+def test_resumed_equals_uninterrupted(freq: int, tmp_path: Path) -> None:
+    whole, states = train(tmp_path / "whole", "file")
+    torch.manual_seed(0)
+    callbacks = [CallbackSetHistory(), CallbackSetCheckpoint(tmp_path / "parts", freq=freq)]
+    fit(callbacks, Tiny(), max_epochs=2)
+    module = Tiny()
+    adapter = resume(callbacks, latest_checkpoint(tmp_path / "parts"), module, max_epochs=EPOCHS)
+    assert adapter.states["history"] == states["history"]
+    assert all(torch.equal(value, module.state_dict()[name]) for name, value in whole.state_dict().items())
+    assert latest_checkpoint(tmp_path / "parts") == tmp_path / "parts" / "epoch3.ckpt"
+
+
+def test_finished_run_resumed_changes_nothing(tmp_path: Path) -> None:
+    callbacks = [CallbackSetCheckpoint(tmp_path, freq=2)]
+    fit(callbacks, max_epochs=3)
+    resume(callbacks, latest_checkpoint(tmp_path), max_epochs=3)
+    assert saved(tmp_path) == ["epoch2.ckpt", "epoch3.ckpt"]
+
+
+def test_fit_again_with_the_same_trainer(tmp_path: Path) -> None:
+    module, trainer = Tiny(), quiet(max_epochs=2, callbacks=[CallbackSetAdapter([CallbackSetCheckpoint(tmp_path, 1)])])
+    trainer.fit(module, ones(1))
+    trainer.fit_loop.max_epochs = 3
+    trainer.fit(module, ones(1))
+    assert saved(tmp_path) == ["epoch1.ckpt", "epoch2.ckpt", "epoch3.ckpt"]
+
+
+def test_moved_folder_can_be_continued(tmp_path: Path) -> None:
+    fit([CallbackSetCheckpoint(tmp_path / "old", freq=1)])
+    (tmp_path / "old").rename(tmp_path / "new")
+    resume([CallbackSetCheckpoint(tmp_path / "new", freq=1)], latest_checkpoint(tmp_path / "new"), max_epochs=2)
+    assert saved(tmp_path / "new") == ["epoch1.ckpt", "epoch2.ckpt"]
+
+
+def test_checkpoint_of_another_callback_continues_the_folder(tmp_path: Path) -> None:
+    callbacks = [CallbackSetCheckpoint(tmp_path / "ours", freq=2)]
+
+    def copy(ctx: Any) -> None:
+        if ctx.epoch == 3:
+            ctx.trainer.save_checkpoint(tmp_path / "theirs.ckpt")
+            raise RuntimeError("boom")
+
+    with pytest.raises(RuntimeError, match="boom"):
+        fit([*callbacks, Act(on_epoch_end=copy)], max_epochs=4)
+    adapter = CallbackSetAdapter([*callbacks, Act()])
+    quiet(max_epochs=4, callbacks=[adapter]).fit(Tiny(), ones(2), ckpt_path=tmp_path / "theirs.ckpt")
+    assert saved(tmp_path / "ours") == ["epoch2.ckpt", "epoch4.ckpt"]
+
+
+# --- folders it refuses ----------------------------------------------------------------------------------------------
+
+
+def refused(make: Callable[[], Any], message: str) -> None:
+    with pytest.raises(FileExistsError, match=message):
+        make()
+
+
+def test_refuses_the_folder_of_another_run(tmp_path: Path) -> None:
+    first, second = tmp_path / "first", tmp_path / "second"
+    fit([CallbackSetCheckpoint(first, freq=2)], max_epochs=6)
+    fit([CallbackSetCheckpoint(second, freq=2)], max_epochs=6)
+    callback = CallbackSetCheckpoint(first, freq=2)
+    before = {entry: entry.read_bytes() for entry in first.iterdir()}
+    newer = "up to epoch 6, but this run starts after epoch"
+    refused(lambda: fit([callback], max_epochs=9), f"{newer} 0 .*ckpt_path=latest_checkpoint")
+    refused(lambda: fit([callback], max_epochs=6), f"{newer} 0 .* with max_epochs above 6")
+    refused(lambda: resume([callback], first / "epoch4.ckpt", max_epochs=9), f"{newer} 4")
+    refused(lambda: resume([callback], first / "epoch4.ckpt", max_epochs=5), f"{newer} 4 .* max_epochs above 6")
+    refused(lambda: resume([callback], second / "epoch6.ckpt", max_epochs=9), "of another run than the one")
+    assert {entry: entry.read_bytes() for entry in first.iterdir()} == before
+
+
+def test_refuses_other_things(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    refused(lambda: fit([CallbackSetCheckpoint(tmp_path, freq=1)]), r"holds other things, 'notes\.txt' for one")
+    refused(lambda: fit([CallbackSetCheckpoint(tmp_path / "notes.txt", freq=1)]), r"notes\.txt is a file")
+    assert saved(tmp_path) == ["notes.txt"]
+
+
+def test_does_not_write_over_what_appears_meanwhile(tmp_path: Path) -> None:
+    def other_run(ctx: Any) -> None:
+        (tmp_path / "epoch2.ckpt").write_text("another run's")
+
+    callbacks = [CallbackSetCheckpoint(tmp_path, freq=2), Act(on_epoch_begin=other_run)]
+    refused(lambda: fit(callbacks, max_epochs=2), "has appeared while this run was training")
+    assert (tmp_path / "epoch2.ckpt").read_text() == "another run's"
+
+
+def test_other_files_beside_checkpoints_are_left_alone(tmp_path: Path) -> None:
+    fit([CallbackSetCheckpoint(tmp_path, freq=1)])
+    for name in ("epoch=1-step=2.ckpt", "epoch01.ckpt", "epoch0.ckpt", ".epoch2.ckpt", "epoch9.ckpt.part"):
+        (tmp_path / name).touch()
+    assert latest_checkpoint(tmp_path) == tmp_path / "epoch1.ckpt"
+    resume([CallbackSetCheckpoint(tmp_path, freq=1)], latest_checkpoint(tmp_path), max_epochs=2)
+    assert len(saved(tmp_path)) == 7
+
+
+# --- killed ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
+@pytest.mark.parametrize("plugin", PLUGINS)
+def test_killed_at_any_moment(plugin: str, tmp_path: Path) -> None:
+    command = [sys.executable, "-m", "tests.scripts.killed", str(tmp_path / "killed"), plugin]
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    killed = sorted((tmp_path / "killed").iterdir(), key=lambda path: int(path.name))
+    newest = [latest_checkpoint(path) for path in killed]
+    epochs = [0 if path is None else int(path.name.removeprefix("epoch").removesuffix(".ckpt")) for path in newest]
+    assert epochs == sorted(epochs)
+    assert set(epochs) == set(range(EPOCHS + 1))
+    whole, states = train(tmp_path / "whole", plugin)
+    for path, checkpoint, epoch in zip(killed, newest, epochs, strict=True):
+        if checkpoint is not None:
+            assert read_states(checkpoint)["history"]["epoch"] == list(range(1, epoch + 1))
+        module, resumed = train(path, plugin)
+        assert resumed["history"] == states["history"]
+        assert all(torch.equal(value, module.state_dict()[name]) for name, value in whole.state_dict().items())
+        if epoch < EPOCHS:
+            assert saved(path) == saved(tmp_path / "whole")
+
+
+# --- errors ----------------------------------------------------------------------------------------------------------
+
+
+class CallbackSetCount(CallbackSet):
+    weight = float("inf")
+
+    def __init__(self) -> None:
+        self.epochs = 0
+
+    def on_epoch_end(self) -> None:
+        self.epochs += 1
+
+    def state_dict(self) -> int:
+        return self.epochs
+
+
+def test_a_state_that_changes_later_is_an_error(tmp_path: Path) -> None:
+    checkpoint = CallbackSetCheckpoint(tmp_path, freq=1)
+    with pytest.raises(RuntimeError, match="'count' would change a state in epoch_end or end after"):
+        fit([checkpoint, CallbackSetCount()])
+    fit([CallbackSetCount(), checkpoint])
+
+
+def test_two_checkpoints_and_what_has_no_state_may_follow(tmp_path: Path) -> None:
+    log = StageLog()
+    log.weight = float("inf")
+    first, second = CallbackSetCheckpoint(tmp_path / "a", freq=1), CallbackSetCheckpoint(tmp_path / "b", freq=2)
+    fit({"a": first, "b": second, "log": log}, max_epochs=2)
+    assert (len(saved(tmp_path / "a")), len(saved(tmp_path / "b"))) == (2, 1)
+
+
+def test_asynchronous_checkpoints_are_an_error(tmp_path: Path) -> None:
+    with pytest.raises(RuntimeError, match="AsyncCheckpointIO writes checkpoints later"):
+        fit([CallbackSetCheckpoint(tmp_path, freq=1)], plugins=[AsyncCheckpointIO()])
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: CallbackSetCheckpoint(), TypeError, "path"),
+        (lambda: CallbackSetCheckpoint("a"), TypeError, "freq"),
+        (lambda: CallbackSetCheckpoint(None, 1), TypeError, "Expected path to be the path of a folder but got None"),
+        (lambda: CallbackSetCheckpoint(3, 1), TypeError, "Expected path to be the path of a folder but got 3"),
+        (lambda: CallbackSetCheckpoint("", 1), ValueError, "Expected path to be .* but got ''"),
+        (lambda: CallbackSetCheckpoint("s3://bucket/run", 1), ValueError, "a folder on this machine but got 's3:"),
+        (
+            lambda: CallbackSetCheckpoint("a", 0),
+            ValueError,
+            "Expected freq to be a whole number of at least 1 but got 0",
+        ),
+        (lambda: CallbackSetCheckpoint("a", -1), ValueError, "freq to be .* but got -1"),
+        (lambda: CallbackSetCheckpoint("a", 1.5), TypeError, "freq to be .* but got 1.5"),
+        (lambda: CallbackSetCheckpoint("a", True), TypeError, "freq to be .* but got True"),
+        (lambda: CallbackSetCheckpoint("a", float("nan")), TypeError, "freq to be .* but got nan"),
+        (lambda: CallbackSetCheckpoint("a", "1"), TypeError, "freq to be .* but got '1'"),
+        (lambda: latest_checkpoint(None), TypeError, "Expected path to be the path of a folder but got None"),
+    ],
+)
+def test_bad_argument(make: Callable[[], Any], error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        make()
+
+
+def test_function_must_return_a_path() -> None:
+    with pytest.raises(TypeError, match=r"Expected the value of path\(\) to be the path of a folder but got None"):
+        fit([CallbackSetCheckpoint(lambda: None, freq=1)])

@@ -1,0 +1,210 @@
+"""The base class: what it checks when a class is made, what it says of itself, and how it is copied."""
+
+import functools
+import re
+from typing import Any
+
+import pytest
+
+from callbacksets import CallbackSet
+from callbacksets.callback_set import STAGES, check_instance, identify, snake_case
+from tests.helpers import quiet
+
+
+class CallbackSetList(CallbackSet):
+    """Holds a list, and has a stage."""
+
+    def __init__(self) -> None:
+        self.seen: list[str] = []
+
+    def on_begin(self) -> None:
+        self.seen.append("begin")
+
+
+def nothing(self: Any) -> None: ...
+
+
+def takes_batch(self: Any, batch: Any) -> None: ...
+
+
+def takes_option(self: Any, verbose: bool = False) -> None: ...
+
+
+def takes_keyword(self: Any, *, verbose: bool) -> None: ...
+
+
+def takes_no_self() -> None: ...
+
+
+async def coroutine(self: Any) -> None: ...
+
+
+def generator(self: Any) -> Any:
+    yield
+
+
+@functools.wraps(nothing)
+def decorated(*args: Any, **kwargs: Any) -> None: ...
+
+
+REFUSED = {
+    "misspelled": ({"on_epoch_ned": nothing}, "X.on_epoch_ned is no stage. Did you mean 'on_epoch_end'? The stages"),
+    "unknown": (
+        {"on_quite_another_thing": nothing},
+        "X.on_quite_another_thing is no stage. The stages are 'on_begin', 'on_epoch_begin'",
+    ),
+    "Lightning's hook": ({"on_train_start": nothing}, "It is a hook of Lightning; here it is 'on_begin'."),
+    "Lightning's batch hook": ({"on_train_batch_end": takes_batch}, "here it is 'on_batch_end'."),
+    "Lightning's state hook": ({"on_save_checkpoint": nothing}, "here it is 'state_dict'."),
+    "of another loop": ({"on_test_start": nothing}, "Callbacks run in fits only"),
+    "argument": ({"on_batch_end": takes_batch}, "X.on_batch_end takes 'batch', but a stage is called without"),
+    "optional argument": ({"on_end": takes_option}, "X.on_end takes 'verbose'"),
+    "keyword": ({"on_end": takes_keyword}, "X.on_end takes 'verbose'"),
+    "argument of a static method": ({"on_end": staticmethod(nothing)}, "X.on_end takes 'self'"),
+    "no self": ({"on_end": takes_no_self}, "X.on_end takes no argument, not even self: define on_end(self)."),
+    "coroutine": ({"on_end": coroutine}, "X.on_end is a coroutine or a generator"),
+    "generator": ({"on_end": generator}, "X.on_end is a coroutine or a generator"),
+    "no function": ({"on_end": 3}, "Expected X.on_end to be a method or None but got 3."),
+}
+
+
+@pytest.mark.parametrize(("body", "message"), REFUSED.values(), ids=REFUSED)
+def test_refuses_the_class(body: dict[str, Any], message: str) -> None:
+    with pytest.raises(TypeError, match=re.escape(message)):
+        type("X", (CallbackSet,), body)
+
+
+def test_refuses_what_a_mixin_brings() -> None:
+    class Mixin:
+        def on_epoch_ned(self) -> None: ...
+
+    with pytest.raises(TypeError, match=r"X.on_epoch_ned is no stage"):
+        type("X", (Mixin, CallbackSet), {})
+
+
+ALLOWED = {
+    "method": nothing,
+    "None": None,
+    "static method": staticmethod(takes_no_self),
+    "class method": classmethod(nothing),
+    "property": property(lambda self: None),
+    "decorated": decorated,
+}
+
+
+@pytest.mark.parametrize("stage", ALLOWED.values(), ids=ALLOWED)
+def test_allows(stage: Any) -> None:
+    cls = type("X", (CallbackSet,), {"on_end": stage, "_on_private": takes_batch, "once": takes_batch})
+    assert cls().stages == (["on_end"] if callable(cls().on_end) else [])
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "message"),
+    [
+        ("on_epoch_ned", lambda: None, "CallbackSetList.on_epoch_ned is no stage. Did you mean 'on_epoch_end'?"),
+        ("on_train_start", lambda: None, "here it is 'on_begin'."),
+        ("on_end", lambda batch: None, "CallbackSetList.on_end takes 'batch'"),
+        ("on_end", coroutine.__get__(object()), "is a coroutine or a generator"),
+        ("on_end", "now", "Expected CallbackSetList.on_end to be a method or None but got 'now'."),
+    ],
+)
+def test_refuses_on_the_instance(name: str, value: Any, message: str) -> None:
+    callback = CallbackSetList()
+    setattr(callback, name, value)
+    with pytest.raises(TypeError, match=re.escape(message)):
+        check_instance(callback)
+
+
+def test_stages_come_in_the_order_in_which_they_run() -> None:
+    cls = type("X", (CallbackSet,), dict.fromkeys(reversed(STAGES), nothing))
+    assert cls().stages == list(STAGES)
+
+
+def test_stages_of_an_instance() -> None:
+    callback = CallbackSetList()
+    callback.on_end = lambda: None
+    assert callback.stages == ["on_begin", "on_end"]
+    callback.on_begin = None
+    assert callback.stages == ["on_end"]
+
+
+def test_defaults() -> None:
+    callback = CallbackSet()
+    assert callback.ctx is None
+    assert callback.weight == 0
+    assert callback.stages == []
+    assert callback.state_dict() is None
+    callback.load_state_dict(None)
+    with pytest.warns(UserWarning, match="CallbackSet does not implement load_state_dict"):
+        callback.load_state_dict({})
+
+
+def test_prints(capsys: pytest.CaptureFixture[str]) -> None:
+    CallbackSetList().print()
+    CallbackSet().print()
+    assert capsys.readouterr().out == "<CallbackSetList>\n* Stages: on_begin\n<CallbackSet>\n* Stages: -\n"
+    assert repr(CallbackSetList()) == "<CallbackSetList: on_begin>"
+    assert repr(CallbackSet()) == "<CallbackSet: no stages>"
+
+
+@pytest.mark.parametrize(("deep", "shared"), [(False, True), (True, False)])
+def test_clone(deep: bool, shared: bool) -> None:
+    callback = CallbackSetList()
+    callback.weight = 7
+    clone = callback.clone(deep=deep)
+    assert type(clone) is CallbackSetList
+    assert clone.weight == 7
+    assert (clone.seen is callback.seen) == shared
+
+
+@pytest.mark.parametrize("deep", [False, True])
+def test_a_stage_set_on_the_instance_is_the_clones_own(deep: bool) -> None:
+    callback = CallbackSetList()
+    callback.on_end = callback.on_begin
+    clone = callback.clone(deep=deep)
+    clone.seen = []
+    clone.on_end()
+    assert (clone.seen, callback.seen) == (["begin"], [])
+
+
+def test_no_clone_during_a_fit() -> None:
+    callback = CallbackSetList()
+    callback.ctx = object()
+    with pytest.raises(RuntimeError, match="A CallbackSetList can only be cloned while its ctx is None"):
+        callback.clone()
+
+
+@pytest.mark.parametrize(
+    ("callback", "message"),
+    [
+        (CallbackSetList(), r"got a CallbackSetList. Wrap it: .*CallbackSetAdapter\(\[CallbackSetList\(\.\.\.\)\]\)"),
+        (CallbackSetList, r"got the class CallbackSetList. Wrap it: .*CallbackSetAdapter\(\[CallbackSetList\]\)"),
+    ],
+)
+def test_is_no_lightning_callback(callback: Any, message: str) -> None:
+    with pytest.raises(TypeError, match=message):
+        quiet(callbacks=[callback])
+
+
+@pytest.mark.parametrize(
+    ("name", "id"),
+    [
+        ("CallbackSetEarlyStopping", "early_stopping"),
+        ("CallbackSetTB", "tb"),
+        ("CallbackSetLRScheduler", "lr_scheduler"),
+        ("CallbackSetTop5Accuracy", "top5_accuracy"),
+        ("CallbackSetGradient_clipper", "gradient_clipper"),
+        ("CallbackSet", "callback_set"),
+        ("LossEMA", "loss_ema"),
+    ],
+)
+def test_identify(name: str, id: str) -> None:
+    assert identify(type(name, (), {})) == id
+
+
+def test_snake_case() -> None:
+    assert list(map(snake_case, ["Step", "CosineAnnealing", "is_already"])) == [
+        "step",
+        "cosine_annealing",
+        "is_already",
+    ]

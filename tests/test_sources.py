@@ -1,0 +1,155 @@
+"""What the adapter takes as callbacks, and what a fit makes of it."""
+
+import copy
+import pickle
+import re
+from typing import Any
+
+import lightning as L
+import pytest
+
+from callbacksets import CallbackSet, CallbackSetAdapter, CallbackSetHistory, TorchCallback, t_clbk, t_clbks
+from callbacksets.sources import generate, sources_by_id
+from tests.helpers import fit
+
+
+class CallbackSetSized(CallbackSet):
+    """Needs a size."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+
+class CallbackSetEMA(CallbackSet):
+    weight = 5
+
+
+def weighted(weight: Any) -> CallbackSet:
+    callback = CallbackSet()
+    callback.weight = weight
+    return callback
+
+
+@pytest.mark.parametrize(
+    ("callbacks", "ids"),
+    [
+        ([], []),
+        ({}, []),
+        ("history", ["history"]),
+        (CallbackSetHistory, ["history"]),
+        (CallbackSetHistory(), ["history"]),
+        (t_clbk("history"), ["history"]),
+        (t_clbk("history", id="scores"), ["scores"]),
+        (t_clbks(["history", "progress"]), ["history", "progress"]),
+        (t_clbks(["history", "progress"]).values(), ["history", "progress"]),
+        (["history_1", "history", CallbackSetEMA], ["history_1", "history", "ema"]),
+        (("progress", CallbackSetSized(3), TorchCallback(CallbackSetSized, id="b")), ["progress", "sized", "b"]),
+        (iter(["history", "progress"]), ["history", "progress"]),
+        ({"a": "history", "b": t_clbk("history"), "c": CallbackSetEMA}, ["a", "b", "c"]),
+    ],
+)
+def test_ids(callbacks: Any, ids: list[str]) -> None:
+    assert list(sources_by_id(callbacks)) == ids
+
+
+def test_what_a_fit_makes_of_them() -> None:
+    instance, descriptor = CallbackSetSized(1), TorchCallback(CallbackSetSized, id="described")
+    descriptor.param_set.set_values(size=2)
+    sources = sources_by_id(["history", CallbackSetEMA, instance, descriptor])
+    descriptor.param_set.set_values(size=3)
+    first: Any = generate(sources)
+    descriptor.param_set.set_values(size=4)
+    second: Any = generate(sources)
+
+    assert list(first) == list(second) == ["history", "sized", "described", "ema"]  # by weight
+    assert first["sized"] is second["sized"] is instance
+    assert all(first[id] is not second[id] for id in ("history", "described", "ema"))
+    assert (first["described"].size, second["described"].size) == (3, 4)
+    assert sources["described"] is descriptor
+
+
+def test_one_descriptor_may_have_several_ids() -> None:
+    descriptor = t_clbk("history")
+    callbacks = generate(sources_by_id({"a": descriptor, "b": descriptor}))
+    assert callbacks["a"] is not callbacks["b"]
+
+
+def test_in_a_fit() -> None:
+    adapter = fit(["history", TorchCallback(CallbackSetEMA, weight=-1)], max_epochs=2)
+    assert list(adapter.sets) == ["ema", "history"]
+    assert adapter.states["history"]["epoch"] == [1, 2]
+    before = adapter.sets
+    fit(adapter)
+    assert adapter.states["history"]["epoch"] == [1]
+    assert adapter.sets["ema"] is not before["ema"]
+
+
+@pytest.mark.parametrize("remake", [copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])
+def test_the_adapter_can_be_copied_and_pickled(remake: Any) -> None:
+    adapter = remake(
+        CallbackSetAdapter(["history", t_clbk("early_stopping", patience=3), t_clbk("lr_step", step_size=1)])
+    )
+    assert list(generate(adapter._sources)) == ["history", "lr_step", "early_stopping"]
+
+
+SAME = CallbackSet()
+
+REFUSED = [
+    ("histroy", KeyError, "There is no callback 'histroy'. Did you mean 'history'?"),
+    (
+        ["history", "early_stopping"],
+        TypeError,
+        "'early_stopping' cannot be made without 'patience'. Give a descriptor: "
+        "t_clbk('early_stopping', patience=...).",
+    ),
+    ("checkpoint", TypeError, "'checkpoint' cannot be made without 'path', 'freq'."),
+    (
+        CallbackSetSized,
+        TypeError,
+        "CallbackSetSized is given as a class but cannot be made without 'size'. Give an "
+        "instance: CallbackSetSized(size=...).",
+    ),
+    ("", ValueError, "Expected key to be a string with something in it but got ''."),
+    (3, TypeError, "Expected callbacks to be CallbackSet instances or classes, descriptors or dictionary keys"),
+    ([None], TypeError, "a list or a mapping, but got None."),
+    ([TorchCallback], TypeError, "but got <class 'callbacksets.descriptor.TorchCallback'>."),
+    ([lambda: CallbackSet()], TypeError, "but got <function"),
+    ([L.Callback()], TypeError, "Callback is a Lightning callback, not a CallbackSet."),
+    ([L.pytorch.callbacks.Timer], TypeError, "Timer is a Lightning callback, not a CallbackSet."),
+    ([CallbackSetAdapter([])], TypeError, "CallbackSetAdapter is a Lightning callback, not a CallbackSet."),
+    (["history", "history"], ValueError, "Two callbacks have the id 'history'. Give ids of your own"),
+    ([t_clbk("history"), CallbackSetHistory()], ValueError, "Two callbacks have the id 'history'."),
+    ([SAME, SAME], ValueError, "is given twice, as 'callback_set' and 'callback_set'."),
+    ({"a": SAME, "b": SAME}, ValueError, "is given twice, as 'a' and 'b'. Make one instance for each."),
+    ({3: SAME}, TypeError, "Expected the ids of the callbacks to be non-empty strings but got 3."),
+    ({"": "history"}, TypeError, "Expected the ids of the callbacks to be non-empty strings but got ''."),
+    ([weighted("1")], TypeError, "Expected the weight of callback 'callback_set' to be a number but got '1'."),
+    ([weighted(True)], TypeError, "Expected the weight of callback 'callback_set' to be a number but got True."),
+    ([weighted(float("nan"))], ValueError, "Expected the weight of callback 'callback_set' to be a number but got nan"),
+]
+
+
+@pytest.mark.parametrize(("callbacks", "error", "message"), REFUSED, ids=[message[:50] for *_, message in REFUSED])
+def test_refuses(callbacks: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error) as raised:
+        CallbackSetAdapter(callbacks)
+    assert re.search(re.escape(message), str(raised.value.args[0]))
+
+
+class CallbackSetHeavyLater(CallbackSet):
+    def __init__(self) -> None:
+        self.weight = "much"  # type: ignore[assignment]
+
+
+@pytest.mark.parametrize(
+    ("callbacks", "message"),
+    [
+        ([TorchCallback(CallbackSetSized)], "Callback 'sized' cannot be made without 'size'."),
+        ([TorchCallback(CallbackSetEMA, packages="no_such_thing")], "Callback 'ema' needs what is not installed"),
+        ([CallbackSetHeavyLater], "Expected the weight of callback 'heavy_later' to be a number but got 'much'."),
+    ],
+)
+def test_refuses_when_the_fit_starts(callbacks: Any, message: str) -> None:
+    adapter = CallbackSetAdapter(callbacks)
+    with pytest.raises((TypeError, ModuleNotFoundError), match=message):
+        fit(adapter)
