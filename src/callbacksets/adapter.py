@@ -5,7 +5,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from lightning.pytorch import Callback
+from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
@@ -13,13 +13,14 @@ from torch.optim import Optimizer
 
 from callbacksets.callback_set import CallbackSet
 from callbacksets.context import NOTHING, ContextTorch, Loop, check_names
+from callbacksets.handover import Handover
 from callbacksets.run import Run
 from callbacksets.scores import Scores
 from callbacksets.sources import generate, sources_by_id
 from callbacksets.states import KEY, Saved, check_saved, restore_loop
 
 if TYPE_CHECKING:
-    from lightning.pytorch import LightningModule, Trainer
+    from lightning.pytorch import LightningModule
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,8 @@ class AdapterHooks:
     """The adapter for the Trainer of either namespace, `lightning.pytorch` or `pytorch_lightning`."""
 
     state_key = KEY  # one name whatever the class, so that checkpoints move between them
+    trainer_class: type = Trainer
+    checkpoint_class: type = Checkpoint
 
     def __init__(
         self,
@@ -70,6 +73,7 @@ class AdapterHooks:
         self._result: Saved | None = None
         self._weights: dict[str, Any] | None = None
         self._stopped_by: StoppedBy | None = None
+        self._handover = Handover()
 
     @property
     def sets(self) -> Mapping[str, CallbackSet]:
@@ -79,6 +83,7 @@ class AdapterHooks:
     @property
     def states(self) -> dict[str, Any]:
         """The final state of each callback that has one, by id; what was there until then after a failure."""
+        self._take_over()
         return {} if self._result is None else {id: saved["state"] for id, saved in self._result["callbacks"].items()}
 
     @property
@@ -89,15 +94,31 @@ class AdapterHooks:
     @property
     def stopped_by(self) -> StoppedBy | None:
         """Who stopped the last fit through `ctx.terminate`, and when; None when it ended otherwise."""
+        self._take_over()
         return self._stopped_by
+
+    def _take_over(self) -> None:
+        """Make what a fit in a child process has left our own."""
+        if (left := self._handover.take()) is not None:
+            self._result, self._stopped_by = left
 
     # --- before training ---------------------------------------------------------------------------------------------
 
-    def setup(self, trainer: "Trainer", pl_module: "LightningModule", stage: str) -> None:
+    def setup(self, trainer: Trainer, pl_module: "LightningModule", stage: str) -> None:
         self._exit()  # of a fit that was left without a word: another callback failed in its `on_exception`
         if stage != "fit":
             return
         self._result = self._stopped_by = self._weights = None
+        if not isinstance(trainer, self.trainer_class):
+            other = (
+                "callbacksets"
+                if "pytorch_lightning" in self.trainer_class.__module__
+                else "callbacksets.pytorch_lightning"
+            )
+            raise TypeError(
+                f"Expected a Trainer of {self.trainer_class.__module__.split('.trainer')[0]} but got one of "
+                f"{type(trainer).__module__.split('.trainer')[0]}. For that: from {other} import CallbackSetAdapter."
+            )
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set where mypy does not look
         adapters = [callback for callback in callbacks if isinstance(callback, AdapterHooks)]
         if len(adapters) > 1:
@@ -108,7 +129,7 @@ class AdapterHooks:
         self._sets = generate(self._sources)
         self._run = Run(trainer, pl_module, self._sets, **self._names)
 
-    def on_load_checkpoint(self, trainer: "Trainer", pl_module: "LightningModule", checkpoint: dict[str, Any]) -> None:
+    def on_load_checkpoint(self, trainer: Trainer, pl_module: "LightningModule", checkpoint: dict[str, Any]) -> None:
         run = self._run
         if run is None or run.loop.begun:
             return  # trainer.validate(ckpt_path=...), or a learning rate finder that restores what it has changed
@@ -120,12 +141,12 @@ class AdapterHooks:
             check_saved(saved, run.sets)
             run.given = saved
 
-    def on_fit_start(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
+    def on_fit_start(self, trainer: Trainer, pl_module: "LightningModule") -> None:
         run = self._running()
         check_names(pl_module, **self._names)
         run.capture.watch_network(run.ctx.network)  # before the sanity check may compile it
 
-    def on_train_start(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
+    def on_train_start(self, trainer: Trainer, pl_module: "LightningModule") -> None:
         self._begin(self._running())
 
     def _begin(self, run: Run) -> None:
@@ -153,7 +174,7 @@ class AdapterHooks:
 
     # --- an epoch of training ----------------------------------------------------------------------------------------
 
-    def on_train_epoch_start(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
+    def on_train_epoch_start(self, trainer: Trainer, pl_module: "LightningModule") -> None:
         run = self._running()
         if run.loop.missed_epoch_begin:
             return  # the epoch had begun when the checkpoint was written, but not yet for Lightning
@@ -172,9 +193,7 @@ class AdapterHooks:
         loop.in_epoch = True
         loop.in_batch = False  # a module that skips the rest of an epoch leaves a batch without its end
 
-    def on_train_batch_start(
-        self, trainer: "Trainer", pl_module: "LightningModule", batch: Any, batch_idx: int
-    ) -> None:
+    def on_train_batch_start(self, trainer: Trainer, pl_module: "LightningModule", batch: Any, batch_idx: int) -> None:
         run = self._running()
         loop = run.loop
         if not loop.in_epoch and batch_idx == 0:
@@ -195,14 +214,14 @@ class AdapterHooks:
         run.call(stage)
         loop.batch_open = False
 
-    def on_before_zero_grad(self, trainer: "Trainer", pl_module: "LightningModule", optimizer: Optimizer) -> None:
+    def on_before_zero_grad(self, trainer: Trainer, pl_module: "LightningModule", optimizer: Optimizer) -> None:
         self._running().loop.backward = 0
 
-    def on_after_backward(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
+    def on_after_backward(self, trainer: Trainer, pl_module: "LightningModule") -> None:
         loop = self._running().loop
         loop.backward = loop.global_step
 
-    def on_before_optimizer_step(self, trainer: "Trainer", pl_module: "LightningModule", optimizer: Optimizer) -> None:
+    def on_before_optimizer_step(self, trainer: Trainer, pl_module: "LightningModule", optimizer: Optimizer) -> None:
         # Not Lightning's `on_after_backward`: there, gradients may still be incomplete or scaled.
         run = self._running()
         if self._steps_on_gradients(run.loop, trainer):
@@ -210,7 +229,7 @@ class AdapterHooks:
             run.call("on_after_backward")
             run.loop.optimizer = None
 
-    def _steps_on_gradients(self, loop: Loop, trainer: "Trainer") -> bool:
+    def _steps_on_gradients(self, loop: Loop, trainer: Trainer) -> bool:
         """Lightning announces an optimizer step also when training_step() returned None."""
         if loop.backward == loop.global_step or not loop.automatic:
             return True
@@ -218,7 +237,7 @@ class AdapterHooks:
         return loop.backward > 0 and getattr(trainer.precision_plugin, "scaler", None) is None
 
     def on_train_batch_end(
-        self, trainer: "Trainer", pl_module: "LightningModule", outputs: Any, batch: Any, batch_idx: int
+        self, trainer: Trainer, pl_module: "LightningModule", outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         run = self._running()
         loop = run.loop
@@ -234,7 +253,7 @@ class AdapterHooks:
 
     # --- validation --------------------------------------------------------------------------------------------------
 
-    def on_validation_start(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
+    def on_validation_start(self, trainer: Trainer, pl_module: "LightningModule") -> None:
         if (run := self._training()) is not None:
             self._enter_epoch(run)
             run.loop.validated = True
@@ -247,7 +266,7 @@ class AdapterHooks:
         run.call("on_before_valid")
 
     def on_validation_batch_start(
-        self, trainer: "Trainer", pl_module: "LightningModule", batch: Any, batch_idx: int, dataloader_idx: int = 0
+        self, trainer: Trainer, pl_module: "LightningModule", batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         if (run := self._training()) is not None:
             run.loop.step_valid = batch_idx + 1
@@ -255,7 +274,7 @@ class AdapterHooks:
 
     def on_validation_batch_end(
         self,
-        trainer: "Trainer",
+        trainer: Trainer,
         pl_module: "LightningModule",
         outputs: Any,
         batch: Any,
@@ -265,7 +284,7 @@ class AdapterHooks:
         if (run := self._training()) is not None:
             run.call("on_batch_valid_end")
 
-    def on_validation_end(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
+    def on_validation_end(self, trainer: Trainer, pl_module: "LightningModule") -> None:
         if self._run is not None and trainer.sanity_checking:
             self._run.loop.measures_valid = self._run.reader.measures("valid")  # nothing more is known before `begin`
         if (run := self._training()) is not None:
@@ -277,7 +296,7 @@ class AdapterHooks:
 
     # --- the end -----------------------------------------------------------------------------------------------------
 
-    def on_train_epoch_end(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
+    def on_train_epoch_end(self, trainer: Trainer, pl_module: "LightningModule") -> None:
         run = self._running()
         loop = run.loop
         self._enter_epoch(run)
@@ -314,7 +333,7 @@ class AdapterHooks:
         trainer.should_stop = True
         self._stopped_by = StoppedBy(*who, epoch=loop.epoch)
 
-    def on_train_end(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
+    def on_train_end(self, trainer: Trainer, pl_module: "LightningModule") -> None:
         self._end(self._running())
 
     def _end(self, run: Run) -> None:
@@ -324,26 +343,29 @@ class AdapterHooks:
         if self._stopped_by is not None:
             rank_zero_info(f"Training stopped: {self._stopped_by}.")
 
-    def on_fit_end(self, trainer: "Trainer", pl_module: "LightningModule") -> None:
+    def on_fit_end(self, trainer: Trainer, pl_module: "LightningModule") -> None:
         run = self._running()
         if not run.loop.begun:
             # a fit that has nothing to train (max_epochs=0, a finished run resumed) comes here right away
             self._begin(run)
             self._end(run)
 
-    def teardown(self, trainer: "Trainer", pl_module: "LightningModule", stage: str) -> None:
+    def teardown(self, trainer: Trainer, pl_module: "LightningModule", stage: str) -> None:
         if stage == "fit":
             self._exit()
 
-    def on_exception(self, trainer: "Trainer", pl_module: "LightningModule", exception: BaseException) -> None:
+    def on_exception(self, trainer: Trainer, pl_module: "LightningModule", exception: BaseException) -> None:
         weights = self._weights_to_save(trainer, pl_module)
         self._exit(exception)
         self._weights = weights
 
-    def _weights_to_save(self, trainer: "Trainer", pl_module: "LightningModule") -> dict[str, Any] | None:
+    def _weights_to_save(self, trainer: Trainer, pl_module: "LightningModule") -> dict[str, Any] | None:
         """A copy of the weights for what saves a checkpoint on the exception, behind us, when `exit` changed them."""
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
-        saves = any(isinstance(other, Checkpoint) and getattr(other, "save_on_exception", True) for other in callbacks)
+        saves = any(
+            isinstance(other, self.checkpoint_class) and getattr(other, "save_on_exception", True)
+            for other in callbacks
+        )
         # of a sharded module no rank alone has them, and the others may be gone
         whole = trainer.world_size == 1 or "DDP" in type(trainer.strategy).__name__
         if self._run is None or not (saves and whole and self._run.has_stage("on_exit")):
@@ -360,10 +382,12 @@ class AdapterHooks:
                 run.exit(error)
             finally:
                 self._run, self._result = None, run.result
+                if run.trainer.is_global_zero:
+                    self._handover.give((self._result, self._stopped_by))
 
     # --- checkpoints, and other things that Lightning does with callbacks --------------------------------------------
 
-    def on_save_checkpoint(self, trainer: "Trainer", pl_module: "LightningModule", checkpoint: dict[str, Any]) -> None:
+    def on_save_checkpoint(self, trainer: Trainer, pl_module: "LightningModule", checkpoint: dict[str, Any]) -> None:
         # Not `state_dict`: of two callbacks with one, Lightning refuses the second before `setup` can say what to do.
         saved = copy.deepcopy(self._result) if self._run is None else self._run.save()
         if saved is None:

@@ -1,0 +1,34 @@
+"""Bringing what a fit has left from a child process to the process that called it."""
+
+import multiprocessing
+import os
+import tempfile
+import uuid
+from pathlib import Path
+from typing import Any
+
+import torch
+
+
+class Handover:
+    """A file between two processes, for strategies that train in child processes (`ddp_spawn`, `ddp_notebook`).
+
+    Of the callbacks in a child, Lightning brings nothing back.
+    """
+
+    def __init__(self) -> None:
+        self._owner = os.getpid()
+        self._path = Path(tempfile.gettempdir()) / f"callbacksets-{uuid.uuid4().hex}.pt"
+
+    def give(self, what: Any) -> None:
+        """In a child process, leave something for the process in which this was made."""
+        if os.getpid() != self._owner and multiprocessing.parent_process() is not None:
+            torch.save(what, self._path)
+
+    def take(self) -> Any:
+        """What was left by a child, once; None if nothing was."""
+        if not self._path.exists():
+            return None
+        what = torch.load(self._path, weights_only=False)  # written by a child of this very process
+        self._path.unlink()
+        return what
