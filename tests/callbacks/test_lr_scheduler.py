@@ -1,3 +1,5 @@
+import copy
+import pickle
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -218,6 +220,18 @@ def test_an_instance_serves_several_fits() -> None:
     assert first.groups == second.groups
 
 
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda callback: pickle.loads(pickle.dumps(callback))])
+def test_copies_after_a_fit(copied: Callable[[Any], Any]) -> None:
+    schedule = CallbackSetLRScheduler(torch_schedulers.StepLR, step_size=1)
+    first, second = Recorder(), Recorder()
+    fit([first, schedule], Module(), max_epochs=3)
+    other = copied(schedule)
+    assert other.state_dict() == schedule.state_dict()
+    fit([second, other], Module(), max_epochs=3)
+    assert first.groups == second.groups
+    assert schedule.scheduler.optimizer is not other.scheduler.optimizer
+
+
 def test_the_schedule_of_the_checkpoint_goes_on(tmp_path: Path) -> None:
     callbacks = {"checkpoint": CallbackSetCheckpoint(tmp_path, freq=1)}
     first = CallbackSetLRScheduler(torch_schedulers.StepLR, step_size=1, gamma=0.5)
@@ -227,6 +241,26 @@ def test_the_schedule_of_the_checkpoint_goes_on(tmp_path: Path) -> None:
     adapter = CallbackSetAdapter({"recorder": recorder, "lr": other, **callbacks})
     quiet(max_epochs=2, callbacks=[adapter]).fit(Module(), ones(1), ckpt_path=latest_checkpoint(tmp_path))
     assert [look[0]["lr"] for look in recorder.groups] == [0.05, 0.025]
+
+
+@pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch")
+@pytest.mark.parametrize(("stage", "step"), [("on_valid_end", 3), ("on_batch_end", 2)])
+@pytest.mark.parametrize("step_on_epoch", [True, False])
+def test_resumed_inside_the_first_epoch(stage: str, step: int, step_on_epoch: bool, tmp_path: Path) -> None:
+    def save(ctx: Any) -> None:
+        if ctx.global_step == step and not ctx.resumed:
+            ctx.trainer.save_checkpoint(tmp_path / "inside.ckpt")
+
+    def callbacks(recorder: Recorder) -> dict[str, Any]:
+        schedule = CallbackSetLRScheduler(torch_schedulers.StepLR, step_on_epoch, step_size=1, gamma=0.5)
+        return {"recorder": recorder, "lr": schedule, "save": Act(**{stage: save})}
+
+    whole, resumed = Recorder(), Recorder()
+    fit(callbacks(whole), Module(), ones(3), ones(1), max_epochs=2)
+    adapter = CallbackSetAdapter(callbacks(resumed))
+    trainer = quiet(max_epochs=2, callbacks=[adapter])
+    trainer.fit(Module(), ones(3), ones(1), ckpt_path=tmp_path / "inside.ckpt")
+    assert resumed.groups == whole.groups[step:]
 
 
 def test_plateau_waits_for_validation() -> None:

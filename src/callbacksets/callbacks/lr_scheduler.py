@@ -63,9 +63,9 @@ class CallbackSetLRScheduler(StartsOver):
         self.scheduler_fn = scheduler
         self.scheduler_args = kwargs
         if flag("step_on_epoch", step_on_epoch):
-            self.on_epoch_end = self._step
+            self.on_batch_end = None  # type: ignore[assignment, method-assign]  # which switches the stage off
         else:
-            self.on_batch_end = self._step
+            self.on_epoch_end = None  # type: ignore[assignment, method-assign]
         self.start_over()
 
     def start_over(self) -> None:
@@ -85,6 +85,12 @@ class CallbackSetLRScheduler(StartsOver):
             )
         self._make_scheduler()
 
+    def on_batch_end(self) -> None:
+        self._step()
+
+    def on_epoch_end(self) -> None:
+        self._step()
+
     def state_dict(self) -> dict[str, Any] | None:
         if self.scheduler is None:
             return self._loaded
@@ -94,6 +100,10 @@ class CallbackSetLRScheduler(StartsOver):
         self.start_over()
         self._loaded = state_dict
         self.loaded_state()
+
+    def __getstate__(self) -> dict[str, Any]:
+        # a scheduler holds the optimizer of its fit: of it, copies keep what a checkpoint does
+        return vars(self) | {"scheduler": None, "_loaded": CallbackSetLRScheduler.state_dict(self)}
 
     @property
     def _name(self) -> str:
@@ -144,13 +154,10 @@ class CallbackSetLRScheduler(StartsOver):
         if expected and not self._has_stepped:
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
-                self._step_scheduler()
+                self.scheduler.step()
         else:
-            self._step_scheduler()
+            self.scheduler.step()
         self._has_stepped = True
-
-    def _step_scheduler(self) -> None:
-        self.scheduler.step()
 
 
 class CallbackSetLRSchedulerOneCycle(CallbackSetLRScheduler):
@@ -173,6 +180,8 @@ class CallbackSetLRSchedulerOneCycle(CallbackSetLRScheduler):
 
     mlr3torch: `t_clbk("lr_one_cycle")`.
     """
+
+    on_epoch_end = None  # type: ignore[assignment]
 
     def __init__(self, **kwargs: Any) -> None:
         given = {name: value for name, value in kwargs.items() if value is not None}
@@ -236,6 +245,8 @@ class CallbackSetLRSchedulerReduceOnPlateau(CallbackSetLRScheduler):
 
     mlr3torch: `t_clbk("lr_reduce_on_plateau")`.
     """
+
+    on_batch_end = None  # type: ignore[assignment]
 
     def __init__(self, monitor: str | None = None, **kwargs: Any) -> None:
         super().__init__(ReduceLROnPlateau, step_on_epoch=True, **kwargs)

@@ -35,8 +35,8 @@ class CallbackSetTB(CallbackSet):
 
     def __init__(self, path: str | PathLike[str], log_train_loss: bool = False) -> None:
         self.path = folder("path", path)
-        if flag("log_train_loss", log_train_loss):
-            self.on_batch_end = self._log_train_loss
+        if not flag("log_train_loss", log_train_loss):
+            self.on_batch_end = None  # type: ignore[assignment, method-assign]  # which switches the stage off
         if not any(importlib.util.find_spec(package) for package in ("tensorboard", "tensorboardX")):
             raise ModuleNotFoundError("CallbackSetTB needs TensorBoard. Install it: pip install tensorboard.")
         self._logger: TensorBoardLogger | None = None
@@ -55,7 +55,7 @@ class CallbackSetTB(CallbackSet):
             self._logger.finalize("finished")  # after a "success" it would add a file of hyperparameters
             self._logger = None
 
-    def _log_train_loss(self) -> None:
+    def on_batch_end(self) -> None:
         if (loss := self.ctx.last_loss) is not None:
             self._log({"train.last_loss": loss}, step=self.ctx.global_step)
 
