@@ -41,6 +41,7 @@ class Loop:
         "loss_of_step",
         "measures_train",
         "measures_valid",
+        "minimize",
         "missed_epoch_begin",
         "optimizer",
         "outputs",
@@ -85,6 +86,7 @@ class Loop:
         self.scored_at = 0  # the global step of the training scores
         self.measures_train = Measures()
         self.measures_valid = Measures()
+        self.minimize: dict[str, bool | None] = {}  # what the measures of the run that is resumed have said
 
         self.stage = ""  # the stage that runs
         self.caller: str | None = None  # the id of the callback that runs
@@ -410,7 +412,7 @@ class ContextTorch:
                 continue
             metric = measures[found]
             higher: bool | None = getattr(metric, "higher_is_better", None)
-            return _is_loss(found) if higher is None else not higher
+            return self._loop.minimize.get(found, _is_loss(found)) if higher is None else not higher
         return _is_loss(name) if isinstance(name, str) else None
 
     # --- itself ------------------------------------------------------------------------------------------------------

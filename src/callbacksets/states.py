@@ -63,6 +63,8 @@ def save_run(loop: Loop, ctx: ContextTorch, callbacks: Mapping[str, SavedState])
             "scores_train": _save_scores(ctx.last_scores_train),
             "scores_valid": _save_scores(ctx.last_scores_valid),
             "scored_at": loop.scored_at,
+            # a resumed run has no sanity check to know its measures from
+            "minimize": {name: ctx.minimize(name) for name in loop.measures_valid} or loop.minimize,
         },
         "callbacks": dict(callbacks),
     }
@@ -80,6 +82,7 @@ def restore_loop(loop: Loop, saved: Mapping[str, Any]) -> None:
     loop.scores_train = _restore_scores(saved["scores_train"])
     loop.scores_valid = _restore_scores(saved["scores_valid"])
     loop.scored_at = saved["scored_at"]
+    loop.minimize = saved["minimize"]
 
 
 def check_saved(saved: Saved, callbacks: Mapping[str, CallbackSet]) -> None:
