@@ -3,14 +3,18 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
+BRIDGE := $(addprefix tests/test_,adapter.py capture.py context.py golden_runs.py golden_traces.py scores.py states.py)
 
-.PHONY: demo test check bench clean
+.PHONY: demo test test-oldest check bench clean
 
 demo: $(READY)  ## train a classifier on real data
 	$(BIN)/python -m callbacksets.demo
 
 test: $(READY)  ## run the tests
 	$(BIN)/python -m pytest -q -n 2
+
+test-oldest: .venv-oldest/.ready  ## run the tests of the bridge with the oldest Lightning
+	.venv-oldest/bin/python -m pytest -q -n 2 $(BRIDGE)
 
 check: $(READY)  ## lint and type-check
 	$(BIN)/ruff check .
@@ -26,5 +30,10 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
+.venv-oldest/.ready: pyproject.toml constraints-oldest.txt
+	$(PYTHON) -m venv .venv-oldest
+	.venv-oldest/bin/python -m pip install --quiet --constraint constraints-oldest.txt --editable '.[dev]'
+	touch $@
+
 clean:
-	rm -rf $(VENV) dist site
+	rm -rf $(VENV) .venv-oldest dist site

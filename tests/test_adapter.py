@@ -8,6 +8,7 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch.profilers import SimpleProfiler
+from packaging.version import Version
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -1082,6 +1083,8 @@ def set_later(attribute: str, value: object) -> None:
 
 @pytest.mark.parametrize("case", BAD)
 def test_bad_input(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    if case.endswith("in a list") and Version(L.__version__) < Version("2.6"):
+        pytest.skip("there, Lightning refuses what is no Callback before it looks at it, with an error of its own")
     do, error, message = BAD[case]
     monkeypatch.setattr(Tiny, "training_step", lambda *args: pytest.fail("training has started"))
     with pytest.raises(error, match=message):

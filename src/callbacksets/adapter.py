@@ -128,6 +128,7 @@ class AdapterHooks:
             )
         self._sets = generate(self._sources)
         self._run = Run(trainer, pl_module, self._sets, **self._names)
+        self._handover.at_end(self._exit)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: "LightningModule", checkpoint: dict[str, Any]) -> None:
         run = self._run

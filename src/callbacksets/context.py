@@ -1,10 +1,10 @@
 """What a callback sees of the training loop: `self.ctx`."""
 
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import torch
-from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -372,7 +372,7 @@ class ContextTorch:
 
     @last_scores_train.setter
     def last_scores_train(self, value: Mapping[str, float] | None) -> None:
-        self._loop.scores_train = _as_scores("last_scores_train", value)
+        self._loop.scores_train = _as_scores("last_scores_train", value, self.measures_train)
 
     @property
     def last_scores_valid(self) -> Scores | None:
@@ -384,7 +384,7 @@ class ContextTorch:
 
     @last_scores_valid.setter
     def last_scores_valid(self, value: Mapping[str, float] | None) -> None:
-        self._loop.scores_valid = _as_scores("last_scores_valid", value)
+        self._loop.scores_valid = _as_scores("last_scores_valid", value, self.measures_valid)
 
     @property
     def measures_train(self) -> Measures:
@@ -405,15 +405,16 @@ class ContextTorch:
         Returns:
             What the metric's `higher_is_better` says, else True for a name that ends in `loss`, else None.
         """
-        for measures in (self.measures_valid, self.measures_train, self.last_scores_valid or ByName[Any]()):
-            try:
-                found = measures.name(name)
-            except LookupError:
-                continue
-            metric = measures[found]
-            higher: bool | None = getattr(metric, "higher_is_better", None)
-            return self._loop.minimize.get(found, _is_loss(found)) if higher is None else not higher
-        return _is_loss(name) if isinstance(name, str) else None
+        for known in (self.last_scores_valid, self.measures_valid, self.last_scores_train, self.measures_train):
+            if known:
+                with suppress(LookupError):
+                    name = known.name(name)
+                    break
+        if isinstance(name, int):
+            return None
+        metric = self.measures_valid.get(name, self.measures_train.get(name))
+        higher: bool | None = getattr(metric, "higher_is_better", None)
+        return self._loop.minimize.get(name, _is_loss(name)) if higher is None else not higher
 
     # --- itself ------------------------------------------------------------------------------------------------------
 
@@ -474,10 +475,12 @@ def first_output(y_hats: Any) -> Any:
 
 
 def datasets(loaders: Any) -> Any:
-    """The datasets of a loader, or of a list or dict of them."""
-    if loaders is None or hasattr(loaders, "dataset"):
-        return getattr(loaders, "dataset", None)
-    return apply_to_collection(loaders, torch.utils.data.DataLoader, lambda loader: loader.dataset)
+    """The dataset of a loader, None if it has none, or those of a list or dict of loaders."""
+    if isinstance(loaders, Mapping):
+        return {name: datasets(loader) for name, loader in loaders.items()}
+    if isinstance(loaders, list | tuple):
+        return [datasets(loader) for loader in loaders]
+    return getattr(loaders, "dataset", None)
 
 
 def _limit(limit: int | None) -> int | None:
@@ -510,9 +513,9 @@ def _is_loss(name: str) -> bool | None:
     return True if short_name(name.split("/dataloader_idx_")[0]).lower().endswith("loss") else None
 
 
-def _as_scores(field: str, value: Mapping[str, float] | None) -> Scores | None:
+def _as_scores(field: str, value: Mapping[str, float] | None, measures: Measures) -> Scores | None:
     if value is None or isinstance(value, ByName):
         return value
     if not isinstance(value, Mapping):
         raise TypeError(f"Expected ctx.{field} to be a mapping of names to numbers or None but got {value!r}.")
-    return Scores(value)
+    return Scores(value, logged=measures.logged)

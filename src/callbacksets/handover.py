@@ -1,9 +1,11 @@
 """Bringing what a fit has left from a child process to the process that called it."""
 
 import multiprocessing
+import multiprocessing.util
 import os
 import tempfile
 import uuid
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,9 +22,18 @@ class Handover:
         self._owner = os.getpid()
         self._path = Path(tempfile.gettempdir()) / f"callbacksets-{uuid.uuid4().hex}.pt"
 
+    def in_child(self) -> bool:
+        """Whether this is a child of the process in which it was made."""
+        return os.getpid() != self._owner and multiprocessing.parent_process() is not None
+
+    def at_end(self, do: Callable[[], None]) -> None:
+        """In a child process, do something before it ends: of a failure there, Lightning tells no callback."""
+        if self.in_child():
+            multiprocessing.util.Finalize(None, do, exitpriority=0)
+
     def give(self, what: Any) -> None:
         """In a child process, leave something for the process in which this was made."""
-        if os.getpid() != self._owner and multiprocessing.parent_process() is not None:
+        if self.in_child():
             torch.save(what, self._path)
 
     def take(self) -> Any:

@@ -4,7 +4,7 @@ This is the only module that reads private parts of Lightning: the two result co
 to `self.log` waits until it is reduced. `trainer.callback_metrics` will not do: the training scores of an epoch enter
 it after validation, training and validation share its names, and nothing tells which `Metric` a value came from.
 Used are, of a collection, its `values()`; of such a value its `compute()`, `has_reset`, `is_tensor`, `value` (the
-logged `Metric`, if not `is_tensor`) and `meta` with `name`, `fx`, `on_step`, `on_epoch`, `dataloader_idx`,
+logged `Metric`, if not `is_tensor`) and `meta` with `name`, `fx`, `on_epoch`, `dataloader_idx`,
 `add_dataloader_idx`. tests/test_scores.py notices when one of them changes.
 """
 

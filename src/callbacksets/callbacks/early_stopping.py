@@ -91,7 +91,7 @@ class CallbackSetEarlyStopping(StartsOver):
 
     def on_valid_end(self) -> None:
         scores = scores_to_monitor(self.ctx, "Early stopping")
-        if self._minimize is None:
+        if self._minimize is None or self.measure not in scores:
             self._choose(scores)
         assert self.measure is not None
         score = scores[self.measure]
@@ -127,8 +127,9 @@ class CallbackSetEarlyStopping(StartsOver):
         self.loaded_state()
 
     def _choose(self, known: ByName[Any]) -> None:
+        before = None if self.best_score is None else self.measure
         self.measure, self._minimize = choose_measure(
-            self.ctx, known, user="Early stopping", monitor=self.monitor, mode=self.mode, before=self.measure
+            self.ctx, known, user="Early stopping", monitor=self.monitor, mode=self.mode, before=before
         )
 
     def _improvement(self, score: float, best: float) -> float:

@@ -286,7 +286,7 @@ class CallbackSetLRSchedulerReduceOnPlateau(CallbackSetLRScheduler):
             user="ReduceLROnPlateau",
             monitor=self.monitor,
             mode=self.scheduler_args.get("mode"),
-            before=self.measure,
+            before=None if self._loaded is None else self.measure,
         )
         self._make_scheduler()  # anew, as only now its mode is known; it leaves the optimizer alone
 
@@ -297,7 +297,7 @@ class CallbackSetLRSchedulerReduceOnPlateau(CallbackSetLRScheduler):
         if self.ctx.last_scores_valid is None:
             return
         scores = scores_to_monitor(self.ctx, "ReduceLROnPlateau")
-        if self._minimize is None:
+        if self._minimize is None or self.measure not in scores:
             self._choose(scores)
         assert self.measure is not None
         self.scheduler.step(scores[self.measure])

@@ -1,0 +1,565 @@
+"""Scores: what a module logs, under which names, when, and what is said of what cannot be one."""
+
+import warnings
+from collections.abc import Callable
+from typing import Any
+
+import pytest
+import torch
+from torchmetrics import MeanMetric, Metric
+from torchmetrics.classification import BinaryAccuracy, MulticlassAccuracy
+
+from callbacksets import CallbackSetAdapter, CallbackSetEarlyStopping, CallbackSetHistory
+from callbacksets.scores import short_name
+from tests.helpers import Act, Batches, StageLog, Tiny, fit, ones, quiet
+
+EPOCH = {"on_step": False, "on_epoch": True, "batch_size": 1}
+
+
+class Logging(Tiny):
+    """Logs what it is told: `train(module, batch)`, `valid(module, batch)`."""
+
+    def __init__(
+        self, train: Callable[..., Any] = lambda *args: None, valid: Callable[..., Any] = lambda *args: None
+    ) -> None:
+        super().__init__()
+        self.train_logs, self.valid_logs = train, valid
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        self.train_logs(self, batch)
+        return self.loss(batch)
+
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self.valid_logs(self, batch)
+
+
+def logs(**kwargs: Any) -> Callable[[Tiny, torch.Tensor], None]:
+    """Logs one value under each name: 1 in the first batch, 2 in the second, ..."""
+    names = kwargs.pop("names")
+
+    def log(module: Tiny, batch: torch.Tensor) -> None:
+        for name in names:
+            module.log(name, batch.mean(), **(EPOCH | kwargs))
+
+    return log
+
+
+# --- names ----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("logged", "short"),
+    [
+        ("loss", "loss"),
+        *(
+            (f"{loop}{sep}loss", "loss")
+            for loop in ("train", "training", "val", "valid", "validation")
+            for sep in "_/.-"
+        ),
+        *(
+            (f"loss{sep}{loop}", "loss")
+            for loop in ("train", "training", "val", "valid", "validation")
+            for sep in "_/.-"
+        ),
+        ("Train_Loss", "Loss"),
+        ("VAL/loss", "loss"),
+        ("loss_VALID", "loss"),
+        ("train", "train"),
+        ("val", "val"),
+        ("validity", "validity"),
+        ("value_loss", "value_loss"),
+        ("trainer_loss", "trainer_loss"),
+        ("interval", "interval"),
+        ("retrain_loss", "retrain_loss"),
+        ("metrics/val_loss", "metrics/val_loss"),
+        ("a_val_b", "a_val_b"),
+        ("val_val_loss", "val_loss"),  # once
+        ("val_loss_train", "loss_train"),
+        ("test_loss", "test_loss"),
+    ],
+)
+def test_short_names(logged: str, short: str) -> None:
+    assert short_name(logged) == short
+
+
+def test_scores_bear_the_short_names_in_the_order_logged() -> None:
+    log = StageLog("last_scores_train", "last_scores_valid", "measures_valid", stages=("on_epoch_end",))
+    module = Logging(logs(names=("loss/train", "z", "train_a")), logs(names=("val_z", "validation.loss", "a-valid")))
+    fit(log, module, ones(3), ones(2))
+    train, valid, measures = log.at("epoch_end")[0]
+    assert list(train.items()) == [("loss", 2.0), ("z", 2.0), ("a", 2.0)]
+    assert list(valid.items()) == [("z", 1.5), ("loss", 1.5), ("a", 1.5)]
+    assert list(measures) == ["z", "loss", "a"]
+    assert valid["val_z"] == valid["a-valid"] == 1.5
+
+
+def test_the_loop_tells_train_from_valid_and_not_the_name() -> None:
+    log = StageLog("last_scores_train", "last_scores_valid", stages=("on_epoch_end",))
+    fit(log, Logging(logs(names=("val_a", "b")), logs(names=("train_a", "b"))), ones(1), ones(3))
+    assert log.at("epoch_end") == [({"a": 1.0, "b": 1.0}, {"a": 2.0, "b": 2.0})]
+
+
+def test_a_forked_name_is_one_score_of_the_epoch() -> None:
+    log = StageLog("last_scores_train", "last_scores_valid", "measures_train", stages=("on_epoch_end",))
+    forked = logs(names=("train_a",), on_step=True)
+    adapter = CallbackSetAdapter(log)
+    trainer = quiet(max_epochs=1, callbacks=[adapter])
+    trainer.fit(Logging(forked, logs(names=("val_a",), on_step=True)), ones(3), ones(2))
+    assert set(trainer.callback_metrics) >= {"train_a_step", "train_a_epoch", "val_a_epoch"}
+    assert log.at("epoch_end") == [({"a": 2.0}, {"a": 1.5}, {"a": None})]
+    train, _, _ = log.at("epoch_end")[0]
+    assert train["train_a"] == 2.0
+
+
+def said(record: Any, what: str) -> list[str]:
+    """The warnings about something; Lightning may have had others."""
+    return [str(warning.message) for warning in record if what in str(warning.message)]
+
+
+def test_names_that_fall_together_are_kept_whole_with_one_warning_for_a_loop() -> None:
+    log = StageLog("last_scores_train", "last_scores_valid", "measures_valid", stages=("on_epoch_end",))
+    module = Logging(logs(names=("train_a", "val_a", "train_b")), logs(names=("val_a", "val_b")))
+    with warnings.catch_warnings(record=True) as record:
+        warnings.simplefilter("always")
+        fit(log, module, ones(1), ones(1), max_epochs=3)
+    train, valid, _ = log.at("epoch_end")[-1]
+    assert list(train) == ["train_a", "val_a", "train_b"]  # all of the loop
+    assert list(valid) == ["a", "b"]
+    assert said(record, "keep their full names") == [
+        "'train_a', 'val_a' would all be called 'a' as scores, so that all keep their full names. "
+        "Log them under names that differ in more than train and val."
+    ]
+
+
+def test_names_that_fall_together_in_validation_warn_once_also_through_the_sanity_check() -> None:
+    log = StageLog("measures_valid", "last_scores_valid", stages=("on_begin", "on_valid_end"))
+    module = Logging(valid=logs(names=("val_a", "a", "valid_b")))
+    with pytest.warns(UserWarning, match="'val_a', 'a' would all be called 'a'") as record:
+        fit(log, module, ones(1), ones(1), max_epochs=2)
+    assert len(said(record, "keep their full names")) == 1
+    assert [list(names) for row in log.rows for names in row[1:] if names] == [["val_a", "a", "valid_b"]] * 5
+
+
+def test_several_validation_loaders() -> None:
+    log = StageLog("last_scores_valid", "measures_valid", stages=("on_valid_end",))
+    adapter = fit({"log": log, "history": CallbackSetHistory()}, None, ones(1), [ones(1), ones(2)])
+    scores, measures = log.at("valid_end")[0]
+    names = ["loss/dataloader_idx_0", "loss/dataloader_idx_1"]
+    assert list(scores) == list(measures) == names
+    assert scores["val_loss/dataloader_idx_1"] == scores[names[1]] == scores[1] != scores[0]
+    assert list(adapter.states["history"]) == ["epoch", "train.loss", *(f"valid.{name}" for name in names)]
+
+
+def test_several_validation_loaders_without_the_suffix() -> None:
+    class Unsuffixed(Tiny):
+        def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+            self.log(f"val_{'ab'[dataloader_idx]}", batch.mean(), add_dataloader_idx=False, batch_size=1)
+
+    log = StageLog("last_scores_valid", stages=("on_valid_end",))
+    fit(log, Unsuffixed(), ones(1), [ones(1), ones(3)])
+    assert log.at("valid_end") == [{"a": 1.0, "b": 2.0}]
+
+
+def test_a_name_logged_in_two_hooks_is_one_score_and_the_later_counts() -> None:
+    class Twice(Tiny):
+        def on_validation_epoch_end(self) -> None:
+            self.log("val_loss", 7.0)
+            self.log("val_more", 8.0)
+
+    log = StageLog("last_scores_valid", stages=("on_valid_end",))
+    adapter = CallbackSetAdapter(log)
+    trainer = quiet(max_epochs=1, callbacks=[adapter])
+    trainer.fit(Twice(), ones(1), ones(1))
+    assert log.at("valid_end") == [{"loss": 7.0, "more": 8.0}]
+    assert trainer.callback_metrics["val_loss"] == 7.0
+
+
+# --- what cannot be a score -----------------------------------------------------------------------------------------
+
+
+def test_what_is_logged_per_step_only_is_explained_once() -> None:
+    log = StageLog("last_scores_train", "measures_train", stages=("on_epoch_end",))
+
+    def both(module: Tiny, batch: torch.Tensor) -> None:
+        module.log("train_step", 1.0)  # in training, Lightning's default
+        module.log("train_epoch", 2.0, **EPOCH)
+        module.log("train_forked", 3.0, on_step=True, on_epoch=True, batch_size=1)
+
+    with pytest.warns(UserWarning, match="per step only") as record:
+        fit(log, Logging(both), ones(2), ones(1), max_epochs=3)
+    assert said(record, "no score") == [
+        "'train_step' is logged per step only and so is no score. Log it for the epoch: self.log(..., on_epoch=True)."
+    ]
+    assert log.at("epoch_end") == [({"epoch": 2.0, "forked": 3.0}, {"epoch": None, "forked": None})] * 3
+
+
+def test_what_is_logged_per_step_in_validation_is_explained_once() -> None:
+    log = StageLog("last_scores_valid", stages=("on_valid_end",))
+    module = Logging(valid=logs(names=("val_a",), on_step=True, on_epoch=False))
+    with pytest.warns(UserWarning, match="'val_a' is logged per step only.*on_epoch=True") as record:
+        fit(log, module, ones(1), ones(1), max_epochs=2)
+    assert len(said(record, "no score")) == 1
+    assert log.at("valid_end") == [{}, {}]
+
+
+class Late(Tiny):
+    def on_train_epoch_end(self) -> None:
+        self.log("train_late", 1.0)
+
+
+def test_what_is_logged_in_on_train_epoch_end_is_explained_once() -> None:
+    log = StageLog("last_scores_train", stages=("on_epoch_end",))
+    with pytest.warns(UserWarning, match="late") as record:
+        fit(log, Late(), ones(1), ones(1), max_epochs=3)
+    assert said(record, "no score") == [
+        "'train_late' is logged in on_train_epoch_end, after the callbacks of the epoch, and so is no score. "
+        "Log it in training_step(), with on_epoch=True, or in on_validation_epoch_end()."
+    ]
+    assert [list(scores) for scores in log.at("epoch_end")] == [["loss"]] * 3
+
+
+def test_it_is_explained_also_after_a_single_epoch() -> None:
+    with pytest.warns(UserWarning, match="'train_late' is logged in on_train_epoch_end"):
+        fit(StageLog(), Late(), ones(1))
+
+
+def test_every_fit_explains_anew() -> None:
+    adapter = CallbackSetAdapter(StageLog())
+    for _ in range(2):
+        with pytest.warns(UserWarning, match="'train_late'") as record:
+            fit(adapter, Late(), ones(1))
+        assert len(said(record, "no score")) == 1
+
+
+def test_what_is_logged_in_both_hooks_needs_no_explanation() -> None:
+    class Both(Late):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            self.log("train_late", 3.0, **EPOCH)
+            return super().training_step(batch, batch_idx)
+
+    log = StageLog("last_scores_train", stages=("on_epoch_end",))
+    fit(log, Both(), ones(1), max_epochs=2)
+    assert [scores["late"] for scores in log.at("epoch_end")] == [3.0, 3.0]
+
+
+class PerClass(Tiny):
+    """Logs a metric of one number for each class, and then a loss."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.acc = MulticlassAccuracy(3, average="none")
+
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        self.acc(torch.tensor([0, 1, 2]), torch.tensor([0, 1, 1]))
+        self.log("val_acc", self.acc, batch_size=1)
+        super().validation_step(batch, batch_idx)
+
+
+@pytest.mark.filterwarnings("ignore:The value .* only .* scalar")
+def test_a_metric_of_several_numbers_is_no_score_and_says_so_once() -> None:
+    log = StageLog("last_scores_valid", "measures_valid", stages=("on_valid_end",))
+    module = PerClass()
+    with pytest.warns(UserWarning, match="'val_acc' is not a single number and so is no score") as record:
+        fit(log, module, ones(1), ones(1), max_epochs=2)
+    assert len(said(record, "no score")) == 1
+    assert [list(scores) for scores, _ in log.at("valid_end")] == [["loss"], ["loss"]]
+
+
+@pytest.mark.filterwarnings("ignore:'val_acc' is not a single number")
+@pytest.mark.parametrize("sanity", [0, 1])
+def test_the_first_score_is_the_first_also_behind_a_metric_of_several_numbers(sanity: int) -> None:
+    seen: list[Any] = []
+    sets = {
+        "look": Act(on_epoch_end=lambda ctx: seen.append((ctx.last_scores_valid.name(0), ctx.minimize(0)))),
+        "early_stopping": CallbackSetEarlyStopping(patience=2),
+    }
+    adapter = fit(sets, PerClass(), ones(1), ones(1), num_sanity_val_steps=sanity)
+    assert seen == [("loss", True)]
+    assert adapter.states["early_stopping"]["measure"] == "loss"
+
+
+# --- when -----------------------------------------------------------------------------------------------------------
+
+
+def test_training_scores_are_there_before_validation() -> None:
+    log = StageLog("last_scores_train", stages=("on_batch_end", "on_before_valid", "on_valid_end", "on_epoch_end"))
+    fit(log, Logging(logs(names=("a",))), ones(3), ones(1), max_epochs=2, num_sanity_val_steps=0)
+    assert log.rows == [
+        *[("batch_end", {})] * 3,
+        *[(stage, {"a": 2.0}) for stage in ("before_valid", "valid_end", "epoch_end")],
+        *[("batch_end", {"a": 2.0})] * 3,
+        *[(stage, {"a": 2.0}) for stage in ("before_valid", "valid_end", "epoch_end")],
+    ]
+
+
+def add(ctx: Any) -> None:
+    ctx.last_scores_train["added"] = float(ctx.step)
+
+
+@pytest.mark.parametrize("kind", ["number", "metric"])
+def test_after_a_validation_in_the_middle_scores_are_those_of_the_whole_epoch(kind: str) -> None:
+    class Means(Logging):
+        def __init__(self) -> None:
+            super().__init__(self.log_mean)
+            self.mean = MeanMetric()
+
+        def log_mean(self, module: Any, batch: torch.Tensor) -> None:
+            self.mean(batch)
+            self.log("train_a", self.mean if kind == "metric" else batch.mean(), **EPOCH)
+
+    log = StageLog("last_scores_train", stages=("on_before_valid", "on_valid_end", "on_epoch_end"))
+    act = Act(on_before_valid=add)
+    adapter = CallbackSetAdapter({"act": act, "log": log, "history": CallbackSetHistory()})
+    trainer = quiet(max_epochs=2, callbacks=[adapter], val_check_interval=2)
+    trainer.fit(Means(), ones(5), ones(1))
+    epoch = [
+        *[(stage, {"a": 1.5, "added": 2.0}) for stage in ("before_valid", "valid_end")],
+        *[(stage, {"a": 2.5, "added": 4.0}) for stage in ("before_valid", "valid_end")],
+        ("epoch_end", {"a": 3.0, "added": 4.0}),  # and what the callback has added stays
+    ]
+    assert log.rows == epoch * 2
+    assert adapter.states["history"]["train.a"] == [3.0, 3.0]
+    assert trainer.callback_metrics["train_a"] == 3.0  # what Lightning itself shows is not touched
+
+
+def test_what_callbacks_add_later_ones_see() -> None:
+    def add_valid(ctx: Any) -> None:
+        ctx.last_scores_valid["added"] = ctx.last_scores_valid["loss"] * 0 + 9
+
+    sets = {
+        "train": Act(on_before_valid=add),
+        "valid": Act(on_valid_end=add_valid),
+        "history": CallbackSetHistory(),
+    }
+    state = fit(sets, None, ones(2), ones(1), max_epochs=2).states["history"]
+    assert state["train.added"] == [2.0, 2.0]
+    assert state["valid.added"] == [9.0, 9.0]
+    assert list(state) == ["epoch", "train.loss", "train.added", "valid.loss", "valid.added"]
+
+
+def test_the_mapping_stays_the_same_until_it_is_replaced() -> None:
+    log = StageLog("last_scores_valid", "last_scores_train", stages=("on_valid_end", "on_epoch_end"))
+    fit(log, None, ones(1), ones(1), max_epochs=2)
+    (_, *first), (_, *second), (_, *third), _ = log.rows
+    assert all(a is b for a, b in zip(first, second, strict=True))
+    assert all(a is not b for a, b in zip(first, third, strict=True))
+
+
+@pytest.mark.parametrize("kind", ["number", "metric"])
+def test_scores_of_an_epoch_are_not_changed_by_the_next(kind: str) -> None:
+    class Counting(Logging):
+        def __init__(self) -> None:
+            super().__init__(valid=self.count)
+            self.mean = MeanMetric()
+
+        def count(self, module: Any, batch: torch.Tensor) -> None:
+            value = torch.tensor(float(self.current_epoch))
+            self.mean(value)
+            self.log("val_a", self.mean if kind == "metric" else value, batch_size=1)
+
+    log = StageLog("last_scores_valid", stages=("on_valid_end",))
+    fit(log, Counting(), ones(1), ones(2), max_epochs=3)
+    assert log.at("valid_end") == [{"a": 0.0}, {"a": 1.0}, {"a": 2.0}]
+
+
+class OwnState(Metric):
+    """Hands out its own state."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.add_state("total", torch.tensor(0.0))
+
+    def update(self, value: torch.Tensor) -> None:
+        self.total += value
+
+    def compute(self) -> torch.Tensor:
+        return self.total
+
+
+def test_a_score_read_late_is_still_that_of_its_moment() -> None:
+    class Module(Logging):
+        def __init__(self) -> None:
+            super().__init__(self.count)
+            self.own = OwnState()
+
+        def count(self, module: Any, batch: torch.Tensor) -> None:
+            self.own(batch.mean())
+            self.log("a", self.own, **EPOCH)
+
+    log = StageLog("last_scores_train", stages=("on_batch_begin",))  # nobody has looked at it before
+    fit(log, Module(), ones(2), max_epochs=2)
+    assert log.at("batch_begin") == [{}, {}, {"a": 3.0}, {"a": 3.0}]
+
+
+def test_a_name_that_is_not_logged_in_an_epoch_has_no_score_in_it() -> None:
+    def odd(module: Tiny, batch: torch.Tensor) -> None:
+        module.log("a", 1.0, **EPOCH)
+        if module.current_epoch % 2:
+            module.log("odd", 2.0, **EPOCH)
+
+    log = StageLog("last_scores_train", "measures_train", stages=("on_epoch_end",))
+    adapter = fit({"log": log, "history": CallbackSetHistory()}, Logging(odd), ones(1), max_epochs=3)
+    assert [list(scores) for scores, _ in log.at("epoch_end")] == [["a"], ["a", "odd"], ["a"]]
+    assert [list(measures) for _, measures in log.at("epoch_end")] == [["a"], ["a", "odd"], ["a"]]
+    assert adapter.states["history"]["train.odd"] == [None, 2.0, None]
+
+
+def test_a_second_fit_of_another_module_shows_nothing_of_the_first() -> None:
+    log = StageLog("last_scores_train", "last_scores_valid", "measures_valid", stages=("on_end",))
+    trainer = quiet(max_epochs=1, callbacks=[CallbackSetAdapter(log)])
+    trainer.fit(Logging(logs(names=("a",)), logs(names=("b",))), ones(1), ones(1))
+    trainer.fit_loop.max_epochs = 2
+    trainer.fit(Logging(logs(names=("c",)), logs(names=("d",))), ones(1), ones(1))
+    assert [tuple(map(list, row)) for row in log.at("end")] == [(["a"], ["b"], ["b"]), (["c"], ["d"], ["d"])]
+
+
+@pytest.mark.parametrize("value", [1, 1.5, True, torch.tensor([1.5]), torch.tensor(2.5).double()])
+def test_scores_are_floats(value: Any) -> None:
+    log = StageLog("last_scores_train", stages=("on_epoch_end",))
+    fit(log, Logging(lambda module, batch: module.log("a", value, **EPOCH)), ones(1))
+    (scores,) = log.at("epoch_end")
+    assert type(scores["a"]) is float
+    assert scores == {"a": float(value)}
+
+
+def test_means_are_weighed_by_the_batch_size() -> None:
+    def weighed(module: Tiny, batch: torch.Tensor) -> None:
+        module.log("a", batch.mean(), on_step=False, on_epoch=True, batch_size=len(batch))
+
+    log = StageLog("last_scores_train", stages=("on_epoch_end",))
+    fit(log, Logging(weighed), Batches([torch.ones(3, 2), torch.full((1, 2), 5.0)]))
+    assert log.at("epoch_end") == [{"a": 2.0}]
+
+
+# --- measures -------------------------------------------------------------------------------------------------------
+
+
+class Measured(Logging):
+    def __init__(self) -> None:
+        super().__init__(self.log_both, self.log_both)
+        self.measures = torch.nn.ModuleDict({"train_m": BinaryAccuracy(), "val_m": BinaryAccuracy()})
+
+    def log_both(self, module: Any, batch: torch.Tensor) -> None:
+        loop = "train" if self.training else "val"
+        measure = self.measures[f"{loop}_m"]
+        measure(torch.tensor([0.9, 0.2]), torch.tensor([1, 1]))
+        self.log(f"{loop}_acc", measure, **EPOCH)
+        self.log(f"{loop}_loss", 0.5, **EPOCH)
+
+
+@pytest.mark.parametrize("sanity", [0, 2])
+def test_measures_are_the_metrics_and_none_for_numbers(sanity: int) -> None:
+    log = StageLog("measures_train", "measures_valid", stages=("on_begin", "on_batch_end", "on_before_valid", "on_end"))
+    module = Measured()
+    fit(log, module, ones(1), ones(2), num_sanity_val_steps=sanity)
+    train = {"acc": module.measures["train_m"], "loss": None}
+    valid = {"acc": module.measures["val_m"], "loss": None}
+    at_begin = valid if sanity else {}
+    assert log.rows == [
+        ("begin", {}, at_begin),
+        ("batch_end", {}, at_begin),
+        ("before_valid", train, at_begin),
+        ("end", train, valid),
+    ]
+    assert log.at("end")[0][0]["train_acc"] is train["acc"]
+
+
+def test_the_sanity_check_leaves_no_scores() -> None:
+    log = StageLog("last_scores_valid", stages=("on_begin", "on_batch_end"))
+    fit(log, Measured(), ones(1), ones(2))
+    assert log.rows == [("begin", {}), ("batch_end", {})]
+
+
+# --- the private parts of Lightning that are read -------------------------------------------------------------------
+
+
+def test_the_collections_have_what_is_read_of_them() -> None:
+    """Fails with the name of what has changed in Lightning; the tests above, with what it does to users."""
+    seen: dict[str, dict[str, Any]] = {"train": {}, "valid": {}}
+
+    class Module(Measured):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            self.log("train_step", 1.0, on_step=True, on_epoch=False)
+            self.log("train_forked", 4.0, on_step=True, on_epoch=True, batch_size=1)
+            return super().training_step(batch, batch_idx)
+
+        def on_validation_epoch_end(self) -> None:
+            self.log("val_end", 3.0)
+
+    def look(loop: str, ctx: Any) -> None:
+        epoch_loop = ctx.trainer.fit_loop.epoch_loop
+        results = epoch_loop._results if loop == "train" else epoch_loop.val_loop._results
+        for entry in results.values():
+            meta = entry.meta
+            seen[loop][f"{meta.name}@{meta.fx}"] = (
+                (meta.on_step, meta.on_epoch),
+                (meta.dataloader_idx, meta.add_dataloader_idx),
+                entry.has_reset,
+                entry.is_tensor,
+                None if entry.is_tensor else entry.value,
+                float(entry.compute()) if meta.on_epoch else None,
+            )
+
+    module = Module()
+    act = Act(on_before_valid=lambda ctx: look("train", ctx), on_valid_end=lambda ctx: look("valid", ctx))
+    with pytest.warns(UserWarning, match="'train_step' is logged per step only"):
+        fit(act, module, ones(1), [ones(1), ones(1)])
+    metrics = module.measures
+    assert seen["train"] == {
+        "train_step@training_step": ((True, False), (None, True), False, True, None, None),
+        "train_forked@training_step": ((True, True), (None, True), False, True, None, 4.0),
+        "train_acc@training_step": ((False, True), (None, True), False, False, metrics["train_m"], 0.5),
+        "train_loss@training_step": ((False, True), (None, True), False, True, None, 0.5),
+    }
+    valid = {}
+    for loader in (0, 1):  # Lightning marks the hook with the loader as well
+        hook, shown = f"validation_step.{loader}", (loader, True)
+        valid[f"val_acc@{hook}"] = ((False, True), shown, False, False, metrics["val_m"], 0.5)
+        valid[f"val_loss@{hook}"] = ((False, True), shown, False, True, None, 0.5)
+    valid["val_end@on_validation_epoch_end"] = ((False, True), (None, True), False, True, None, 3.0)
+    assert seen["valid"] == valid
+
+
+def test_entries_of_an_epoch_before_are_marked_as_reset() -> None:
+    seen = []
+
+    def look(ctx: Any) -> None:
+        seen.append([entry.has_reset for entry in ctx.trainer.fit_loop.epoch_loop._results.values()])
+
+    fit(Act(on_epoch_begin=look, on_batch_end=look), None, ones(1), max_epochs=2)
+    assert seen == [[], [False], [True], [False]]
+
+
+def test_what_is_logged_at_the_end_of_an_epoch_is_known_by_its_hook() -> None:
+    seen = []
+
+    def look(ctx: Any) -> None:
+        results = ctx.trainer.fit_loop.epoch_loop._results
+        seen.append([(entry.meta.fx, entry.meta.on_epoch) for entry in results.values()])
+
+    with pytest.warns(UserWarning, match="late"):
+        fit(Act(on_end=look), Late(), ones(1))
+    assert seen == [[("training_step", True), ("on_train_epoch_end", True)]]
+
+
+@pytest.mark.parametrize("metric", [True, False])
+def test_computing_early_changes_nothing_for_lightning(metric: bool) -> None:
+    class Module(Logging):
+        def __init__(self) -> None:
+            super().__init__(self.log_mean)
+            self.mean = MeanMetric()
+
+        def log_mean(self, module: Any, batch: torch.Tensor) -> None:
+            self.mean(batch)
+            self.log("a", self.mean if metric else batch.mean(), **EPOCH)
+
+    def shown(callbacks: list[Any]) -> list[float]:
+        trainer = quiet(max_epochs=1, callbacks=callbacks, val_check_interval=1)
+        values = []
+        for epoch in range(1, 4):
+            trainer.fit_loop.max_epochs = epoch
+            trainer.fit(Module(), ones(epoch + 1), ones(1))
+            values.append(trainer.callback_metrics["a"].item())
+        return values
+
+    assert shown([CallbackSetAdapter(StageLog("last_scores_train"))]) == shown([]) == [1.5, 2.0, 2.5]
