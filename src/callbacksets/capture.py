@@ -4,7 +4,7 @@ from collections.abc import Callable, Mapping
 from functools import wraps
 from typing import TYPE_CHECKING, Any
 
-from torch import nn
+from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from callbacksets.context import Loop
@@ -32,10 +32,10 @@ class Capture:
     def watch_steps(self) -> None:
         """Look at what goes into the steps and comes out of them."""
         for name in _STEPS:
-            setattr(self._trainer.strategy, name, self._watched(getattr(self._trainer.strategy, name)))
+            setattr(self._trainer.strategy, name, self._watched(name, getattr(self._trainer.strategy, name)))
 
-    def _watched(self, step: Callable[..., Any]) -> Callable[..., Any]:
-        loop = self._loop
+    def _watched(self, name: str, step: Callable[..., Any]) -> Callable[..., Any]:
+        loop, trains = self._loop, name == "training_step"
 
         @wraps(step)
         def watched(batch: Any, *args: Any, **kwargs: Any) -> Any:
@@ -44,7 +44,9 @@ class Capture:
                 output = step(loop.batch if loop.exchanged else batch, *args, **kwargs)
             finally:
                 loop.in_step = False
-            loop.loss_of_step = output.get("loss") if isinstance(output, Mapping) else output
+            if trains:
+                loss = output.get("loss") if isinstance(output, Mapping) else output
+                loop.loss_of_step = loss.detach() if isinstance(loss, Tensor) else loss
             return output
 
         return watched

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -20,78 +21,45 @@ NOTHING: Any = object()
 """Where None could be a value: the network has not been called."""
 
 
+@dataclass(slots=True)
 class Loop:
     """What the adapter has counted and seen in a fit. The adapter writes it, the context shows it."""
 
-    __slots__ = (
-        "automatic",
-        "backward",
-        "batch",
-        "batch_open",
-        "begun",
-        "caller",
-        "depth",
-        "epoch",
-        "exchanged",
-        "global_step",
-        "in_batch",
-        "in_epoch",
-        "in_step",
-        "loss",
-        "loss_of_step",
-        "measures_train",
-        "measures_valid",
-        "minimize",
-        "missed_epoch_begin",
-        "optimizer",
-        "outputs",
-        "resumed",
-        "scored_at",
-        "scores_train",
-        "scores_valid",
-        "stage",
-        "step",
-        "step_valid",
-        "terminate",
-        "terminated_by",
-        "validated",
-    )
+    epoch: int = 0
+    step: int | None = None
+    step_valid: int | None = None
+    global_step: int = 0
 
-    def __init__(self) -> None:
-        self.epoch = 0
-        self.step: int | None = None
-        self.step_valid: int | None = None
-        self.global_step = 0
+    begun: bool = False  # the stage `begin` has run
+    in_epoch: bool = False  # between `epoch_begin` and `epoch_end`
+    in_batch: bool = False  # between `batch_begin` and `batch_end`
+    validated: bool = False  # validation started in this epoch
+    missed_epoch_begin: bool = False  # the run was resumed inside this epoch
+    resumed: bool = False
 
-        self.begun = False  # the stage `begin` has run
-        self.in_epoch = False  # between `epoch_begin` and `epoch_end`
-        self.in_batch = False  # between `batch_begin` and `batch_end`
-        self.validated = False  # validation started in this epoch
-        self.missed_epoch_begin = False  # the run was resumed inside this epoch
-        self.resumed = False
+    batch: Any = None
+    batch_open: bool = False  # what is assigned to the batch still reaches the forward call
+    exchanged: bool = False  # the step is to be called with the batch here, not with the loader's
+    in_step: bool = False  # while the module's step runs, so that it and not a callback calls the network
+    depth: int = 0  # of calls of the network inside each other
+    outputs: Any = NOTHING
+    loss_of_step: Any = None  # what the step has returned, to be `loss` at the end of the batch
+    loss: Any = None
+    backward: int = 0  # the global step of the last backward call since the gradients were zeroed
+    optimizer: Optimizer | None = None  # the one about to step
+    automatic: bool = True  # the module's `automatic_optimization`
 
-        self.batch: Any = None
-        self.batch_open = False  # what is assigned to the batch still reaches the forward call
-        self.exchanged = False  # the step is to be called with the batch here, not with the loader's
-        self.in_step = False  # while the module's step runs, so that it and not a callback calls the network
-        self.depth = 0  # of calls of the network inside each other
-        self.outputs: Any = NOTHING
-        self.loss_of_step: Any = None  # what the step has returned, to be `loss` at the end of the batch
-        self.loss: Any = None
-        self.backward = 0  # the global step of the last backward call since the gradients were zeroed
-        self.optimizer: Optimizer | None = None  # the one about to step
-        self.automatic = True  # the module's `automatic_optimization`
-        self.scores_train: Scores | Reading | None = Scores()
-        self.scores_valid: Scores | Reading | None = Scores()
-        self.scored_at = 0  # the global step of the training scores
-        self.measures_train = Measures()
-        self.measures_valid = Measures()
-        self.minimize: dict[str, bool | None] = {}  # what the measures of the run that is resumed have said
+    scores_train: Scores | Reading | None = field(default_factory=Scores)
+    scores_valid: Scores | Reading | None = field(default_factory=Scores)
+    scored_at: int = 0  # the global step of the training scores
+    measures_train: Measures = field(default_factory=Measures)
+    measures_valid: Measures = field(default_factory=Measures)
+    minimize: dict[str, bool | None] = field(default_factory=dict)  # what the measures of the resumed run have said
 
-        self.stage = ""  # the stage that runs
-        self.caller: str | None = None  # the id of the callback that runs
-        self.terminate = False
-        self.terminated_by: tuple[str | None, str] | None = None  # the id and the stage
+    stage: str = ""  # the stage that runs
+    caller: str | None = None  # the id of the callback that runs
+    terminate: bool = False
+    terminated_by: tuple[str | None, str] | None = None  # the id and the stage
 
 
 _REMEDIES = {
@@ -419,16 +387,16 @@ class ContextTorch:
     # --- itself ------------------------------------------------------------------------------------------------------
 
     def __setattr__(self, name: str, value: Any) -> None:
-        field = getattr(type(self), name, None)
-        if field is not None and getattr(field, "fset", None) is None:
+        known = getattr(type(self), name, None)
+        if known is not None and getattr(known, "fset", None) is None:
             remedy = _REMEDIES.get(name, "It shows what the Trainer has.")
             raise AttributeError(f"ctx.{name} cannot be set. {remedy} Settable are {listed(_SETTABLE)}.")
         object.__setattr__(self, name, value)
 
     def __getattr__(self, name: str) -> Any:
-        if isinstance(field := getattr(type(self), name, None), property):
-            return field.fget(self)  # type: ignore[misc]  # an AttributeError in a field led here: let it be seen
-        fields = [field for field in dir(self) if not field.startswith("_")]
+        if isinstance(known := getattr(type(self), name, None), property):
+            return known.fget(self)  # type: ignore[misc]  # an AttributeError in a field led here: let it be seen
+        fields = [name for name in dir(self) if not name.startswith("_")]
         raise AttributeError(f"ctx has no field {name!r}.{did_you_mean(name, fields)} It has {', '.join(fields)}.")
 
     def __repr__(self) -> str:
@@ -513,9 +481,9 @@ def _is_loss(name: str) -> bool | None:
     return True if short_name(name.split("/dataloader_idx_")[0]).lower().endswith("loss") else None
 
 
-def _as_scores(field: str, value: Mapping[str, float] | None, measures: Measures) -> Scores | None:
+def _as_scores(name: str, value: Mapping[str, float] | None, measures: Measures) -> Scores | None:
     if value is None or isinstance(value, ByName):
         return value
     if not isinstance(value, Mapping):
-        raise TypeError(f"Expected ctx.{field} to be a mapping of names to numbers or None but got {value!r}.")
+        raise TypeError(f"Expected ctx.{name} to be a mapping of names to numbers or None but got {value!r}.")
     return Scores(value, logged=measures.logged)

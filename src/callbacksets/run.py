@@ -2,7 +2,7 @@
 
 import copy
 from collections.abc import Callable, Iterable
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.nn.parameter import is_lazy
@@ -15,6 +15,9 @@ from callbacksets.states import Saved, SavedState, nothing_saved, save_run, unlo
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
+
+
+T = TypeVar("T")
 
 
 class Run:
@@ -75,16 +78,21 @@ class Run:
             BaseException: The first that is raised here, unless one is under way already. It tells of the others.
         """
         failures: list[BaseException] = []
+
+        def attempt(do: Callable[..., T], *arguments: Any) -> T | None:
+            try:
+                return do(*arguments)
+            except BaseException as failure:  # what comes after has to be done as well
+                failures.append(failure)
+                return None
+
         if self.result is None:
-            self.result = self.save(failures)
-        before = _versions(self.ctx.learner)
+            self.result = attempt(self.save, failures)
+        before = attempt(_versions, self.ctx.learner)
         self.find_stages()
         for call in self._calls["on_exit"]:
-            try:
-                self._call("on_exit", [call])
-            except BaseException as raised:
-                failures.append(raised)
-        if _versions(self.ctx.learner) != before:
+            attempt(self._call, "on_exit", [call])
+        if self.result is not None and attempt(_versions, self.ctx.learner) != before:
             self.result["exact"] = False
         self.capture.stop()
         for callback in self.sets.values():
