@@ -66,7 +66,11 @@ def test_the_wrong_adapter_says_which_to_import() -> None:
 
 
 def test_imported_are_only_lightning_torch_and_torchmetrics() -> None:
-    more = ["matplotlib", "pandas", "pytorch_lightning", "sklearn", "tensorboard"]
-    code = f"import sys, lightning; had = {{*sys.modules}}; import callbacksets; print({{*{more}}} & {{*sys.modules}} - had)"
+    code = """
+import sys, lightning
+had = {*sys.modules}
+import callbacksets
+print({"matplotlib", "pandas", "pytorch_lightning", "sklearn", "tensorboard"} & {*sys.modules} - had)
+"""
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "set()"
