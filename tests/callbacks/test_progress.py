@@ -1,4 +1,5 @@
 import time
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -57,20 +58,11 @@ def test_time_goes_on_in_a_resumed_run(capsys: pytest.CaptureFixture[str], monke
     monkeypatch.setattr(time, "monotonic", lambda: float(next(clock)))
     resumed = CallbackSetProgress()
     resumed.load_state_dict({"elapsed": 100.0})
-    resumed.ctx = fit([CallbackSetProgress()], max_epochs=0).ctx or Stub()  # type: ignore[assignment]
+    trainer = SimpleNamespace(progress_bar_callback=None, is_global_zero=True)
+    resumed.ctx = SimpleNamespace(epoch=3, trainer=trainer)  # type: ignore[assignment]
     resumed.on_begin()
     resumed.on_end()
     assert "Trained 3 epochs in 105.0 s, 100.0 s of them before this run." in capsys.readouterr().out
-
-
-class Stub:
-    """All of `ctx` that the beginning and the end need."""
-
-    epoch = 3
-
-    class trainer:  # noqa: N801
-        progress_bar_callback = None
-        is_global_zero = True
 
 
 def test_nothing_but_the_time_is_state() -> None:
