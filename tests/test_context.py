@@ -9,6 +9,7 @@ from functools import partial
 from typing import Any
 
 import lightning as L
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -878,3 +879,16 @@ def test_every_callback_of_a_run_has_the_same_ctx() -> None:
             assert {id(callback.ctx) for callback in self.ctx.callbacks.values()} == {id(self.ctx)}
 
     fit([Same(), StageLog()])
+
+
+@pytest.mark.parametrize("value", [torch.tensor(1.0) > 0, np.float64(1) > 0, True])
+def test_terminate_takes_what_a_comparison_gives(value: Any) -> None:
+    adapter = fit(Act(on_epoch_end=lambda ctx: setattr(ctx, "terminate", value)), max_epochs=3)
+    assert adapter.stopped_by is not None
+    assert adapter.stopped_by.epoch == 1
+
+
+@pytest.mark.parametrize("value", [1, "yes", None])
+def test_terminate_takes_nothing_else(value: Any) -> None:
+    with pytest.raises(TypeError, match=r"Expected ctx\.terminate to be True or False but got"):
+        fit(Act(on_epoch_end=lambda ctx: setattr(ctx, "terminate", value)))

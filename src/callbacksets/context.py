@@ -247,6 +247,8 @@ class ContextTorch:
 
     @terminate.setter
     def terminate(self, value: bool) -> None:
+        if hasattr(value, "dtype"):
+            value = bool(value)  # a comparison of numpy's or torch's
         if not isinstance(value, bool):
             raise TypeError(f"Expected ctx.terminate to be True or False but got {value!r}.")
         loop = self._loop
