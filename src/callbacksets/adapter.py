@@ -14,6 +14,7 @@ from torch.optim import Optimizer
 from callbacksets.callback_set import CallbackSet
 from callbacksets.context import NOTHING, ContextTorch, Loop, check_names
 from callbacksets.handover import Handover
+from callbacksets.plan import plan_as_html, plan_as_text
 from callbacksets.run import Run
 from callbacksets.scores import Scores
 from callbacksets.sources import generate, sources_by_id
@@ -407,6 +408,12 @@ class AdapterHooks:
         """The run, unless this is the sanity check or trainer.validate()."""
         run = self._run
         return run if run is not None and run.loop.begun else None
+
+    def __repr__(self) -> str:
+        return plan_as_text(type(self).__name__, self._sources)
+
+    def _repr_html_(self) -> str:
+        return plan_as_html(type(self).__name__, self._sources)
 
     def __getstate__(self) -> dict[str, Any]:
         # Lightning binds the module's `log` and `log_dict` to its callbacks: a copy would drag the module along

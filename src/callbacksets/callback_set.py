@@ -9,6 +9,7 @@ from abc import ABCMeta
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Self
 
+from callbacksets import html
 from callbacksets.errors import NotALightningCallback, did_you_mean, listed, misplaced
 
 if TYPE_CHECKING:
@@ -105,7 +106,7 @@ class CallbackSet(metaclass=_CallbackSetMeta):
     @property
     def stages(self) -> list[str]:
         """The stages at which this callback does something, in the order in which they run."""
-        return [stage for stage in STAGES if getattr(self, stage, None) is not None]
+        return stages_of(self)
 
     def state_dict(self) -> Any:
         """What the callback has learned and needs to go on from; None, the default, for nothing.
@@ -159,6 +160,20 @@ class CallbackSet(metaclass=_CallbackSetMeta):
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {', '.join(self.stages) or 'no stages'}>"
+
+    def _repr_html_(self) -> str:
+        arguments = {name: vars(self)[name] for name in inspect.signature(type(self)).parameters if name in vars(self)}
+        rows = {
+            "arguments": html.values(arguments),
+            "stages": html.names(self.stages) or "none",
+            "weight": f"{self.weight:g}",
+        }
+        return html.card(type(self).__name__, html.first_line(type(self)), rows)
+
+
+def stages_of(callback: CallbackSet | type[CallbackSet]) -> list[str]:
+    """The stages at which a callback, or one of a class, does something, in the order in which they run."""
+    return [stage for stage in STAGES if getattr(callback, stage, None) is not None]
 
 
 def identify(cls: type) -> str:

@@ -6,8 +6,9 @@ import pydoc
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Self
 
+from callbacksets import html
 from callbacksets.arguments import names_of, text, weight
-from callbacksets.callback_set import CallbackSet, identify
+from callbacksets.callback_set import CallbackSet, identify, stages_of
 from callbacksets.errors import NotALightningCallback, listed, misplaced
 from callbacksets.param_set import ParamSet
 
@@ -143,6 +144,17 @@ class TorchCallback:
 
     def __repr__(self) -> str:
         return f"<TorchCallback {self.id}: {self.generator.__name__}({self._shown_values()})>"
+
+    def _repr_html_(self) -> str:
+        rows = {
+            "class": self.generator.__name__,
+            "parameters": html.values(self.param_set.values),
+            "to be given": html.names(self.param_set.missing),
+            "packages": html.names(self.packages),
+            "stages": html.names(stages_of(self.generator)),
+            "weight": f"{self.generator.weight if self.weight is None else self.weight:g}",
+        }
+        return html.card(f"{self.label} ({self.id})", html.first_line(self.generator), rows)
 
     def _shown_values(self) -> str:
         return ", ".join(f"{name}={value!r}" for name, value in self.param_set.values.items())

@@ -6,8 +6,9 @@ from typing import Any, overload
 
 from torch.optim import lr_scheduler as torch_schedulers
 
+from callbacksets import html
 from callbacksets.arguments import names_of, text
-from callbacksets.callback_set import STAGES, CallbackSet
+from callbacksets.callback_set import CallbackSet, stages_of
 from callbacksets.callbacks.checkpoint import CallbackSetCheckpoint
 from callbacksets.callbacks.early_stopping import CallbackSetEarlyStopping
 from callbacksets.callbacks.history import CallbackSetHistory
@@ -20,6 +21,7 @@ from callbacksets.errors import did_you_mean, listed
 from callbacksets.schedulers import as_lr_scheduler, describe_scheduler
 
 _FIELDS = ("id", "label", "weight")
+_COLUMNS = ("key", "label", "weight", "packages", "stages")
 
 
 class DictionaryTorchCallbacks(Mapping[str, TorchCallback]):
@@ -74,16 +76,21 @@ class DictionaryTorchCallbacks(Mapping[str, TorchCallback]):
         return len(self._makes)
 
     def __repr__(self) -> str:
-        rows = [("key", "label", "weight", "packages", "stages"), *(_row(*item) for item in self.items())]
+        rows = [_COLUMNS, *(_row(*item) for item in self.items())]
         widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
         lines = ("  ".join(map(str.ljust, row, widths)) for row in rows)
         return "\n".join(line.rstrip() for line in lines)
+
+    def _repr_html_(self) -> str:
+        return html.table(
+            "Callbacks", "t_clbk(key, ...) describes one of them.", _COLUMNS, [_row(*item) for item in self.items()]
+        )
 
 
 def _row(key: str, descriptor: TorchCallback) -> tuple[str, ...]:
     cls = descriptor.generator
     weight = cls.weight if descriptor.weight is None else descriptor.weight
-    stages = [stage.removeprefix("on_") for stage in STAGES if getattr(cls, stage, None) is not None]
+    stages = [stage.removeprefix("on_") for stage in stages_of(cls)]
     return key, descriptor.label, f"{weight:g}", ", ".join(descriptor.packages) or "-", ", ".join(stages) or "-"
 
 

@@ -1,5 +1,6 @@
 """What may be given to the adapter as `callbacks`, and the CallbackSets that a fit makes of it."""
 
+import pydoc
 from collections.abc import Iterable, Mapping
 from typing import Any
 
@@ -73,13 +74,13 @@ def _source(value: Any) -> Source:
     if isinstance(value, TorchCallback):
         return value  # as it is: values that it is given later count
     if isinstance(value, str):
-        descriptor = t_clbk(value)
-        _check_complete(repr(value), descriptor.param_set, f"Give a descriptor: t_clbk({value!r}, ")
-        return descriptor
+        return _described(value, {})
     if isinstance(value, type) and issubclass(value, CallbackSet):
         name = value.__name__
         _check_complete(f"{name} is given as a class but", ParamSet.from_callable(value), f"Give an instance: {name}(")
         return value
+    if isinstance(value, Mapping):
+        return _configured(value)
     cls = value if isinstance(value, type) else type(value)
     if any(base.__name__ == "Callback" and "lightning" in base.__module__ for base in cls.__mro__):
         raise TypeError(
@@ -89,6 +90,30 @@ def _source(value: Any) -> Source:
     raise TypeError(
         "Expected callbacks to be CallbackSet instances or classes, descriptors or dictionary keys, one of them, a "
         f"list or a mapping, but got {value!r}."
+    )
+
+
+def _described(key: str, values: Mapping[str, Any]) -> TorchCallback:
+    descriptor = t_clbk(key, **values)
+    _check_complete(repr(key), descriptor.param_set, f"Give a descriptor: t_clbk({key!r}, ")
+    return descriptor
+
+
+def _configured(value: Mapping[str, Any]) -> Source:
+    """What a configuration file says: a key with its values, or a `class_path` that LightningCLI did not make."""
+    if "class_path" in value:
+        make = pydoc.locate(str(value["class_path"]))
+        if not callable(make):
+            raise TypeError(f"There is no class {value['class_path']!r} to import.")
+        # LightningCLI has tried, and will show the error that is raised here
+        return _source(make(**value.get("init_args", {}), **value.get("dict_kwargs", {})))
+    if len(value) == 1:
+        [(key, values)] = value.items()
+        if isinstance(values, Mapping):
+            return _described(key, values)
+    raise TypeError(
+        "Expected a key of the dictionary with its values, {'early_stopping': {'patience': 3}}, or a class_path with "
+        f"init_args, but got {dict(value)!r}."
     )
 
 

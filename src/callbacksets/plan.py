@@ -1,0 +1,109 @@
+"""What an adapter is going to do, before anything is trained: which callback runs at which stage, in which order."""
+
+import math
+import numbers
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from callbacksets import html
+from callbacksets.callback_set import STAGES, CallbackSet, stages_of
+from callbacksets.descriptor import TorchCallback
+from callbacksets.errors import listed
+from callbacksets.sources import Source
+
+
+@dataclass(frozen=True)
+class Planned:
+    """What one callback is going to do."""
+
+    id: str
+    cls: str
+    weight: object
+    stages: list[str]
+    note: str = ""
+
+    @property
+    def shown_weight(self) -> str:
+        """The weight, without digits that say nothing."""
+        return f"{self.weight:g}" if isinstance(self.weight, int | float) else repr(self.weight)
+
+
+def plan(sources: Mapping[str, Source]) -> list[Planned]:
+    """What the callbacks that a fit would make of these sources are going to do, in the order in which they run.
+
+    Of a class or a descriptor an instance is made to look at, as a fit makes one, and thrown away. Where that is not
+    possible, as a value is missing, the class tells which stages there are.
+    """
+    planned = [_planned(id, source) for id, source in sources.items()]
+    return sorted(planned, key=lambda one: _rank(one.weight))
+
+
+def plan_as_text(name: str, sources: Mapping[str, Source]) -> str:
+    """The plan as two tables, of the callbacks and of the stages."""
+    planned = plan(sources)
+    callbacks = [(one.id, one.cls, one.shown_weight, one.note) for one in planned]
+    stages = [
+        (stage.removeprefix("on_"), ", ".join(one.id for one in planned if stage in one.stages))
+        for stage in _used(planned)
+    ]
+    return "\n".join(
+        [
+            f"<{name}: {_counted(planned)}>",
+            *(_table(("callback", "class", "weight", ""), callbacks) if planned else ()),
+            *(("", *_table(("stage", "runs, in this order"), stages)) if stages else ()),
+        ]
+    )
+
+
+def plan_as_html(name: str, sources: Mapping[str, Source]) -> str:
+    """The plan as one table, with a row for each callback and a column for each stage."""
+    planned = plan(sources)
+    stages = _used(planned)
+    header = ("callback", "class", "weight", *(stage.removeprefix("on_") for stage in stages), "")
+    rows = [
+        (one.id, one.cls, one.shown_weight, *("●" if stage in one.stages else "" for stage in stages), one.note)
+        for one in planned
+    ]
+    about = f"{_counted(planned)}. In every stage they run from top to bottom."
+    return html.table(name, about, header, rows)
+
+
+def _planned(id: str, source: Source) -> Planned:
+    if isinstance(source, CallbackSet):
+        return _of_instance(id, source)
+    cls, weight, note = (
+        (source.generator, source.weight, _missing(source)) if isinstance(source, TorchCallback) else (source, None, "")
+    )
+    try:
+        return _of_instance(id, source.generate() if isinstance(source, TorchCallback) else cls())
+    except Exception as error:  # whatever it is, the fit will say it; a plan is to be seen nevertheless
+        note = note or f"cannot be made: {type(error).__name__}"
+        return Planned(id, cls.__name__, cls.weight if weight is None else weight, stages_of(cls), note)
+
+
+def _of_instance(id: str, callback: CallbackSet) -> Planned:
+    return Planned(id, type(callback).__name__, callback.weight, callback.stages)
+
+
+def _missing(descriptor: TorchCallback) -> str:
+    missing = descriptor.param_set.missing
+    return f"still needs {listed(missing)}" if missing else ""
+
+
+def _rank(weight: object) -> float:
+    """What a fit sorts by; a weight that it will refuse comes last here."""
+    is_number = isinstance(weight, numbers.Real) and not math.isnan(weight)
+    return float(weight) if is_number else math.inf  # type: ignore[arg-type]
+
+
+def _used(planned: list[Planned]) -> list[str]:
+    return [stage for stage in STAGES if any(stage in one.stages for one in planned)]
+
+
+def _counted(planned: list[Planned]) -> str:
+    return f"{len(planned) or 'no'} callback{'' if len(planned) == 1 else 's'}"
+
+
+def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
+    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
+    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in (head, *rows)]

@@ -1,0 +1,88 @@
+"""A stand-in for `ctx`, to test a method of a callback alone."""
+
+from collections.abc import Mapping
+from typing import Any
+
+from callbacksets.context import ContextTorch, Loop
+from callbacksets.errors import did_you_mean
+from callbacksets.scores import by_name
+
+_FIELDS = tuple(name for name in dir(ContextTorch) if not name.startswith("_"))
+
+
+def make_context(**fields: Any) -> ContextTorch:
+    """A stand-in for `ctx` that has the given fields and no others, so that a method can be tested without a Trainer.
+
+    It behaves as in a fit: what cannot be set there cannot be set here, scores take positions, a batch can be
+    exchanged as in `batch_begin`, and `terminate` is False until it is set. For the next moment, make another.
+
+    Example:
+        >>> from callbacksets import CallbackSet
+        >>> from callbacksets.testing import make_context
+        >>> class CallbackSetEnough(CallbackSet):
+        ...     def on_epoch_end(self):
+        ...         if self.ctx.last_scores_valid["acc"] > 0.9:
+        ...             self.ctx.terminate = True
+        >>> callback = CallbackSetEnough()
+        >>> callback.ctx = make_context(last_scores_valid={"acc": 0.95})
+        >>> callback.on_epoch_end()
+        >>> callback.ctx.terminate
+        True
+        >>> callback.ctx.epoch
+        Traceback (most recent call last):
+            ...
+        AttributeError: ctx.epoch is read but was not given. Give it: make_context(epoch=...).
+
+    Args:
+        **fields: The fields and their values. `minimize`, a method of the real one, is given as a function.
+
+    Raises:
+        TypeError: For a field that a real `ctx` does not have.
+    """
+    for name in fields:
+        if name not in _FIELDS:
+            raise TypeError(
+                f"ctx has no field {name!r}.{did_you_mean(name, _FIELDS)} It has {', '.join(_FIELDS)}. One that your "
+                f"callbacks add is assigned: ctx.{name} = ... ."
+            )
+    if not callable(fields.get("minimize", callable)):
+        raise TypeError(f"Expected minimize to be a function of a score's name but got {fields['minimize']!r}.")
+    return _StandIn(fields)
+
+
+class _StandIn(ContextTorch):
+    """Has what it was given in the place of what a Trainer would say."""
+
+    def __init__(self, fields: dict[str, Any]) -> None:
+        no: Any = None
+        # keeps and checks what can be set, as in a fit
+        self._real = ContextTorch(no, no, Loop(batch=fields.get("batch"), batch_open=True), {})
+        self._given = {"terminate": False} | fields
+        for name in ("measures_train", "measures_valid"):
+            if isinstance(measures := fields.get(name), Mapping):
+                self._given[name] = by_name(measures)
+        for name in ("terminate", "last_scores_train", "last_scores_valid"):
+            if name in fields:
+                setattr(self, name, fields[name])
+
+    def __getattribute__(self, name: str) -> Any:
+        if name not in _FIELDS:
+            return super().__getattribute__(name)
+        if name not in self._given:
+            raise AttributeError  # which __getattr__ explains
+        return self._given[name]
+
+    def __getattr__(self, name: str) -> Any:
+        if name in _FIELDS:
+            raise AttributeError(f"ctx.{name} is read but was not given. Give it: make_context({name}=...).")
+        return super().__getattr__(name)
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        if name in _FIELDS:
+            setattr(self._real, name, value)
+            self._given[name] = getattr(self._real, name)
+        else:
+            super().__setattr__(name, value)
+
+    def __repr__(self) -> str:
+        return f"make_context({', '.join(f'{name}={value!r}' for name, value in self._given.items())})"

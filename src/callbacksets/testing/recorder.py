@@ -1,0 +1,95 @@
+"""A callback that writes down what happens."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import Any
+
+from torch import Tensor
+
+from callbacksets.arguments import choice, names_of, text
+from callbacksets.callback_set import STAGES, CallbackSet
+
+
+def _recorded(stage: str) -> Callable[["StageRecorder"], None]:
+    def method(self: "StageRecorder") -> None:
+        self.rows.append((stage, *(self._read(field) for field in self.fields)))
+
+    return method
+
+
+class StageRecorder(CallbackSet):
+    """Records the stages of a fit, with the values that some fields of `ctx` have in them.
+
+    Of tensors, scores and other collections it keeps copies, so that what happens later does not show. Where a field
+    is not there yet, as `y_hat` before the forward call, it records None.
+
+    Example:
+        >>> from callbacksets.testing import StageRecorder, make_context
+        >>> recorder = StageRecorder("epoch", "last_loss", stages=["on_epoch_end", "on_end"])
+        >>> recorder.ctx = make_context(epoch=1, last_loss=0.7)
+        >>> recorder.on_epoch_end()
+        >>> recorder.rows
+        [('on_epoch_end', 1, 0.7)]
+        >>> recorder.at("on_epoch_end")
+        [(1, 0.7)]
+
+    Args:
+        *fields: The names of the fields.
+        stages: The stages to record; by default all.
+
+    Attributes:
+        rows: A tuple for every stage that came: its name, and the values of the fields.
+
+    Raises:
+        TypeError: For what is no name.
+        ValueError: For what is no stage.
+        AttributeError: In a fit, for a field that `ctx` does not have.
+    """
+
+    def __init__(self, *fields: str, stages: str | Iterable[str] = STAGES) -> None:
+        self.fields = [text("fields", field) for field in fields]
+        self.rows: list[tuple[Any, ...]] = []
+        chosen = [choice("stages", stage, STAGES) for stage in names_of("stages", stages)]
+        for stage in STAGES:
+            if stage not in chosen:
+                setattr(self, stage, None)
+
+    on_begin = _recorded("on_begin")
+    on_epoch_begin = _recorded("on_epoch_begin")
+    on_batch_begin = _recorded("on_batch_begin")
+    on_after_backward = _recorded("on_after_backward")
+    on_batch_end = _recorded("on_batch_end")
+    on_before_valid = _recorded("on_before_valid")
+    on_batch_valid_begin = _recorded("on_batch_valid_begin")
+    on_batch_valid_end = _recorded("on_batch_valid_end")
+    on_valid_end = _recorded("on_valid_end")
+    on_epoch_end = _recorded("on_epoch_end")
+    on_end = _recorded("on_end")
+    on_exit = _recorded("on_exit")
+
+    def at(self, stage: str) -> list[tuple[Any, ...]]:
+        """The values of the fields each time a stage came.
+
+        Args:
+            stage: Its name, `"on_epoch_end"`.
+
+        Raises:
+            ValueError: For what is no stage.
+        """
+        choice("stage", stage, STAGES)
+        return [row[1:] for row in self.rows if row[0] == stage]
+
+    def _read(self, field: str) -> Any:
+        try:
+            return _copied(getattr(self.ctx, field))
+        except RuntimeError:  # the context's word for what is not there yet
+            return None
+
+
+def _copied(value: Any) -> Any:
+    if isinstance(value, Tensor):
+        return value.detach().clone()
+    if isinstance(value, Mapping):
+        return {key: _copied(item) for key, item in value.items()}
+    if type(value) in (list, tuple):
+        return type(value)(_copied(item) for item in value)
+    return value
