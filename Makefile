@@ -5,7 +5,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 BRIDGE := $(addprefix tests/test_,adapter.py capture.py context.py golden_runs.py golden_traces.py scores.py states.py)
 
-.PHONY: demo test test-oldest check bench clean
+.PHONY: demo test test-oldest check bench docs dist clean
 
 demo: $(READY)  ## train a classifier on real data
 	$(BIN)/python -m callbacksets.demo
@@ -24,6 +24,14 @@ check: $(READY)  ## lint and type-check
 bench: $(READY)  ## measure, and write benchmarks/results.md
 	$(BIN)/python -m benchmarks
 
+docs: $(READY) $(VENV)/.docs  ## build the documentation in site/
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
+dist: $(READY)  ## build wheel and sdist in dist/, and try them in empty environments
+	rm -rf dist
+	$(BIN)/python -m build
+	tests/scripts/try_dist.sh $(BIN)/python dist/*
+
 $(READY): pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
 	$(BIN)/python -m pip install --quiet --upgrade pip
@@ -33,6 +41,10 @@ $(READY): pyproject.toml constraints.txt
 .venv-oldest/.ready: pyproject.toml constraints-oldest.txt
 	$(PYTHON) -m venv .venv-oldest
 	.venv-oldest/bin/python -m pip install --quiet --constraint constraints-oldest.txt --editable '.[dev]'
+	touch $@
+
+$(VENV)/.docs: pyproject.toml constraints.txt
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
 	touch $@
 
 clean:

@@ -1,1 +1,14 @@
 """What callbacks cost: `make bench`."""
+
+SECTIONS = (
+    "dispatch",
+    "context",
+    "peers",
+    "reading",
+    "memory",
+    "checkpoints",
+    "start",
+    "scale",
+    "gpu",
+)
+"""One module each, whose `measure(quick)` gives the rows of its table and whose docstring begins with its title."""

@@ -46,6 +46,9 @@ def weighted(weight: Any) -> CallbackSet:
         (("progress", CallbackSetSized(3), TorchCallback(CallbackSetSized, id="b")), ["progress", "sized", "b"]),
         (iter(["history", "progress"]), ["history", "progress"]),
         ({"a": "history", "b": t_clbk("history"), "c": CallbackSetEMA}, ["a", "b", "c"]),
+        ([{"early_stopping": {"patience": 2}}, {"lr_step": {"step_size": 1, "id": "b"}}], ["early_stopping", "b"]),
+        ({"a": {"early_stopping": {"patience": 2}}}, ["a"]),
+        ([{"class_path": "callbacksets.CallbackSetProgress", "init_args": {"digits": 3}}], ["progress"]),
     ],
 )
 def test_ids(callbacks: Any, ids: list[str]) -> None:

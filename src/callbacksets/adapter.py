@@ -11,6 +11,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
 
+from callbacksets.arguments import choice
 from callbacksets.callback_set import CallbackSet
 from callbacksets.context import NOTHING, ContextTorch, Loop, check_names
 from callbacksets.handover import Handover
@@ -63,10 +64,8 @@ class AdapterHooks:
         for argument, name in (("network", network), ("loss_fn", loss_fn)):
             if not (name is None or isinstance(name, str)):
                 raise TypeError(f"Expected {argument} to be the name of an attribute of the module but got {name!r}.")
-        if terminate_at not in ("epoch", "validation"):
-            raise ValueError(f"Expected terminate_at to be 'epoch' or 'validation' but got {terminate_at!r}.")
         self.callbacks = callbacks
-        self.terminate_at = terminate_at
+        self.terminate_at = choice("terminate_at", terminate_at, ("epoch", "validation"))
         self._sources = sources_by_id(callbacks)
         self._names = {"network": network, "loss_fn": loss_fn}
         self._run: Run | None = None
@@ -75,6 +74,8 @@ class AdapterHooks:
         self._weights: dict[str, Any] | None = None
         self._stopped_by: StoppedBy | None = None
         self._handover = Handover()
+
+    __init__.__qualname__ = "CallbackSetAdapter.__init__"  # which a misspelled argument is reported to be of
 
     @property
     def sets(self) -> Mapping[str, CallbackSet]:

@@ -20,12 +20,13 @@ def whole_number(name: str, value: Any, *, at_least: int) -> int:
     return int(value)
 
 
-def number(name: str, value: Any, *, at_least: float) -> float:
+def number(name: str, value: Any, *, at_least: float, at_most: float = math.inf) -> float:
     """A finite number, and no bool."""
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
         raise TypeError(f"Expected {name} to be a number of at least {at_least} but got {value!r}.")
-    if not at_least <= float(value) < math.inf:
-        raise ValueError(f"Expected {name} to be a finite number of at least {at_least} but got {value!r}.")
+    if not at_least <= float(value) <= at_most or math.isinf(value):
+        most = "" if at_most == math.inf else f" and at most {at_most}"
+        raise ValueError(f"Expected {name} to be a finite number of at least {at_least}{most} but got {value!r}.")
     return float(value)
 
 

@@ -10,6 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Self
 
 from callbacksets import html
+from callbacksets.arguments import flag
 from callbacksets.errors import NotALightningCallback, did_you_mean, listed, misplaced
 
 if TYPE_CHECKING:
@@ -142,7 +143,7 @@ class CallbackSet(metaclass=_CallbackSetMeta):
             raise RuntimeError(
                 f"A {type(self).__name__} can only be cloned while its ctx is None. Clone it before or after the fit."
             )
-        if deep:
+        if flag("deep", deep):
             return copy.deepcopy(self)
         clone = copy.copy(self)
         for name, value in vars(self).items():

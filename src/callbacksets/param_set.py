@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, Self
 
+from callbacksets.arguments import names_of
 from callbacksets.errors import did_you_mean, listed
 
 
@@ -35,7 +36,9 @@ class ParamSet:
     def __init__(
         self, required: Iterable[str] = (), defaults: Mapping[str, Any] = {}, *, any_other: bool = False
     ) -> None:
-        self._required = list(required)
+        self._required = names_of("required", required)
+        if not isinstance(defaults, Mapping):
+            raise TypeError(f"Expected defaults to be a mapping of names to values but got {defaults!r}.")
         self._defaults = dict(defaults)
         self._any_other = any_other
         self._values: dict[str, Any] = {}
@@ -53,8 +56,11 @@ class ParamSet:
             others: If it hands its `**kwargs` on, the one that takes them, and so on.
             without: The names of those that are no parameters, as something else gives them.
         """
+        without = names_of("without", without)
         parameters: dict[str, inspect.Parameter] = {}
         for one_of_them in (function, *others):
+            if not callable(one_of_them):
+                raise TypeError(f"Expected function to be a function or a class but got {one_of_them!r}.")
             signature = inspect.signature(one_of_them).parameters
             parameters |= {name: one for name, one in signature.items() if name not in parameters}
         kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)

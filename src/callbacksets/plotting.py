@@ -3,6 +3,8 @@
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from callbacksets.errors import listed
+
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
@@ -33,6 +35,7 @@ def plot_history(
 
     Raises:
         ModuleNotFoundError: Without matplotlib.
+        TypeError: For what is no state of a history.
         ValueError: When the history has no scores, or the number of Axes is not theirs.
     """
     try:
@@ -41,6 +44,11 @@ def plot_history(
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError("A plot needs matplotlib: pip install 'callbacksets[plot]'.") from error
 
+    if not isinstance(state, Mapping) or "epoch" not in state:
+        raise TypeError(
+            "Expected state to be the state of a history, adapter.states['history'] or history.state_dict(), but got "
+            f"{listed(map(str, state)) if isinstance(state, Mapping) else repr(state)}."
+        )
     panels = list(dict.fromkeys(column.split(".", 1)[1] for column in state if "." in column))
     if not panels:
         raise ValueError("The history has no scores to plot: the module logged none for the epoch.")

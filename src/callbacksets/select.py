@@ -22,6 +22,8 @@ class Select:
         self._function = function
 
     def __call__(self, param_names: Iterable[str]) -> list[str]:
+        if isinstance(param_names, str):
+            raise TypeError(f"Expected param_names to be several names but got the string {param_names!r}.")
         return list(self._function(list(param_names)))
 
     def __repr__(self) -> str:

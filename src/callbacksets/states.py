@@ -3,6 +3,7 @@
 import copy
 import io
 import os
+import pickle
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict, cast
@@ -164,15 +165,37 @@ def read_states(checkpoint: str | os.PathLike[str] | Mapping[str, Any], *, weigh
 
     mlr3torch: `learner$model$callbacks` of a checkpoint.
     """
-    if not isinstance(checkpoint, Mapping):
-        path = Path(checkpoint)
-        # a sharded checkpoint is a folder, with all that is no shard in `meta.pt`
-        path = path / "meta.pt" if path.is_dir() else path
-        checkpoint = torch.load(path, map_location="cpu", weights_only=weights_only)
-    if not isinstance(checkpoint, Mapping) or not {"callbacks", "state_dict", "loops"} & set(checkpoint):
-        raise ValueError("Expected a checkpoint written by a Lightning Trainer but got something else.")
-    saved: Saved = checkpoint.get("callbacks", {}).get(KEY, nothing_saved())
+    loaded = checkpoint if isinstance(checkpoint, Mapping) else _load(checkpoint, weights_only)
+    if not isinstance(loaded, Mapping) or not {"callbacks", "state_dict", "loops"} & set(loaded):
+        raise ValueError(f"Expected checkpoint to be one of a Lightning Trainer's but got {_what(checkpoint)}.")
+    saved: Saved = loaded.get("callbacks", {}).get(KEY, nothing_saved())
     return {id: copy.deepcopy(entry["state"]) for id, entry in saved["callbacks"].items()}
+
+
+def _load(checkpoint: Any, weights_only: bool) -> Any:
+    if not isinstance(checkpoint, str | os.PathLike):
+        raise TypeError(f"Expected checkpoint to be the path of a checkpoint, or a loaded one, but got {checkpoint!r}.")
+    path = Path(checkpoint)
+    if path.is_dir():
+        # a sharded checkpoint is a folder, with all that is no shard in `meta.pt`
+        if not (path / "meta.pt").exists():
+            raise ValueError(
+                f"Expected checkpoint to be one of a Lightning Trainer's but got {_what(path)}. "
+                "Of a folder of checkpoints, latest_checkpoint(path) finds the newest."
+            )
+        path = path / "meta.pt"
+    try:
+        return torch.load(path, map_location="cpu", weights_only=weights_only)
+    except (pickle.UnpicklingError, KeyError, EOFError) as error:
+        raise ValueError(
+            f"Expected checkpoint to be one of a Lightning Trainer's but {_what(path)}: {error}"
+        ) from error
+
+
+def _what(checkpoint: Any) -> str:
+    if isinstance(checkpoint, Mapping):
+        return f"a mapping with {listed(map(str, checkpoint))}"
+    return f"the {'folder' if Path(checkpoint).is_dir() else 'file'} {checkpoint}"
 
 
 def _save_scores(scores: Scores | None) -> dict[str, Any] | None:

@@ -67,6 +67,11 @@ class SupervisedModule(L.LightningModule):
             raise TypeError(f"Expected network to be a torch.nn.Module but got {network!r}.")
         callables = {"loss_fn": loss_fn, "optimizer": optimizer, "prediction_encoder": prediction_encoder}
         for argument, value in callables.items():
+            if isinstance(value, Optimizer):
+                made = f"functools.partial({type(value).__name__}, lr=...)"
+                raise TypeError(f"Expected {argument} to be callable and make an optimizer but got one. Give {made}.")
+            if isinstance(value, type) and issubclass(value, nn.Module):
+                raise TypeError(f"Expected {argument} to be a function or a module but got a class.{_remedy(value)}")
             if not (callable(value) or (value is None and argument == "prediction_encoder")):
                 raise TypeError(f"Expected {argument} to be callable but got {value!r}.")
         self.network = network
@@ -133,7 +138,10 @@ def _by_id(argument: str, measures: Any) -> nn.ModuleDict:
                 f"{'' if id in by_id else ', which is what the loss is logged as'}. Give ids of your own: "
                 f"{argument}={{'id': ...}}."
             )
-        by_id[id] = measure.clone()
+        try:
+            by_id[id] = measure.clone()
+        except (KeyError, TypeError) as error:
+            raise ValueError(f"{argument} cannot have the id {id!r}: {error}") from None
     return by_id
 
 

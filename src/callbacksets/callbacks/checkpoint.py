@@ -186,7 +186,10 @@ def latest_checkpoint(path: AnyPath) -> Path | None:
 
     mlr3torch: `resume`, the parameter of a learner.
     """
-    checkpoints = _complete(folder("path", path))
+    path = folder("path", path)
+    if path.is_file():
+        raise ValueError(f"Expected path to be a folder of checkpoints but {path} is a file.")
+    checkpoints = _complete(path)
     return checkpoints[max(checkpoints)] if checkpoints else None
 
 

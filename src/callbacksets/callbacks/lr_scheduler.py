@@ -346,7 +346,7 @@ _CHECKS: Mapping[str, Callable[[str, Any], Any]] = {
     "max_momentum": _each(_AMOUNT),
     "min_lr": _each(_AMOUNT),
     "patience": partial(whole_number, at_least=0),
-    "pct_start": _AMOUNT,
+    "pct_start": partial(number, at_least=0, at_most=1),
     "step_size": _COUNT,
     "steps_per_epoch": _COUNT,
     "three_phase": flag,
