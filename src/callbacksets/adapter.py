@@ -442,7 +442,7 @@ class CallbackSetAdapter(AdapterHooks, Callback):
 
     Args:
         callbacks: One of, a list of, or a mapping id -> a `CallbackSet` instance or class, a `TorchCallback`, a key of
-            the dictionary.
+            the dictionary, or `{key: {values}}` as a YAML file has it.
         network: The name of the module's submodule that is `ctx.network`, and whose output is `ctx.y_hats`; by
             default its attribute `network`, else the module itself.
         loss_fn: The name of the module's attribute that is `ctx.loss_fn`; by default `loss_fn` or `criterion`.

@@ -122,10 +122,10 @@ def t_clbk() -> DictionaryTorchCallbacks: ...
 
 
 @overload
-def t_clbk(key: str, /, **values: Any) -> TorchCallback: ...
+def t_clbk(key: str, **values: Any) -> TorchCallback: ...
 
 
-def t_clbk(key: str | None = None, /, **values: Any) -> TorchCallback | DictionaryTorchCallbacks:
+def t_clbk(key: str | None = None, **values: Any) -> TorchCallback | DictionaryTorchCallbacks:
     """A descriptor from the dictionary, with values; without a key the dictionary.
 
     Example:
@@ -145,7 +145,7 @@ def t_clbk(key: str | None = None, /, **values: Any) -> TorchCallback | Dictiona
 
     mlr3torch: `t_clbk()`.
     """
-    if key is None:
+    if key is None and not values:
         return torch_callbacks
     numbered = re.fullmatch(r"(.+)_\d+", text("key", key))
     if numbered and key not in torch_callbacks and numbered[1] in torch_callbacks:

@@ -1,0 +1,146 @@
+"""Callbacks in the YAML of LightningCLI."""
+
+import re
+import sys
+import types
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch.cli import LightningCLI
+from torch.utils.data import DataLoader
+
+from callbacksets import CallbackSet, CallbackSetAdapter, TorchCallback, t_clbk
+from tests.helpers import Tiny
+
+# Lightning itself uses what jsonargparse deprecates
+pytestmark = pytest.mark.filterwarnings("ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning")
+
+README = Path(__file__).parents[1] / "README.md"
+QUIET = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
+
+
+class CallbackSetLossEma(CallbackSet):
+    def __init__(self, alpha: float = 0.1) -> None:
+        self.alpha, self.ema = alpha, None
+
+    def on_batch_end(self) -> None:
+        loss: Any = self.ctx.last_loss
+        self.ema = loss if self.ema is None else self.alpha * loss + (1 - self.alpha) * self.ema
+
+    def state_dict(self) -> Any:
+        return {"ema": self.ema}
+
+
+def slow_steps(gamma: float) -> TorchCallback:
+    return t_clbk("lr_step", step_size=2, gamma=gamma)
+
+
+class WithData(Tiny):
+    def train_dataloader(self) -> Any:
+        return DataLoader(torch.ones(4, 2), batch_size=2)
+
+    val_dataloader = train_dataloader
+
+
+def run(yaml: str, folder: Path, *arguments: str) -> CallbackSetAdapter:
+    (folder / "config.yaml").write_text(yaml)
+    quiet = [f"--trainer.{name}=false" for name in QUIET]
+    args = ["fit", "--config", str(folder / "config.yaml"), "--trainer.accelerator=cpu", *quiet, *arguments]
+    saved = {"config_filename": str(folder / "saved.yaml")}
+    cli = LightningCLI(WithData, args=args, save_config_kwargs=saved, seed_everything_default=False)
+    [adapter] = [callback for callback in cli.trainer.callbacks if isinstance(callback, CallbackSetAdapter)]
+    return adapter
+
+
+def adapter_of(callbacks: str) -> str:
+    return (
+        "trainer:\n  max_epochs: 3\n  callbacks:\n    - class_path: callbacksets.CallbackSetAdapter\n"
+        f"      init_args:\n        callbacks: {callbacks}\n"
+    )
+
+
+@pytest.fixture(autouse=True)
+def _quietly(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("callbacks", "ids"),
+    [
+        ("history", ["history"]),
+        ("[history, {early_stopping: {patience: 2}}]", ["history", "early_stopping"]),
+        ("{scores: history, stop: {early_stopping: {patience: 2}}}", ["scores", "stop"]),
+        ("[{lr_step: {step_size: 2, id: slow, weight: 3}}]", ["slow"]),
+        ("[{class_path: callbacksets.CallbackSetEarlyStopping, init_args: {patience: 2}}]", ["early_stopping"]),
+        ("[{class_path: tests.test_cli.CallbackSetLossEma}, history]", ["loss_ema", "history"]),
+        ("[{class_path: tests.test_cli.slow_steps, init_args: {gamma: 0.5}}]", ["lr_step"]),
+        (
+            "[{class_path: callbacksets.TorchCallback, init_args: {callback_generator: callbacksets.CallbackSetHistory,"
+            " id: scores}}]",
+            ["scores"],
+        ),
+        (
+            "[{class_path: callbacksets.CallbackSetLRSchedulerOneCycle, dict_kwargs: {max_lr: 0.1}}]",
+            ["lr_scheduler_one_cycle"],
+        ),
+    ],
+)
+def test_forms(callbacks: str, ids: list[str], tmp_path: Path) -> None:
+    assert list(run(adapter_of(callbacks), tmp_path).states) == ids
+
+
+def test_arguments_of_the_adapter_and_overriding_on_the_command_line(tmp_path: Path) -> None:
+    yaml = adapter_of("[history]") + "        terminate_at: validation\n"
+    adapter = run(yaml, tmp_path, "--trainer.max_epochs=2")
+    assert adapter.terminate_at == "validation"
+    assert adapter.states["history"]["epoch"] == [1, 2]
+
+
+def test_the_saved_configuration_gives_the_same_callbacks(tmp_path: Path) -> None:
+    yaml = adapter_of(
+        "[history, {early_stopping: {patience: 2}}, {class_path: tests.test_cli.CallbackSetLossEma, "
+        "init_args: {alpha: 0.5}}]"
+    )
+    first = run(yaml, tmp_path)
+    saved = (tmp_path / "saved.yaml").read_text()
+    (tmp_path / "again").mkdir()
+    again = run(saved, tmp_path / "again")
+    assert list(again.states) == list(first.states)
+    assert again.sets["loss_ema"].alpha == 0.5  # type: ignore[attr-defined]
+
+
+@pytest.mark.parametrize(
+    ("callbacks", "message"),
+    [
+        ("[{early_stopping: {patiense: 2}}]", "no parameter 'patiense'. Did you mean 'patience'?"),
+        ("[{early_stoping: {patience: 2}}]", "no callback 'early_stoping'. Did you mean 'early_stopping'?"),
+        ("[early_stopping]", "'early_stopping' cannot be made without 'patience'"),
+        ("[{early_stopping: {min_delta: 1}}]", "'early_stopping' cannot be made without 'patience'"),
+        ("[{history: {}, progress: {}}]", "Expected a key of the dictionary with its values"),
+        ("{early_stopping: {patience: 2}}", "Expected a key of the dictionary with its values"),
+        (
+            "[{class_path: callbacksets.CallbackSetEarlyStopping, init_args: {patience: 2, monitr: loss}}]",
+            "unexpected keyword argument 'monitr'",
+        ),
+        (
+            "[{class_path: callbacksets.CallbackSetEarlyStopping, init_args: {patience: two}}]",
+            "Expected patience to be a whole number of at least 1 but got 'two'",
+        ),
+        ("[{class_path: callbacksets.CallbackSetEarly}]", "no class 'callbacksets.CallbackSetEarly' to import"),
+    ],
+)
+def test_errors_say_what_is_wrong(callbacks: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        run(adapter_of(callbacks), tmp_path)
+
+
+def test_the_example_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    train = types.ModuleType("train")
+    train.CallbackSetLossEma = CallbackSetLossEma  # type: ignore[attr-defined]
+    monkeypatch.setitem(sys.modules, "train", train)
+    [yaml] = re.findall(r"```yaml\n(.*?)```", README.read_text(), flags=re.DOTALL)
+    adapter = run(yaml, tmp_path)
+    assert list(adapter.states) == ["history", "lr_step", "loss_ema", "early_stopping"]
+    assert adapter.sets["early_stopping"].patience == 5  # type: ignore[attr-defined]
