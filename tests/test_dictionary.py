@@ -253,3 +253,9 @@ def test_refuses(do: Callable[[], Any], error: type[Exception], message: str) ->
     with pytest.raises(error) as raised:
         do()
     assert re.search(re.escape(message), str(raised.value.args[0]))
+
+
+def test_the_key_may_be_given_by_name_and_values_need_one() -> None:
+    assert t_clbk(key="history").id == "history"
+    with pytest.raises(TypeError, match="Expected key to be a string but got None"):
+        t_clbk(patience=3)

@@ -147,7 +147,8 @@ def t_clbk(key: str | None = None, **values: Any) -> TorchCallback | DictionaryT
     """
     if key is None and not values:
         return torch_callbacks
-    numbered = re.fullmatch(r"(.+)_\d+", text("key", key))
+    key = text("key", key)
+    numbered = re.fullmatch(r"(.+)_\d+", key)
     if numbered and key not in torch_callbacks and numbered[1] in torch_callbacks:
         descriptor = torch_callbacks[numbered[1]]
         descriptor.id = key
