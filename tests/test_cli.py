@@ -33,6 +33,11 @@ class CallbackSetLossEma(CallbackSet):
         return {"ema": self.ema}
 
 
+@pytest.fixture(autouse=True)
+def _no_arguments(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "argv", ["train.py"])  # LightningCLI warns of arguments beside those it is given
+
+
 def slow_steps(gamma: float) -> TorchCallback:
     return t_clbk("lr_step", step_size=2, gamma=gamma)
 
