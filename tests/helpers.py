@@ -9,7 +9,7 @@ import torch
 from torch import nn
 
 from callbacksets import CallbackSet, CallbackSetAdapter
-from callbacksets.callback_set import STAGES
+from callbacksets.base import STAGES
 
 
 def quiet(**kwargs: Any) -> L.Trainer:

@@ -13,7 +13,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from callbacksets import CallbackSet, CallbackSetAdapter, CallbackSetHistory
-from callbacksets.callback_set import STAGES
+from callbacksets.base import STAGES
 from tests.helpers import Act, Batches, Endless, StageLog, Tiny, fit, ones, quiet
 
 BATCH = ["batch_begin", "after_backward", "batch_end"]

@@ -13,7 +13,7 @@ import pytest
 import torch
 
 from callbacksets import CallbackSet, CallbackSetEarlyStopping, TorchCallback, callback_set, torch_callback
-from callbacksets.callback_set import STAGES
+from callbacksets.base import STAGES
 from callbacksets.factory import Parts, Stages
 
 

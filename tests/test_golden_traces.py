@@ -10,7 +10,7 @@ from torch import nn
 from torchmetrics import Metric
 
 from callbacksets import CallbackSet, CallbackSetAdapter, CallbackSetEarlyStopping, CallbackSetHistory
-from callbacksets.callback_set import STAGES
+from callbacksets.base import STAGES
 from tests import golden
 from tests.helpers import quiet
 

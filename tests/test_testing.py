@@ -36,7 +36,7 @@ from callbacksets import (
     select_name,
     t_clbk,
 )
-from callbacksets.callback_set import STAGES
+from callbacksets.base import STAGES
 from callbacksets.callbacks.starts_over import StartsOver
 from callbacksets.testing import CHECKS, StageRecorder, check_callback_set, make_context
 from callbacksets.testing.compare import difference

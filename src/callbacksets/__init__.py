@@ -1,7 +1,7 @@
 """Callbacks for PyTorch as mlr3torch has them, in any Lightning Trainer."""
 
 from callbacksets.adapter import CallbackSetAdapter, StoppedBy
-from callbacksets.callback_set import CallbackSet
+from callbacksets.base import CallbackSet
 from callbacksets.callbacks.checkpoint import CallbackSetCheckpoint, latest_checkpoint
 from callbacksets.callbacks.early_stopping import CallbackSetEarlyStopping
 from callbacksets.callbacks.history import CallbackSetHistory

@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from callbacksets.arguments import choice
-from callbacksets.callback_set import CallbackSet
+from callbacksets.base import CallbackSet
 from callbacksets.context import NOTHING, ContextTorch, Loop, check_names
 from callbacksets.handover import Handover
 from callbacksets.plan import plan_as_html, plan_as_text

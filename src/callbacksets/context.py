@@ -15,7 +15,7 @@ from callbacksets.scores import ByName, Measures, Reading, Scores, short_name
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
 
-    from callbacksets.callback_set import CallbackSet
+    from callbacksets.base import CallbackSet
 
 NOTHING: Any = object()
 """Where None could be a value: the network has not been called."""

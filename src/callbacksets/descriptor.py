@@ -8,7 +8,7 @@ from typing import Any, Self
 
 from callbacksets import html
 from callbacksets.arguments import names_of, text, weight
-from callbacksets.callback_set import CallbackSet, identify, stages_of
+from callbacksets.base import CallbackSet, identify, stages_of
 from callbacksets.errors import NotALightningCallback, listed, misplaced
 from callbacksets.param_set import ParamSet
 

@@ -8,7 +8,7 @@ from torch.optim import lr_scheduler as torch_schedulers
 
 from callbacksets import html
 from callbacksets.arguments import names_of, text
-from callbacksets.callback_set import CallbackSet, stages_of
+from callbacksets.base import CallbackSet, stages_of
 from callbacksets.callbacks.checkpoint import CallbackSetCheckpoint
 from callbacksets.callbacks.early_stopping import CallbackSetEarlyStopping
 from callbacksets.callbacks.history import CallbackSetHistory

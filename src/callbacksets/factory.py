@@ -9,7 +9,7 @@ from typing import Any, TypedDict, Unpack, cast
 
 from callbacksets.arguments import flag, text
 from callbacksets.arguments import weight as checked_weight
-from callbacksets.callback_set import STAGES, CallbackSet
+from callbacksets.base import STAGES, CallbackSet
 from callbacksets.descriptor import TorchCallback
 from callbacksets.errors import did_you_mean, listed
 from callbacksets.param_set import ParamSet

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from callbacksets import html
-from callbacksets.callback_set import STAGES, CallbackSet, stages_of
+from callbacksets.base import STAGES, CallbackSet, stages_of
 from callbacksets.descriptor import TorchCallback
 from callbacksets.errors import listed
 from callbacksets.sources import Source

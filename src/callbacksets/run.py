@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.nn.parameter import is_lazy
 
-from callbacksets.callback_set import STAGES, CallbackSet
+from callbacksets.base import STAGES, CallbackSet
 from callbacksets.capture import Capture
 from callbacksets.context import ContextTorch, Loop
 from callbacksets.scores import ScoreReader

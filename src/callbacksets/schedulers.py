@@ -7,7 +7,7 @@ from typing import Any
 from torch.optim.lr_scheduler import LRScheduler
 
 from callbacksets.arguments import flag
-from callbacksets.callback_set import snake_case
+from callbacksets.base import snake_case
 from callbacksets.callbacks.lr_scheduler import CallbackSetLRScheduler
 from callbacksets.descriptor import TorchCallback
 from callbacksets.param_set import ParamSet

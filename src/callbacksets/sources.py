@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from callbacksets.arguments import weight
-from callbacksets.callback_set import CallbackSet, check_instance, identify
+from callbacksets.base import CallbackSet, check_instance, identify
 from callbacksets.descriptor import TorchCallback
 from callbacksets.dictionary import t_clbk
 from callbacksets.errors import listed

@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from callbacksets.callback_set import CallbackSet
+from callbacksets.base import CallbackSet
 from callbacksets.context import ContextTorch, Loop
 from callbacksets.errors import did_you_mean, listed
 from callbacksets.scores import Scores

@@ -9,7 +9,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 from torchmetrics import Metric
 
-from callbacksets.callback_set import snake_case
+from callbacksets.base import snake_case
 from callbacksets.context import datasets, first_output
 from callbacksets.errors import listed
 

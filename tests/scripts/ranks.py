@@ -26,7 +26,7 @@ from callbacksets import (
     CallbackSetProgress,
     t_clbk,
 )
-from callbacksets.callback_set import STAGES
+from callbacksets.base import STAGES
 from tests.helpers import Act, Tiny, ones, quiet
 
 

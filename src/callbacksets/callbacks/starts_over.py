@@ -1,6 +1,6 @@
 """What the predefined callbacks with a state have in common."""
 
-from callbacksets.callback_set import CallbackSet
+from callbacksets.base import CallbackSet
 
 
 class StartsOver(CallbackSet):

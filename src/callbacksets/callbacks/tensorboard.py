@@ -7,7 +7,7 @@ from pathlib import Path
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from callbacksets.arguments import flag, folder
-from callbacksets.callback_set import CallbackSet
+from callbacksets.base import CallbackSet
 
 
 class CallbackSetTB(CallbackSet):

@@ -23,7 +23,7 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics.classification import MulticlassAccuracy
 
 from callbacksets.adapter import CallbackSetAdapter
-from callbacksets.callback_set import CallbackSet, identify
+from callbacksets.base import CallbackSet, identify
 from callbacksets.states import read_states
 from callbacksets.supervised import SupervisedModule
 

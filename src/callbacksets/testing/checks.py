@@ -18,7 +18,7 @@ import lightning as L
 from torch import nn
 
 from callbacksets.arguments import names_of, text, weight
-from callbacksets.callback_set import STAGES, CallbackSet, check_instance
+from callbacksets.base import STAGES, CallbackSet, check_instance
 from callbacksets.descriptor import TorchCallback
 from callbacksets.errors import did_you_mean, listed
 from callbacksets.states import unloadable

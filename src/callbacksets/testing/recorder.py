@@ -6,7 +6,7 @@ from typing import Any
 from torch import Tensor
 
 from callbacksets.arguments import choice, names_of, text
-from callbacksets.callback_set import STAGES, CallbackSet
+from callbacksets.base import STAGES, CallbackSet
 
 
 def _recorded(stage: str) -> Callable[["StageRecorder"], None]:

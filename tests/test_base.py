@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from callbacksets import CallbackSet
-from callbacksets.callback_set import STAGES, check_instance, identify, snake_case
+from callbacksets.base import STAGES, check_instance, identify, snake_case
 from tests.helpers import quiet
 
 
