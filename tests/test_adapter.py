@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -11,8 +12,9 @@ from lightning.pytorch.profilers import SimpleProfiler
 from packaging.version import Version
 from torch import nn
 from torch.utils.data import DataLoader
+from torchmetrics import MeanMetric
 
-from callbacksets import CallbackSet, CallbackSetAdapter, CallbackSetHistory
+from callbacksets import CallbackSet, CallbackSetAdapter, CallbackSetHistory, read_states
 from callbacksets.base import STAGES
 from tests.helpers import Act, Batches, Endless, StageLog, Tiny, fit, ones, quiet
 
@@ -1099,3 +1101,95 @@ def test_a_failed_setup_leaves_nothing_behind() -> None:
         fit(adapter)
     assert log.rows == []
     assert log.ctx is None
+
+
+# --- what a reviewer found -------------------------------------------------------------------------------------------
+
+
+def test_reading_scores_early_does_not_freeze_a_metric_that_is_logged_once_an_epoch() -> None:
+    class LoggedOnce(Tiny):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mean = MeanMetric()
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            self.mean.update(batch_idx)
+            if batch_idx == 0:
+                self.log("train_mean", self.mean, on_step=False, on_epoch=True)
+            return self.loss(batch)
+
+    seen: list[float] = []
+    act = Act(on_epoch_end=lambda ctx: seen.append(ctx.last_scores_train["mean"]))
+    fit(act, LoggedOnce(), ones(4), ones(1), val_check_interval=0.5)
+    assert seen == [1.5]
+
+
+def test_a_stop_that_min_epochs_puts_off_survives_a_resume(tmp_path: Path) -> None:
+    def at_first(ctx: Any) -> None:
+        ctx.terminate = ctx.terminate or ctx.epoch == 1
+
+    def save(ctx: Any) -> None:
+        if ctx.epoch == 2:
+            ctx.trainer.save_checkpoint(tmp_path / "two.ckpt")
+
+    whole = fit([Act(on_epoch_end=at_first), "history"], max_epochs=6, min_epochs=3)
+    assert whole.states["history"]["epoch"] == [1, 2, 3]
+    saver = Act(on_epoch_end=save)
+    saver.weight = 1
+    fit(
+        {"act": Act(on_epoch_end=at_first), "history": CallbackSetHistory(), "saver": saver}, max_epochs=3, min_epochs=3
+    )
+    adapter = CallbackSetAdapter({"act": Act(), "history": CallbackSetHistory()})
+    trainer = quiet(callbacks=[adapter], max_epochs=6, min_epochs=3)
+    trainer.fit(Tiny(), ones(2), ckpt_path=tmp_path / "two.ckpt")
+    assert adapter.states["history"]["epoch"] == [1, 2, 3]
+
+
+def test_what_nobody_asked_a_child_for_is_not_the_result_of_a_later_fit(monkeypatch: pytest.MonkeyPatch) -> None:
+    adapter = CallbackSetAdapter("history")
+    with monkeypatch.context() as patch:
+        patch.setattr(adapter._handover, "in_child", lambda: True)
+        adapter._handover.give(("stale", None))
+    fit(adapter, max_epochs=2)
+    assert adapter.states["history"]["epoch"] == [1, 2]
+
+
+def test_loaded_states_are_copies_and_a_checkpoint_in_begin_is_one_of_a_run(tmp_path: Path) -> None:
+    class Pops(CallbackSet):
+        def state_dict(self) -> Any:
+            return {"x": 5}
+
+        def load_state_dict(self, state_dict: Any) -> None:
+            state_dict.pop("x")
+
+    first = fit({"saver": Act(), "pops": Pops()}, max_epochs=1)
+    path = tmp_path / "one.ckpt"
+    quiet_trainer = quiet(callbacks=[first], max_epochs=1)
+    quiet_trainer.fit(Tiny(), ones(2))
+    quiet_trainer.save_checkpoint(path)
+    saver = Act(on_begin=lambda ctx: ctx.trainer.save_checkpoint(tmp_path / "begin.ckpt"))
+    resumed = CallbackSetAdapter({"saver": saver, "pops": Pops()})
+    quiet(callbacks=[resumed], max_epochs=2).fit(Tiny(), ones(2), ckpt_path=path)
+    assert read_states(tmp_path / "begin.ckpt") == {"pops": {"x": 5}}
+    seen: list[bool] = []
+    again = CallbackSetAdapter({"saver": Act(on_begin=lambda ctx: seen.append(ctx.resumed)), "pops": Pops()})
+    quiet(callbacks=[again], max_epochs=2).fit(Tiny(), ones(2), ckpt_path=tmp_path / "begin.ckpt")
+    assert seen == [True]
+
+
+def test_after_a_failure_in_batch_begin_no_forward_call_is_to_come() -> None:
+    def fail(ctx: Any) -> None:
+        raise RuntimeError("boom")
+
+    messages: list[str] = []
+
+    def look(ctx: Any) -> None:
+        for read in (lambda: ctx.y_hat, lambda: setattr(ctx, "batch", torch.ones(2, 2))):
+            with pytest.raises(RuntimeError) as raised:
+                read()
+            messages.append(str(raised.value))
+
+    with pytest.raises(RuntimeError, match="boom"):
+        fit(Act(on_batch_begin=fail, on_exit=look))
+    assert "no batch has started, or it has failed" in messages[0]
+    assert "can only be assigned in batch_begin" in messages[1]

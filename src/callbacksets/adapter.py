@@ -13,7 +13,7 @@ from torch.optim import Optimizer
 
 from callbacksets.arguments import choice
 from callbacksets.base import CallbackSet
-from callbacksets.context import NOTHING, ContextTorch, Loop, check_names
+from callbacksets.context import NOTHING, ContextTorch, Loop, check_names, may_stop
 from callbacksets.handover import Handover
 from callbacksets.plan import plan_as_html, plan_as_text
 from callbacksets.run import Run
@@ -110,6 +110,7 @@ class AdapterHooks:
         self._exit()  # of a fit that was left without a word: another callback failed in its `on_exception`
         if stage != "fit":
             return
+        self._handover.take()  # what nobody has asked for
         self._result = self._stopped_by = self._weights = None
         if not isinstance(trainer, self.trainer_class):
             other = (
@@ -213,9 +214,12 @@ class AdapterHooks:
         loop = run.loop
         loop.outputs = NOTHING
         loop.batch = batch
-        loop.batch_open, loop.exchanged = True, False
-        run.call(stage)
-        loop.batch_open = False
+        loop.stepped = loop.exchanged = False
+        loop.batch_open = True
+        try:
+            run.call(stage)
+        finally:
+            loop.batch_open = False
 
     def on_before_zero_grad(self, trainer: Trainer, pl_module: "LightningModule", optimizer: Optimizer) -> None:
         self._running().loop.backward = 0
@@ -229,8 +233,10 @@ class AdapterHooks:
         run = self._running()
         if self._steps_on_gradients(run.loop, trainer):
             run.loop.optimizer = optimizer
-            run.call("on_after_backward")
-            run.loop.optimizer = None
+            try:
+                run.call("on_after_backward")
+            finally:
+                run.loop.optimizer = None
 
     def _steps_on_gradients(self, loop: Loop, trainer: Trainer) -> bool:
         """Lightning announces an optimizer step also when training_step() returned None."""
@@ -330,9 +336,8 @@ class AdapterHooks:
             return
         who = (loop.terminated_by if loop.terminate else None) or (None, "")
         loop.terminate = True
-        trained = loop.epoch - loop.in_epoch
-        if trained < (trainer.min_epochs or 0) or trainer.global_step < (trainer.min_steps or 0):
-            return  # Lightning, once asked, would stop inside the epoch in which these are met
+        if not may_stop(trainer, loop):
+            return  # Lightning, once asked, would stop inside the epoch in which its minimum is met
         trainer.should_stop = True
         self._stopped_by = StoppedBy(*who, epoch=loop.epoch)
 

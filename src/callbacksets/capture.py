@@ -44,6 +44,7 @@ class Capture:
                 output = step(loop.batch if loop.exchanged else batch, *args, **kwargs)
             finally:
                 loop.in_step = False
+            loop.stepped = True
             if trains:
                 loss = output.get("loss") if isinstance(output, Mapping) else output
                 loop.loss_of_step = loss.detach() if isinstance(loss, Tensor) else loss

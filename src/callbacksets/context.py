@@ -42,6 +42,7 @@ class Loop:
     exchanged: bool = False  # the step is to be called with the batch here, not with the loader's
     in_step: bool = False  # while the module's step runs, so that it and not a callback calls the network
     depth: int = 0  # of calls of the network inside each other
+    stepped: bool = False  # the step of the current batch has been made
     outputs: Any = NOTHING
     loss_of_step: Any = None  # what the step has returned, to be `loss` at the end of the batch
     loss: Any = None
@@ -302,10 +303,10 @@ class ContextTorch:
         loop = self._loop
         if loop.outputs is not NOTHING:
             return loop.outputs
-        if loop.global_step == 0 and loop.step_valid is None:
-            raise RuntimeError("There is no network output yet: no batch has started.")
         if loop.batch_open:
             raise RuntimeError(f"There is no network output yet: in {loop.stage} the forward call is still to come.")
+        if not loop.stepped:
+            raise RuntimeError("There is no network output yet: no batch has started, or it has failed.")
         network = f"{type(self.network).__name__} {self._network_name or ''}".rstrip()
         names = [name for name, _ in self._learner.named_children()]
         raise RuntimeError(
@@ -404,6 +405,12 @@ class ContextTorch:
     def __repr__(self) -> str:
         total = "" if self.total_epochs is None else f"/{self.total_epochs}"
         return f"<ContextTorch: epoch {self.epoch}{total}, step {self.step}, global_step {self.global_step}>"
+
+
+def may_stop(trainer: "Trainer", loop: Loop) -> bool:
+    """Whether the Trainer's minimum of epochs and steps is met."""
+    trained = loop.epoch - loop.in_epoch
+    return trained >= (trainer.min_epochs or 0) and trainer.global_step >= (trainer.min_steps or 0)
 
 
 def check_names(learner: "LightningModule", network: str | None, loss_fn: str | None) -> None:

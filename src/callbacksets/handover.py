@@ -5,6 +5,7 @@ import multiprocessing.util
 import os
 import tempfile
 import uuid
+import weakref
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ class Handover:
     def __init__(self) -> None:
         self._owner = os.getpid()
         self._path = Path(tempfile.gettempdir()) / f"callbacksets-{uuid.uuid4().hex}.pt"
+        weakref.finalize(self, _remove, self._path, self._owner)
 
     def in_child(self) -> bool:
         """Whether this is a child of the process in which it was made."""
@@ -43,3 +45,8 @@ class Handover:
         what = torch.load(self._path, weights_only=False)  # written by a child of this very process
         self._path.unlink()
         return what
+
+
+def _remove(path: Path, owner: int) -> None:
+    if os.getpid() == owner:
+        path.unlink(missing_ok=True)

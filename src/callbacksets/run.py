@@ -114,7 +114,7 @@ class Run:
         for id, callback in self.sets.items():
             if id in given:
                 with _Noting(self, id, "load_state_dict"):
-                    callback.load_state_dict(given[id]["state"])
+                    callback.load_state_dict(copy.deepcopy(given[id]["state"]))
 
     def save(self, failures: list[BaseException] | None = None) -> Saved:
         """What a checkpoint written now keeps.
@@ -125,7 +125,7 @@ class Run:
             failures: Where to put what states raise, so that one that fails does not cost the others; None to raise.
         """
         begun = self._begun()
-        if not begun:
+        if not begun and self.loop.stage != "on_begin":
             return self.given or nothing_saved()
         given = self.given["callbacks"] if self.given is not None else {}
         callbacks: dict[str, SavedState] = {}

@@ -48,6 +48,10 @@ class ByName(dict[str, V], Generic[V]):
             KeyError: For an unknown name.
             IndexError: For a position beyond the last.
         """
+        if not self:
+            raise KeyError(
+                f"There is no {key!r}: nothing was logged for the epoch. Log it: self.log(..., on_epoch=True)."
+            )
         if isinstance(key, int):
             if -len(self) <= key < len(self):
                 return list(self)[key]
@@ -131,8 +135,9 @@ class ScoreReader:
         entries = _for_epoch(collection)
         reading = Reading()
         for name, entry in zip(self._short(entries), entries, strict=True):
-            # computing early is cached until the next update, so Lightning does not compute once more
-            value = entry.compute()
+            # Both are cached until the next update, so that Lightning does not compute once more. Of a metric that is
+            # its own update: it may be logged once and updated in every batch.
+            value = entry.compute() if entry.is_tensor else entry.value.compute()
             if not (isinstance(value, torch.Tensor) and value.numel() == 1):
                 self._say_once(_full_name(entry), "is not a single number and so is no score.")
                 continue

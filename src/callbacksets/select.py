@@ -141,6 +141,9 @@ def _none(known: Sequence[str]) -> Iterable[str]:
 def _named(known: Sequence[str], *, names: Sequence[str], source: str | None) -> Iterable[str]:
     unknown = [name for name in names if name not in known]
     if unknown and source is not None:
+        if any(name.startswith(f"{unknown[0]}.") for name in known):
+            pattern = f"^{re.escape(unknown[0])}{re.escape('.')}"
+            raise ValueError(f"{source}: {unknown[0]!r} is a module. For its parameters: select_grep({pattern!r}).")
         raise ValueError(
             f"{source}: there is no parameter {listed(unknown)}.{did_you_mean(unknown[0], known)} "
             f"There are {listed(known)}."

@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from callbacksets.base import CallbackSet
-from callbacksets.context import ContextTorch, Loop
+from callbacksets.context import ContextTorch, Loop, may_stop
 from callbacksets.errors import did_you_mean, listed
 from callbacksets.scores import Scores
 
@@ -59,7 +59,8 @@ def save_run(loop: Loop, ctx: ContextTorch, callbacks: Mapping[str, SavedState])
             "epoch": loop.epoch,
             "in_epoch": loop.in_epoch,
             "validated": loop.validated,
-            "terminate": loop.terminate and loop.in_epoch,  # at its end it has been looked at, and is of that fit
+            # what was asked for and is still to come; a fit that it has stopped is another one's past
+            "terminate": loop.terminate and (loop.in_epoch or not may_stop(ctx.trainer, loop)),
             "terminated_by": loop.terminated_by,
             "scores_train": _save_scores(ctx.last_scores_train),
             "scores_valid": _save_scores(ctx.last_scores_valid),
@@ -125,7 +126,7 @@ def _unloadable(value: object, path: str) -> Iterator[str]:
         return
     if type(value) is dict:
         for key, item in value.items():
-            if type(key) not in _PLAIN and type(key) is not tuple and not _loads(key):
+            if type(key) not in _PLAIN and not _loads(key):
                 yield f"{path}[{key!r}] (the key, a {type(key).__name__})"
             yield from _unloadable(item, f"{path}[{key!r}]")
     elif type(value) in (list, tuple):

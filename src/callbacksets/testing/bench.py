@@ -131,7 +131,10 @@ class Bench:
         try:
             return self.fit(callback, *spies, **arguments)
         except Exception as error:
-            raise CannotTrain(f"It fails in an ordinary fit. {described(error)}") from error
+            raise CannotTrain(
+                f"It fails in an ordinary fit. {described(error)}. If it needs a module of its own, give one: "
+                "check_callback_set(make, training=...)."
+            ) from error
 
     @cached_property
     def whole(self) -> Outcome:
