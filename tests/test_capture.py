@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import nn
 
-from callbacksets import CallbackSetAdapter
+from callbacksets import CallbackSet, CallbackSetAdapter
 from tests.helpers import Act, StageLog, Tiny, fit, ones, quiet
 
 STAGES = ("on_after_backward", "on_batch_end", "on_batch_valid_end")
@@ -234,3 +234,23 @@ def test_a_step_that_fails_leaves_the_network_untapped() -> None:
         fit(act, module)
     assert len(seen[0][1]) == 2
     assert not module.network._forward_hooks
+
+
+def test_outputs_are_kept_only_where_a_callback_may_read_them() -> None:
+    class ReadsNone(CallbackSet):
+        reads_y_hats = False
+
+        def on_batch_end(self) -> None:
+            self.hooks = len(self.ctx.network._forward_hooks)
+
+    alone, beside = ReadsNone(), ReadsNone()
+    fit({"alone": alone, "history": "history"})
+    fit({"beside": beside, "act": Act(on_batch_end=lambda ctx: ctx.y_hat)})
+    assert (alone.hooks, beside.hooks) == (0, 1)
+
+
+def test_reading_what_is_not_kept_says_how_to_have_it() -> None:
+    act = Act(on_batch_end=lambda ctx: ctx.y_hat)
+    act.reads_y_hats = False
+    with pytest.raises(RuntimeError, match="Set reads_y_hats = True in the class of the one that reads it"):
+        fit(act)

@@ -148,7 +148,7 @@ class AdapterHooks:
     def on_fit_start(self, trainer: Trainer, pl_module: "LightningModule") -> None:
         run = self._running()
         check_names(pl_module, **self._names)
-        run.capture.watch_network(run.ctx.network)  # before the sanity check may compile it
+        run.watch_network()  # before the sanity check may compile it
 
     def on_train_start(self, trainer: Trainer, pl_module: "LightningModule") -> None:
         self._begin(self._running())
@@ -169,7 +169,7 @@ class AdapterHooks:
         run.call("on_begin")
         loop.begun = True
         run.find_stages()
-        run.capture.watch_network(run.ctx.network)
+        run.watch_network()
         run.capture.watch_steps()
         if loop.in_epoch:
             self._enter_epoch(run)  # the run is resumed inside of it, and ctx.terminate looked at when it ends

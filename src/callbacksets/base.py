@@ -85,6 +85,8 @@ class CallbackSet(metaclass=_CallbackSetMeta):
     Attributes:
         ctx: The context of the fit, None outside of one. Any stand-in may be put there to test a method alone.
         weight: Callbacks run by ascending weight within a stage, ties in the order given.
+        reads_y_hats: False for a callback that never reads `ctx.y_hat` or `ctx.y_hats`. Where no callback of a run
+            does, the output of a batch is not kept until the next, which saves its memory.
 
     Raises:
         TypeError: When a class is made that has a public `on_...` that is no stage, or a stage that takes more than
@@ -96,6 +98,7 @@ class CallbackSet(metaclass=_CallbackSetMeta):
     # None outside of a fit. Declared without the None, or no stage could read `self.ctx.epoch` under a type checker.
     ctx: "ContextTorch" = None  # type: ignore[assignment]
     weight: float = 0
+    reads_y_hats: bool = True
 
     state_key: Any = NotALightningCallback()  # what a Trainer reads first from things with a `state_dict`
 

@@ -298,7 +298,8 @@ class ContextTorch:
         starts.
 
         Raises:
-            RuntimeError: Before the forward call, or when the step did not call the network.
+            RuntimeError: Before the forward call, when the step did not call the network, or when no callback of the
+                run says that it reads the output: `CallbackSet.reads_y_hats`.
         """
         loop = self._loop
         if loop.outputs is not NOTHING:
@@ -307,6 +308,11 @@ class ContextTorch:
             raise RuntimeError(f"There is no network output yet: in {loop.stage} the forward call is still to come.")
         if not loop.stepped:
             raise RuntimeError("There is no network output yet: no batch has started, or it has failed.")
+        if not any(callback.reads_y_hats for callback in self._callbacks.values()):
+            raise RuntimeError(
+                "The network's output is not kept, as all callbacks of this run have reads_y_hats = False. "
+                "Set reads_y_hats = True in the class of the one that reads it."
+            )
         network = f"{type(self.network).__name__} {self._network_name or ''}".rstrip()
         names = [name for name, _ in self._learner.named_children()]
         raise RuntimeError(

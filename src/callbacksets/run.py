@@ -30,6 +30,7 @@ class Run:
         self.ctx = ContextTorch(trainer, module, self.loop, sets, **names)
         self.reader = ScoreReader(trainer)
         self.capture = Capture(trainer, module, self.loop)
+        self._keeps_outputs = any(callback.reads_y_hats for callback in sets.values())
         self.given: Saved | None = None  # what the checkpoint that this fit continues has saved
         self.result: Saved | None = None  # what would be saved after the last stage of training
         self._calls: dict[str, list[tuple[str, Any]]] = {}
@@ -38,6 +39,11 @@ class Run:
         self.find_stages()
         for callback in sets.values():
             callback.ctx = self.ctx
+
+    def watch_network(self) -> None:
+        """Keep the outputs of what is the network now, if a callback may read them."""
+        if self._keeps_outputs:
+            self.capture.watch_network(self.ctx.network)
 
     # --- stages ------------------------------------------------------------------------------------------------------
 

@@ -6,7 +6,6 @@ from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_warn
 from tqdm.auto import tqdm
-from tqdm.notebook import tqdm_notebook
 
 from callbacksets.arguments import whole_number
 from callbacksets.callbacks.starts_over import StartsOver
@@ -133,4 +132,4 @@ class CallbackSetProgress(StartsOver):
 
 
 def _in_notebook() -> bool:
-    return issubclass(tqdm, tqdm_notebook)
+    return any(cls.__name__ == "tqdm_notebook" for cls in tqdm.__mro__)  # importing it would take longer than this file

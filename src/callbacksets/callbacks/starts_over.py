@@ -9,6 +9,7 @@ class StartsOver(CallbackSet):
     A subclass defines `start_over()`, and calls `self.loaded_state()` at the end of its `load_state_dict()`.
     """
 
+    reads_y_hats = False
     _state_is_loaded = False
 
     def start_over(self) -> None:

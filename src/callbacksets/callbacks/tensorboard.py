@@ -33,6 +33,8 @@ class CallbackSetTB(CallbackSet):
     mlr3torch: `t_clbk("tb")`.
     """
 
+    reads_y_hats = False
+
     def __init__(self, path: str | PathLike[str], log_train_loss: bool = False) -> None:
         self.path = folder("path", path)
         if not flag("log_train_loss", log_train_loss):
