@@ -10,8 +10,8 @@ BRIDGE := $(addprefix tests/test_,adapter.py capture.py context.py golden_runs.p
 demo: $(READY)  ## train a classifier on real data
 	$(BIN)/python -m callbacksets.demo
 
-test: $(READY)  ## run the tests
-	$(BIN)/python -m pytest -q -n 2
+test: $(READY)  ## run the tests; several threads for a tiny network would spend their time waiting for each other
+	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --durations=15
 
 test-oldest: .venv-oldest/.ready  ## run the tests of the bridge with the oldest Lightning
 	.venv-oldest/bin/python -m pytest -q -n 2 $(BRIDGE)

@@ -4,6 +4,7 @@ import copy
 import io
 import os
 import pickle
+from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, TypedDict, cast
@@ -124,8 +125,8 @@ def _unloadable(value: object, path: str) -> Iterator[str]:
     # tensors are not looked into, and what is not known to be plain is asked of torch itself
     if type(value) in _PLAIN:
         return
-    if type(value) is dict:
-        for key, item in value.items():
+    if type(value) in (dict, OrderedDict):
+        for key, item in cast(Mapping[object, object], value).items():
             if type(key) not in _PLAIN and not _loads(key):
                 yield f"{path}[{key!r}] (the key, a {type(key).__name__})"
             yield from _unloadable(item, f"{path}[{key!r}]")

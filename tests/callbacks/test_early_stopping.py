@@ -109,7 +109,7 @@ def test_monitors_what_a_callback_adds() -> None:
 
 def test_says_which_of_several_scores_it_takes(caplog: pytest.LogCaptureFixture) -> None:
     module = Scored(3, 2, val_f1_loss=[1, 2])
-    with caplog.at_level("INFO"):
+    with caplog.at_level("INFO", logger="lightning.pytorch"):
         adapter = fit([CallbackSetEarlyStopping(2)], module, ones(1), ones(1), max_epochs=2)
     assert adapter.states["early_stopping"]["best_epochs"] == 2
     assert caplog.text.count("Early stopping monitors 'loss', the first of 'loss', 'f1_loss'") == 1

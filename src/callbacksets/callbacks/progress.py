@@ -34,6 +34,7 @@ class CallbackSetProgress(StartsOver):
         self.digits = whole_number("digits", digits, at_least=0)
         self._bar: Any = None
         self._bar_valid: Any = None
+        self._has_validated = False
         self.start_over()
 
     def start_over(self) -> None:
@@ -62,10 +63,15 @@ class CallbackSetProgress(StartsOver):
         if self._bar_valid is None:
             batches = self.ctx.trainer.num_val_batches
             self._bar_valid = self._new_bar("Validation", sum(batches) if isinstance(batches, list) else batches)
+        elif self._has_validated:
+            self._bar_valid.reset(self._bar_valid.total)
+        self._has_validated = False
         self._bar_valid.update()
 
     def on_valid_end(self) -> None:
-        self._close_valid()
+        self._has_validated = True
+        if not _in_notebook():  # there, a new bar would be a new line, also when it is gone
+            self._close_valid()
 
     def on_epoch_end(self) -> None:
         summary = "; ".join(
