@@ -1,5 +1,7 @@
 """Trains until a signal comes, and says what happens then."""
 
+import signal
+
 from callbacksets import CallbackSet, CallbackSetAdapter, CallbackSetHistory
 from tests.helpers import Tiny, ones, quiet
 
@@ -17,10 +19,12 @@ class CallbackSetSay(CallbackSet):
 
 
 if __name__ == "__main__":
+    # a shell that runs in the background has its children ignore it
+    signal.signal(signal.SIGINT, signal.default_int_handler)
     adapter = CallbackSetAdapter(
         {"history": CallbackSetHistory(), "one": CallbackSetSay("one"), "two": CallbackSetSay("two")}
     )
     try:
-        quiet(callbacks=[adapter], max_epochs=-1).fit(Tiny(), ones(2), ones(1))
+        quiet(callbacks=[adapter], max_epochs=20_000).fit(Tiny(), ones(2), ones(1))
     finally:
         print("states", adapter.states, flush=True)
