@@ -80,16 +80,11 @@ class Reading:
     """What was logged, read off at one moment; its values leave the device only when somebody looks at them."""
 
     values: dict[str, torch.Tensor] = field(default_factory=dict)
-    metrics: dict[str, Metric | None] = field(default_factory=dict)
     logged: dict[str, str] = field(default_factory=dict)
 
     @property
     def scores(self) -> Scores:
         return Scores({name: value.item() for name, value in self.values.items()}, logged=self.logged)
-
-    @property
-    def measures(self) -> Measures:
-        return Measures(self.metrics, logged=self.logged)
 
 
 class ScoreReader:
@@ -143,7 +138,6 @@ class ScoreReader:
                 continue
             # a metric may hand out its own state, which the next epoch changes
             reading.values[name] = value.detach().clone()
-            reading.metrics[name] = _metric(entry)
             reading.logged[_full_name(entry)] = name
             self._seen.add(_full_name(entry))
         return reading
