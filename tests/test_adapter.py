@@ -94,6 +94,21 @@ def test_a_stage_added_in_the_run_counts_from_the_next_epoch_and_one_removed_at_
     assert seen == [3, 4, "exit"]
 
 
+def test_a_stage_that_the_class_computes_is_asked_for_whenever_it_runs() -> None:
+    seen = []
+
+    class Computed(CallbackSet):
+        @property
+        def on_batch_end(self) -> Callable[[], None] | None:
+            step = self.ctx.global_step if self.ctx else 0
+            return None if step == 2 else lambda: seen.append(step)
+
+        on_exit = staticmethod(lambda: seen.append("exit"))
+
+    fit(Computed(), None, ones(3))
+    assert seen == [1, 3, "exit"]
+
+
 def test_a_none_stage_of_the_class_can_be_inherited_around() -> None:
     class Base(CallbackSet):
         def on_epoch_end(self) -> None:

@@ -1,7 +1,9 @@
 """One fit of CallbackSets: calling their stages, handing over and collecting their states."""
 
 import copy
-from collections.abc import Callable, Iterable
+import inspect
+import types
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from lightning.pytorch.utilities import rank_zero_warn
@@ -18,6 +20,8 @@ if TYPE_CHECKING:
 
 
 T = TypeVar("T")
+Call = tuple[str, Callable[[], None], Mapping[str, Any]]
+"""One callback's part in a stage: its id, its method, and what is set on the instance, which goes before the class's."""
 
 
 class Run:
@@ -33,7 +37,7 @@ class Run:
         self._keeps_outputs = any(callback.reads_y_hats for callback in sets.values())
         self.given: Saved | None = None  # what the checkpoint that this fit continues has saved
         self.result: Saved | None = None  # what would be saved after the last stage of training
-        self._calls: dict[str, list[tuple[str, Any]]] = {}
+        self._calls: dict[str, list[Call]] = {}
         self._warned: set[str] = set()
         self._noting = _Noting(self)
         self.find_stages()
@@ -48,14 +52,16 @@ class Run:
     # --- stages ------------------------------------------------------------------------------------------------------
 
     def find_stages(self) -> None:
-        """Look again which callback has which stage."""
+        """Look again which callback has which stage, and bind the methods: a batch should only have to call them."""
         callbacks: dict[str, Any] = dict(self.sets)
         profiler = self.trainer.profiler  # type: ignore[attr-defined]  # set where mypy does not look
         if type(profiler).__name__ != "PassThroughProfiler":
             callbacks = {id: _Profiled(id, callback, profiler) for id, callback in self.sets.items()}
         for stage in STAGES:
             self._calls[stage] = [
-                (id, callback) for id, callback in callbacks.items() if getattr(callback, stage, None) is not None
+                (id, _bound(callback, stage), vars(callback))
+                for id, callback in callbacks.items()
+                if getattr(callback, stage, None) is not None
             ]
 
     def has_stage(self, stage: str) -> bool:
@@ -66,15 +72,17 @@ class Run:
         """Run a stage of all callbacks."""
         self._call(stage, self._calls[stage])
 
-    def _call(self, stage: str, callbacks: Iterable[tuple[str, Any]]) -> None:
+    def _call(self, stage: str, calls: Iterable[Call]) -> None:
         """The only place where the stages of callbacks are called."""
         loop = self.loop
         loop.stage = stage
         with self._noting:
-            for loop.caller, callback in callbacks:
-                method = getattr(callback, stage, None)
-                if method is not None:
-                    method()
+            for loop.caller, method, own in calls:
+                if stage in own:
+                    method = own[stage]  # set since, perhaps, and None if switched off
+                    if method is None:
+                        continue
+                method()
         loop.caller = None
 
     def exit(self, error: BaseException | None = None) -> None:
@@ -167,6 +175,19 @@ class Run:
                     "and so does a Trainer that resumes. Keep numbers, strings, tensors, and lists, tuples and dicts "
                     "of these."
                 )
+
+
+def _bound(callback: Any, stage: str) -> Callable[[], None]:
+    """The method of a stage; what a class computes whenever it is asked (a property) is asked whenever it runs."""
+    method = inspect.getattr_static(type(callback), stage, None)
+    if isinstance(method, types.FunctionType):
+        return types.MethodType(method, callback)
+
+    def ask_and_call() -> None:
+        if (method := getattr(callback, stage, None)) is not None:
+            method()
+
+    return ask_and_call
 
 
 class _Noting:
