@@ -10,6 +10,7 @@ import sys
 import textwrap
 import time
 import warnings
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -316,6 +317,8 @@ def test_it_leaves_everything_as_it_was(tmp_path: Path, monkeypatch: pytest.Monk
         ({"a": 1}, {"a": 1}, None),
         ({"a": 1}, {"b": 1}, "at ['a'] nothing instead of 1"),
         ({}, {"b": [1]}, "at ['b'] [1] instead of nothing"),
+        (OrderedDict(a=1), {"a": 1}, None),
+        (OrderedDict(a=1), {"a": 2}, "at ['a'] 2 instead of 1"),
         ([1, 2], [1], "[1] instead of [1, 2] (1 values instead of 2)"),
         ([1, {"x": (1, 2)}], [1, {"x": (1, 3)}], "at [1]['x'][1] 3 instead of 2"),
         ([1], (1,), "(1,) instead of [1]"),

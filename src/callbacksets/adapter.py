@@ -168,6 +168,7 @@ class AdapterHooks:
         run.load_states()
         run.call("on_begin")
         loop.begun = True
+        run.given = None  # all of it is with the callbacks now, and may be as large as the network
         run.find_stages()
         run.watch_network()
         run.capture.watch_steps()

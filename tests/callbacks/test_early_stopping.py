@@ -1,8 +1,10 @@
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
+from torch import nn
 
 from callbacksets import CallbackSetAdapter, CallbackSetEarlyStopping
 from tests.helpers import Act, Tiny, fit, ones, quiet
@@ -82,6 +84,52 @@ def test_best_weights_return_in_exit_also_after_a_failure() -> None:
     assert torch.equal(module.network.weight, weights[1])
     assert not torch.equal(weights[1], weights[2])
     assert torch.equal(callback.state_dict()["best_weights"]["weight"], weights[1])
+
+
+def test_there_is_one_copy_of_the_best_weights(tmp_path: Path) -> None:
+    def is_the_same(ctx: Any) -> None:
+        saved = ctx.trainer._checkpoint_connector.dump_checkpoint()["callbacks"]["CallbackSetAdapter"]
+        best = saved["callbacks"]["early_stopping"]["state"]["best_weights"]
+        same.append(best["weight"] is ctx.callbacks["early_stopping"].best_weights["weight"])
+
+    same: list[bool] = []
+    callback = CallbackSetEarlyStopping(5, restore_best_weights=True)
+    sets = {"early_stopping": callback, "same": Act(on_epoch_end=is_the_same)}
+    adapter = fit(sets, Scored(2, 1, 3), ones(2), ones(1), max_epochs=3)
+    kept = adapter.states["early_stopping"]["best_weights"]
+    assert same == [True] * 3
+    assert kept["weight"] is callback.best_weights["weight"]
+    assert kept is not callback.best_weights
+    torch.save(callback.state_dict(), tmp_path / "state.pt")
+    again = CallbackSetEarlyStopping(5, restore_best_weights=True)
+    again.load_state_dict(torch.load(tmp_path / "state.pt", weights_only=True))
+    assert torch.equal(again.best_weights["weight"], kept["weight"])
+
+
+def test_what_else_is_in_a_networks_state_is_copied() -> None:
+    class Counting(nn.Linear):
+        def __init__(self) -> None:
+            super().__init__(2, 1)
+            self.calls = [0]
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            self.calls[0] += 1
+            return super().forward(x)
+
+        def get_extra_state(self) -> list[int]:
+            return self.calls
+
+        def set_extra_state(self, state: list[int]) -> None:
+            self.calls = state
+
+    module = Scored(1, 2)
+    module.network = Counting()
+    callback = CallbackSetEarlyStopping(5, restore_best_weights=True)
+    adapter = fit(callback, module, ones(2), ones(1), max_epochs=2)
+    best = adapter.states["early_stopping"]["best_weights"]["_extra_state"]
+    assert module.network.calls == best == callback.best_weights["_extra_state"]
+    module.network(torch.ones(1, 2))
+    assert module.network.calls[0] == best[0] + 1 == callback.best_weights["_extra_state"][0] + 1
 
 
 def test_without_restoring_no_weights_are_kept() -> None:

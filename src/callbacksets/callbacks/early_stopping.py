@@ -2,6 +2,7 @@
 
 import copy
 import math
+from collections import OrderedDict
 from typing import Any, Literal
 
 from lightning.pytorch.utilities import rank_zero_warn
@@ -61,7 +62,7 @@ class CallbackSetEarlyStopping(StartsOver):
         self.best_epochs: int | None = None
         self.stagnation = 0
         self.measure: str | None = None
-        self.best_weights: dict[str, Any] | None = None
+        self.best_weights: _Weights | None = None
         self._minimize: bool | None = None
 
     def on_begin(self) -> None:
@@ -107,7 +108,7 @@ class CallbackSetEarlyStopping(StartsOver):
 
     def on_exit(self) -> None:
         if self.restore_best_weights and self.best_weights is not None:
-            self.ctx.network.load_state_dict(self.best_weights)
+            self.ctx.network.load_state_dict(copy.deepcopy(self.best_weights))
 
     def state_dict(self) -> dict[str, Any]:
         state = {
@@ -123,7 +124,8 @@ class CallbackSetEarlyStopping(StartsOver):
         self.best_score = state_dict["best_score"]
         self.stagnation = state_dict["stagnation"]
         self.measure = state_dict["measure"]
-        self.best_weights = state_dict.get("best_weights")
+        weights = state_dict.get("best_weights")
+        self.best_weights = None if weights is None else _Weights(weights)
         self.loaded_state()
 
     def _choose(self, known: ByName[Any]) -> None:
@@ -138,7 +140,17 @@ class CallbackSetEarlyStopping(StartsOver):
     def _remember_weights(self) -> None:
         if self.restore_best_weights:
             self.best_weights = None  # first, so that there is never more than one copy of them
-            self.best_weights = {
-                name: value.detach().clone() if isinstance(value, Tensor) else copy.deepcopy(value)
+            self.best_weights = _Weights(
+                (name, value.detach().clone() if isinstance(value, Tensor) else copy.deepcopy(value))
                 for name, value in self.ctx.network.state_dict().items()
-            }
+            )
+
+
+class _Weights(OrderedDict[str, Any]):
+    """Weights that nobody writes to, so that states and checkpoints hold the same tensors and not one more copy."""
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> dict[str, Any]:
+        return {name: value if isinstance(value, Tensor) else copy.deepcopy(value) for name, value in self.items()}
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return OrderedDict, (), None, None, iter(self.items())  # which torch.load(..., weights_only=True) knows

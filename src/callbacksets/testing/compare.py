@@ -36,7 +36,7 @@ def leaves(state: object, path: str = "") -> dict[str, object]:
 
 
 def _differences(expected: Any, got: Any, path: str) -> Iterator[str]:
-    if type(expected) is not type(got) and not _are_numbers(expected, got):
+    if type(expected) is not type(got) and not _alike(expected, got):
         yield _told(expected, got, path)
     elif isinstance(expected, Mapping):
         for key in expected:
@@ -65,8 +65,11 @@ def _equal(one: Any, other: Any) -> bool:
     return bool(same.all() if hasattr(same, "all") else same)
 
 
-def _are_numbers(*values: object) -> bool:
-    return all(isinstance(value, int | float) and not isinstance(value, bool) for value in values)
+def _alike(one: object, other: object) -> bool:
+    """Whether values of different types can be the same: numbers, and dicts of whatever class."""
+    if isinstance(one, bool) or isinstance(other, bool):
+        return False
+    return any(isinstance(one, kinds) and isinstance(other, kinds) for kinds in ((int, float), dict))
 
 
 def _told(expected: object, got: object, path: str) -> str:
