@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Call = tuple[str, Callable[[], None], Mapping[str, Any]]
-"""One callback's part in a stage: its id, its method, and what is set on the instance, which goes before the class's."""
+"""A callback's part in a stage: its id, its method, and what is set on the instance, which goes before the class's."""
 
 
 class Run:
