@@ -61,7 +61,17 @@ def in_place(make: Any) -> L.LightningModule:
     return module
 
 
-BOTH = "compiled module with a compiled network"
+class CompiledStep(Silent):
+    """Its own step is compiled, and the network as well."""
+
+    def __init__(self) -> None:
+        super().__init__(compiled(nn.Linear(2, 1)))
+
+    @partial(torch.compile, backend="eager")
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return self.loss(batch)
+
+
 MODULES: dict[str, Any] = {
     "plain": Tiny,
     "the module itself": Whole,
@@ -70,7 +80,9 @@ MODULES: dict[str, Any] = {
     "compiled in the network": Inner,
     "compiled module": lambda: compiled(Silent()),
     "compiled module, itself": lambda: compiled(Whole()),
-    BOTH: lambda: compiled(Silent(compiled(nn.Linear(2, 1)))),
+    "compiled module with a compiled network": lambda: compiled(Silent(compiled(nn.Linear(2, 1)))),
+    "compiled module with network.compile()": lambda: compiled(in_place(Silent)),
+    "compiled step with a compiled network": CompiledStep,
 }
 
 
@@ -81,10 +93,7 @@ def _fresh_compiler() -> Any:
     torch.compiler.reset()
 
 
-UNSEEN = pytest.mark.xfail(strict=True, reason="dynamo traces through the compiled network and past its hooks")
-
-
-@pytest.mark.parametrize("kind", [pytest.param(kind, marks=UNSEEN if kind == BOTH else ()) for kind in MODULES])
+@pytest.mark.parametrize("kind", MODULES)
 def test_the_output_whatever_is_compiled(kind: str) -> None:
     torch.manual_seed(0)
     module = MODULES[kind]()

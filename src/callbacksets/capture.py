@@ -66,7 +66,14 @@ class Capture:
                 network.register_forward_hook(self._keep_inner),
             ]
         else:
-            self._handles = [network.register_forward_hook(self._keep)]
+            self._handles = [self._within_reach(network).register_forward_hook(self._keep)]
+
+    def _within_reach(self, network: nn.Module) -> nn.Module:
+        """The network, or the one in it that `torch.compile` was given: a compiled step is traced right through."""
+        steps = (getattr(self._learner, name) for name in _STEPS)
+        if any(hasattr(step, "_torchdynamo_orig_callable") for step in steps):
+            return getattr(network, "_orig_mod", network)
+        return network
 
     def stop(self) -> None:
         """Leave everything as it was."""
