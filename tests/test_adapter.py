@@ -63,6 +63,20 @@ def test_a_weight_changed_between_fits_counts_for_the_next() -> None:
     assert list(adapter.sets) == ["b", "a"]
 
 
+def test_lightning_says_that_a_modules_adapter_takes_the_place_of_the_trainers(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    class WithAdapter(Tiny):
+        def configure_callbacks(self) -> CallbackSetAdapter:
+            return CallbackSetAdapter({"modules": modules})
+
+    modules, trainers = StageLog(), StageLog()
+    with caplog.at_level("INFO", logger="lightning.pytorch"):
+        fit({"trainers": trainers}, WithAdapter())
+    assert "will override existing callbacks passed to Trainer: CallbackSetAdapter" in caplog.text
+    assert (modules.rows[-1], trainers.rows) == ("exit", [])
+
+
 def test_stages_of_the_instance_and_none_switches_off() -> None:
     class OnTheClass(StageLog):
         on_epoch_begin = None

@@ -82,6 +82,16 @@ def test_one_rank_stops_both_in_begin(run: Run) -> None:
     assert [[row["stage"] for row in rows] for rows in outcome.rows] == [["begin", "end", "exit", "report"]] * 2
 
 
+@pytest.mark.parametrize("rank", [0, 1])
+def test_one_rank_stops_both_after_a_validation_of_an_endless_epoch(run: Run, rank: int) -> None:
+    outcome = run(f"endless.batch_end.{rank}", "ddp")
+    assert outcome.returncode == 0, outcome.stderr
+    assert [len(rows) for rows in outcome.at("batch_end")] == [4, 4]  # it was asked in the third
+    assert outcome.at("valid_end", "terminate") == [[(False,), (rank == 0,)], [(False,), (rank == 1,)]]
+    for stage in ("epoch_end", "end", "exit"):
+        assert outcome.at(stage, "terminate") == [[(True,)]] * 2
+
+
 @pytest.mark.parametrize(
     ("scenario", "strategy"),
     [*(("terminate.batch_end.0", strategy) for strategy in STRATEGIES), ("itself", "ddp")],

@@ -27,7 +27,7 @@ from callbacksets import (
     t_clbk,
 )
 from callbacksets.base import STAGES
-from tests.helpers import Act, Tiny, ones, quiet
+from tests.helpers import Act, Endless, Tiny, ones, quiet
 
 
 class Unlike(Tiny):
@@ -121,7 +121,7 @@ class CallbackSetReport(CallbackSet):
 
 
 def act(action: str, rank: int, ctx: Any) -> None:
-    if ctx.trainer.global_rank != rank or ctx.epoch not in (0, 2):
+    if ctx.trainer.global_rank != rank or (ctx.global_step != 3 if action == "endless" else ctx.epoch not in (0, 2)):
         return
     if action == "raise":
         raise ZeroDivisionError("boom")
@@ -140,7 +140,7 @@ def main(scenario: str, strategy: str, folder: Path) -> None:
     see = CallbackSetSee(folder)
     sets: dict[str, Any] = {"see": see, "history": CallbackSetHistory(), "report": CallbackSetReport(see)}
     kwargs: dict[str, Any] = {"max_epochs": 3}
-    if name in ("terminate", "raise", "interrupt"):
+    if name in ("terminate", "raise", "interrupt", "endless"):
         stage, rank = rest
         sets["act"] = Act(**{f"on_{stage}": partial(act, name, int(rank))})
     if name in ("unsynced", "synced"):
@@ -153,8 +153,12 @@ def main(scenario: str, strategy: str, folder: Path) -> None:
         sets |= {"progress": CallbackSetProgress(), "checkpoint": CallbackSetCheckpoint(folder / "checkpoints", freq=2)}
         sets["tb"] = t_clbk("tb", path=folder / "tb")
         del sets["report"]  # after the checkpoint, it would not be saved
+    loader: Any = ones(2)
+    if name == "endless":
+        loader = Endless()
+        kwargs = {"max_epochs": None, "max_steps": 20, "val_check_interval": 2}
     trainer = quiet(
-        callbacks=[CallbackSetAdapter(sets)],
+        callbacks=[CallbackSetAdapter(sets, terminate_at="validation" if name == "endless" else "epoch")],
         devices=2,
         strategy=DDPStrategy(
             process_group_backend="gloo", start_method={"ddp": "popen", "ddp_spawn": "spawn"}[strategy]
@@ -162,7 +166,7 @@ def main(scenario: str, strategy: str, folder: Path) -> None:
         use_distributed_sampler=False,
         **kwargs,
     )
-    trainer.fit(module, ones(2), ones(2))
+    trainer.fit(module, loader, ones(2))
 
 
 if __name__ == "__main__":
