@@ -18,6 +18,7 @@ from callbacksets.handover import Handover
 from callbacksets.plan import plan_as_html, plan_as_text
 from callbacksets.run import Run
 from callbacksets.scores import Scores
+from callbacksets.shards import put_together
 from callbacksets.sources import generate, sources_by_id
 from callbacksets.states import KEY, Saved, check_saved, restore_loop
 
@@ -404,6 +405,8 @@ class AdapterHooks:
         if self._weights is not None and trainer.state.stage is not None:  # None as soon as the exception is handled
             checkpoint["state_dict"] = self._weights
             saved["exact"] = True
+        if trainer.world_size > 1:
+            saved = put_together(saved, keep=trainer.is_global_zero)
         checkpoint["callbacks"][KEY] = saved
 
     def _running(self) -> Run:

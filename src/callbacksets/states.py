@@ -17,6 +17,7 @@ from callbacksets.base import CallbackSet
 from callbacksets.context import ContextTorch, Loop, may_stop
 from callbacksets.errors import did_you_mean, listed
 from callbacksets.scores import Scores
+from callbacksets.shards import is_part
 
 KEY = "CallbackSetAdapter"
 """Where Lightning's checkpoints hold the adapter's part: `checkpoint["callbacks"][KEY]`."""
@@ -123,7 +124,7 @@ def unloadable(state: object) -> Iterator[str]:
 
 def _unloadable(value: object, path: str) -> Iterator[str]:
     # tensors are not looked into, and what is not known to be plain is asked of torch itself
-    if type(value) in _PLAIN:
+    if type(value) in _PLAIN or is_part(value):
         return
     if type(value) in (dict, OrderedDict):
         for key, item in cast(Mapping[object, object], value).items():

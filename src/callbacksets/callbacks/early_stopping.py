@@ -12,6 +12,7 @@ from callbacksets.arguments import choice, flag, number, text, whole_number
 from callbacksets.callbacks.monitor import choose_measure, measures_at_begin, scores_to_monitor
 from callbacksets.callbacks.starts_over import StartsOver
 from callbacksets.scores import ByName
+from callbacksets.shards import divided
 
 
 class CallbackSetEarlyStopping(StartsOver):
@@ -68,6 +69,9 @@ class CallbackSetEarlyStopping(StartsOver):
     def on_begin(self) -> None:
         super().on_begin()
         self._minimize = None
+        if self.best_weights is not None:
+            # here and not in `exit`, where other ranks may be gone
+            self.best_weights = _Weights(divided(self.best_weights, like=self.ctx.network.state_dict()))
         if self.ctx.total_epochs == 0:
             return
         if not self.ctx.trainer.enable_validation:

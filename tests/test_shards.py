@@ -1,0 +1,78 @@
+"""Two ranks that each hold half of every parameter: checkpoints hold the whole, and resuming divides it again."""
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from callbacksets import read_states
+from callbacksets.shards import divided, put_together
+
+pytest.importorskip("torch.distributed.fsdp", reason="a torch without torch.distributed")
+
+
+def test_what_is_no_part_stays_as_it_is() -> None:
+    tensor = torch.ones(2)
+    state = {"epochs": [1, 2], "weights": {"w": tensor}, "none": None}
+    together = put_together(state, keep=False)
+    assert together == state
+    assert together["weights"]["w"] is tensor
+    assert divided({"w": tensor, "n": 1}, like={"w": torch.zeros(2)})["w"] is tensor
+
+
+def fit(folder: Path, *options: str) -> tuple[int, list[list[dict[str, Any]]]]:
+    """The exit status, and what each rank saw."""
+    folder.mkdir()
+    result = subprocess.run(
+        [sys.executable, "-m", "tests.scripts.sharded", str(folder), *options],
+        cwd=Path(__file__).parents[1],
+        env=os.environ | {"OMP_NUM_THREADS": "1"},
+        capture_output=True,
+        text=True,
+        timeout=120,  # ends a run in which ranks wait for each other
+    )
+    rows = [[json.loads(line) for line in (folder / f"{rank}.jsonl").read_text().splitlines()] for rank in (0, 1)]
+    return result.returncode, rows
+
+
+@pytest.mark.slow
+def test_a_checkpoint_has_the_whole_and_resuming_divides_it(tmp_path: Path) -> None:
+    status, rows = fit(tmp_path / "first")
+    assert status == 0
+    best = check_ranks(*rows)
+    assert best != rows[0][-2]["weights"]  # of the last epoch
+
+    checkpoint = tmp_path / "first" / "checkpoints" / "epoch2.ckpt"
+    saved = read_states(checkpoint)["early_stopping"]["best_weights"]
+    assert {type(tensor) for tensor in saved.values()} == {torch.Tensor}
+    assert [tensor.flatten().tolist() for tensor in saved.values()] == best
+
+    status, rows = fit(tmp_path / "resumed", str(checkpoint))
+    assert status == 0
+    assert check_ranks(*rows) == best  # of the first run, as none was better
+    assert [row["epoch"] for row in rows[0] if row["stage"] == "epoch_end"] == [3]
+
+
+@pytest.mark.slow
+def test_after_a_failure_each_rank_restores_its_part(tmp_path: Path) -> None:
+    _, rows = fit(tmp_path / "whole")
+    status, failed = fit(tmp_path / "failed", "--fail")
+    assert status != 0
+    for own, expected in zip(failed, rows, strict=True):
+        assert own[-1]["stage"] == "exit"
+        assert own[-1]["held"] == expected[-1]["held"]
+
+
+def check_ranks(one: list[dict[str, Any]], other: list[dict[str, Any]]) -> Any:
+    """They see the same gradients, scores and whole weights; gives the last, of which each holds but a part."""
+    assert [row | {"held": None} for row in one] == [row | {"held": None} for row in other]
+    assert [row["stage"] for row in one[-4:]] == ["after_backward", "after_backward", "epoch_end", "exit"]
+    assert all(row["y_hat"] == [2, 1] for row in one if row["stage"] == "after_backward")
+    last, held = one[-1]["weights"], zip(one[-1]["held"], other[-1]["held"], strict=True)
+    assert [first + second for first, second in held] == last
+    return last
