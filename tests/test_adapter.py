@@ -1,6 +1,6 @@
 """The bridge: which stage runs when, how training is stopped, and what every way of running a Trainer shows."""
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch.profilers import SimpleProfiler
 from packaging.version import Version
 from torch import nn
-from torch.utils.data import DataLoader
+from torch.utils.data import DataLoader, IterableDataset
 from torchmetrics import MeanMetric
 
 from callbacksets import CallbackSet, CallbackSetAdapter, CallbackSetHistory, read_states
@@ -394,6 +394,16 @@ class Case:
     before_valid: list[tuple[int, int, int]] | None = None  # where other than the validations
 
 
+class Stream(IterableDataset[torch.Tensor]):
+    """Rows that come one by one, nobody knows how many."""
+
+    def __init__(self, n: int) -> None:
+        self.n = n
+
+    def __iter__(self) -> Iterator[torch.Tensor]:
+        return iter(torch.ones(self.n, 2))
+
+
 def counted(*epochs: int) -> list[tuple[int, int, int]]:
     """(epoch, step, global_step) of epochs of so many batches."""
     rows: list[tuple[int, int, int]] = []
@@ -444,6 +454,13 @@ LOOPS = {
         [(1, 3, 3)],
         (2, 5),
         before_valid=[(1, 3, 3), (2, 2, 5)],
+    ),
+    "an IterableDataset": Case(
+        {},
+        counted(3, 3),
+        [(1, 3, 3), (2, 3, 6)],
+        (2, None),
+        lambda: (DataLoader(Stream(6), batch_size=2), DataLoader(Stream(4), batch_size=2)),
     ),
     "without a length": Case({}, counted(3, 3), [(1, 3, 3), (2, 3, 6)], (2, None), lambda: (Endless(3), Endless(2))),
     "without a length, max_steps": Case(

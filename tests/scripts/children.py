@@ -1,0 +1,62 @@
+"""Fits in child processes: `python -m tests.scripts.children STRATEGY`. Prints what the calling process then knows."""
+
+import json
+import sys
+import tempfile
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from callbacksets import CallbackSet, CallbackSetAdapter, CallbackSetHistory
+from tests.helpers import Tiny, ones, quiet
+
+
+class CallbackSetGuard(CallbackSet):
+    """Stops after an epoch, or fails in the one behind it."""
+
+    def __init__(self, epoch: int, fails: bool) -> None:
+        self.epoch, self.fails = epoch, fails
+
+    def on_epoch_end(self) -> None:
+        if self.ctx.epoch == self.epoch and not self.fails:
+            self.ctx.terminate = True
+
+    def on_batch_end(self) -> None:
+        if self.fails and self.ctx.epoch > self.epoch:
+            raise RuntimeError("boom")
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"weight": self.ctx.network.weight.detach()}
+
+
+def fit(adapter: CallbackSetAdapter, strategy: str) -> None:
+    trainer = quiet(callbacks=[adapter], devices=2, strategy=strategy, use_distributed_sampler=False, max_epochs=5)
+    trainer.fit(Tiny(nn.Linear(2, 1)), ones(2), ones(1))
+
+
+def show(adapter: CallbackSetAdapter) -> None:
+    epochs, weight = adapter.states["history"]["epoch"], adapter.states["guard"]["weight"]
+    files = list(Path(tempfile.gettempdir()).glob("callbacksets-*"))
+    row = {"epochs": epochs, "weight": list(weight.shape), "stopped_by": str(adapter.stopped_by), "files": len(files)}
+    print(json.dumps(row), flush=True)
+
+
+def main(strategy: str) -> None:
+    torch.set_num_threads(1)
+    guard = CallbackSetGuard(2, fails=False)
+    adapter = CallbackSetAdapter({"history": CallbackSetHistory(), "guard": guard})
+    fit(adapter, strategy)
+    show(adapter)
+    guard.fails = True
+    with pytest.raises(Exception, match="boom"):  # of the launcher's class for what is raised in a child
+        fit(adapter, strategy)
+    show(adapter)
+    guard.epoch, guard.fails = 1, False
+    fit(adapter, strategy)  # what it leaves, nobody asks for
+
+
+if __name__ == "__main__":
+    main(sys.argv[1])
