@@ -563,3 +563,21 @@ def test_computing_early_changes_nothing_for_lightning(metric: bool) -> None:
         return values
 
     assert shown([CallbackSetAdapter(StageLog("last_scores_train"))]) == shown([]) == [1.5, 2.0, 2.5]
+
+
+def test_reading_scores_early_does_not_freeze_a_metric_that_is_logged_once_an_epoch() -> None:
+    class LoggedOnce(Tiny):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mean = MeanMetric()
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            self.mean.update(batch_idx)
+            if batch_idx == 0:
+                self.log("train_mean", self.mean, on_step=False, on_epoch=True)
+            return self.loss(batch)
+
+    seen: list[float] = []
+    act = Act(on_epoch_end=lambda ctx: seen.append(ctx.last_scores_train["mean"]))
+    fit(act, LoggedOnce(), ones(4), ones(1), val_check_interval=0.5)
+    assert seen == [1.5]

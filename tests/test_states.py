@@ -17,7 +17,7 @@ from lightning.pytorch.tuner import Tuner
 
 from callbacksets import CallbackSet, CallbackSetAdapter, CallbackSetHistory, read_states
 from callbacksets.states import KEY, unloadable
-from tests.helpers import Tiny, ones, quiet
+from tests.helpers import Act, Tiny, fit, ones, quiet
 
 # checkpoints are written and read here in all combinations of callbacks
 pytestmark = pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
@@ -292,3 +292,26 @@ def test_signals(number: signal.Signals, tmp_path: Path) -> None:
         lines = [line.strip() for line in process.stdout]
     assert lines.count("exit one") == lines.count("exit two") == 1
     assert any(line.startswith("states {'history': {'epoch': [1, 2") for line in lines)
+
+
+def test_loaded_states_are_copies_and_a_checkpoint_in_begin_is_one_of_a_run(tmp_path: Path) -> None:
+    class Pops(CallbackSet):
+        def state_dict(self) -> Any:
+            return {"x": 5}
+
+        def load_state_dict(self, state_dict: Any) -> None:
+            state_dict.pop("x")
+
+    first = fit({"saver": Act(), "pops": Pops()}, max_epochs=1)
+    path = tmp_path / "one.ckpt"
+    quiet_trainer = quiet(callbacks=[first], max_epochs=1)
+    quiet_trainer.fit(Tiny(), ones(2))
+    quiet_trainer.save_checkpoint(path)
+    saver = Act(on_begin=lambda ctx: ctx.trainer.save_checkpoint(tmp_path / "begin.ckpt"))
+    resumed = CallbackSetAdapter({"saver": saver, "pops": Pops()})
+    quiet(callbacks=[resumed], max_epochs=2).fit(Tiny(), ones(2), ckpt_path=path)
+    assert read_states(tmp_path / "begin.ckpt") == {"pops": {"x": 5}}
+    seen: list[bool] = []
+    again = CallbackSetAdapter({"saver": Act(on_begin=lambda ctx: seen.append(ctx.resumed)), "pops": Pops()})
+    quiet(callbacks=[again], max_epochs=2).fit(Tiny(), ones(2), ckpt_path=tmp_path / "begin.ckpt")
+    assert seen == [True]

@@ -1,0 +1,98 @@
+"""What an adapter says of its callbacks before anything is trained."""
+
+import re
+import textwrap
+
+from callbacksets import (
+    CallbackSet,
+    CallbackSetAdapter,
+    CallbackSetHistory,
+    CallbackSetProgress,
+    CallbackSetTB,
+    TorchCallback,
+    t_clbk,
+)
+from callbacksets.testing import StageRecorder
+from tests.helpers import fit
+
+
+class Sized(CallbackSet):
+    """Needs a size."""
+
+    def __init__(self, size: int) -> None:
+        self.size = size
+
+    def on_end(self) -> None: ...
+
+
+class Fails(CallbackSet):
+    """Cannot be made."""
+
+    def __init__(self) -> None:
+        raise RuntimeError("not today")
+
+    def on_exit(self) -> None: ...
+
+
+class Heavy(CallbackSet):
+    weight = "<b>heavy</b>"  # type: ignore[assignment]
+
+
+def test_plan() -> None:
+    adapter = CallbackSetAdapter(
+        [
+            t_clbk("early_stopping"),
+            "history",
+            t_clbk("lr_step", step_size=2, weight=-1.5),
+            CallbackSetTB("events"),
+            CallbackSetProgress,
+            TorchCallback(Sized, weight=3),
+            Fails,
+        ]
+    )
+    assert str(adapter) == textwrap.dedent(
+        """\
+        <CallbackSetAdapter: 7 callbacks>
+        callback        class                     weight
+        lr_step         CallbackSetLRScheduler    -1.5
+        history         CallbackSetHistory        0
+        tb              CallbackSetTB             0
+        progress        CallbackSetProgress       0
+        fails           Fails                     0       cannot be made: RuntimeError
+        sized           Sized                     3       still needs 'size'
+        early_stopping  CallbackSetEarlyStopping  1000    still needs 'patience'
+
+        stage            runs, in this order
+        begin            lr_step, history, tb, progress, early_stopping
+        batch_end        progress
+        batch_valid_end  progress
+        valid_end        progress, early_stopping
+        epoch_end        lr_step, history, tb, progress
+        end              progress, sized
+        exit             history, tb, progress, fails, early_stopping"""
+    )
+
+
+def test_plan_in_a_notebook() -> None:
+    shown = CallbackSetAdapter({"<a>": CallbackSetHistory(), "b": "progress"})._repr_html_()
+    assert "&lt;a&gt;" in shown
+    assert shown.count("<tr>") == 3
+    stages = ["begin", "batch_end", "batch_valid_end", "valid_end", "epoch_end", "end", "exit"]
+    assert re.findall(r"<b>(\w+)</b>", shown) == ["CallbackSetAdapter", "callback", "class", "weight", *stages]
+    assert shown.count("●") == len(CallbackSetHistory().stages) + len(CallbackSetProgress().stages)
+
+
+def test_plan_is_that_of_the_fit() -> None:
+    recorders = {id: StageRecorder() for id in ("late", "early", "tie")}
+    recorders["late"].weight = 7
+    adapter = CallbackSetAdapter(recorders)
+    order = re.findall(r"^(\w+) +StageRecorder", repr(adapter), flags=re.MULTILINE)
+    fit(adapter)
+    assert order == list(adapter.sets) == ["early", "tie", "late"]
+
+
+def test_plan_of_anything() -> None:
+    assert repr(CallbackSetAdapter([])) == "<CallbackSetAdapter: no callbacks>"
+    assert repr(CallbackSetAdapter(CallbackSet())).startswith("<CallbackSetAdapter: 1 callback>\n")
+    assert "'<b>heavy</b>'" in repr(CallbackSetAdapter(Heavy))
+    assert "&lt;b&gt;heavy" in CallbackSetAdapter([Heavy, "history"])._repr_html_()

@@ -1,0 +1,273 @@
+"""Calling stages: those that callbacks have when they run, as rows of a profile, and when something fails."""
+
+from collections.abc import Callable
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.profilers import SimpleProfiler
+from torch import nn
+
+from callbacksets import CallbackSet, CallbackSetAdapter, CallbackSetHistory
+from callbacksets.base import STAGES
+from tests.helpers import Act, Batches, StageLog, Tiny, fit, ones
+
+BATCH = ["batch_begin", "after_backward", "batch_end"]
+
+# --- which stages a callback has ------------------------------------------------------------------------------------
+
+
+def test_stages_of_the_instance_and_none_switches_off() -> None:
+    class OnTheClass(StageLog):
+        on_epoch_begin = None
+
+        def on_epoch_end(self) -> None:
+            self.rows.append("the class's")
+
+        def on_begin(self) -> None:
+            self.on_epoch_begin = lambda: self.rows.append("set in begin")
+            self.on_end = None
+
+    callback = OnTheClass(stages=("on_end",))
+    assert callback.stages == ["on_begin", "on_epoch_end", "on_end"]
+    fit(callback)
+    assert callback.rows == ["set in begin", "the class's"]
+
+
+def test_a_stage_added_in_the_run_counts_from_the_next_epoch_and_one_removed_at_once() -> None:
+    seen = []
+
+    class Changing(CallbackSet):
+        def on_batch_begin(self) -> None:
+            self.on_batch_end = lambda: seen.append(self.ctx.global_step)
+            if self.ctx.global_step == 5:
+                self.on_batch_begin = self.on_batch_end = None
+                self.on_exit = lambda: seen.append("exit")
+
+    fit(Changing(), None, ones(2), max_epochs=3)
+    assert seen == [3, 4, "exit"]
+
+
+def test_a_stage_that_the_class_computes_is_asked_for_whenever_it_runs() -> None:
+    seen = []
+
+    class Computed(CallbackSet):
+        @property
+        def on_batch_end(self) -> Callable[[], None] | None:
+            step = self.ctx.global_step if self.ctx else 0
+            return None if step == 2 else lambda: seen.append(step)
+
+        on_exit = staticmethod(lambda: seen.append("exit"))
+
+    fit(Computed(), None, ones(3))
+    assert seen == [1, 3, "exit"]
+
+
+def test_a_none_stage_of_the_class_can_be_inherited_around() -> None:
+    class Base(CallbackSet):
+        def on_epoch_end(self) -> None:
+            raise AssertionError
+
+    class Off(Base):
+        on_epoch_end = None
+
+    assert Off().stages == []
+    fit(Off())
+
+
+def test_profiled_stages_are_rows_of_their_own() -> None:
+    profiler = SimpleProfiler()
+    adapter = fit([CallbackSetHistory(), Act(on_batch_end=lambda ctx: None)], max_epochs=2, profiler=profiler)
+    ours = {name: len(times) for name, times in profiler.recorded_durations.items()}
+    rows = {"history.on_begin": 1, "history.on_epoch_end": 2, "act.on_batch_end": 4}
+    assert ours.items() >= {f"[CallbackSet]{name}": n for name, n in rows.items()}.items()
+    assert not [
+        name for name in ours if name.startswith("[CallbackSet]act.") and name != "[CallbackSet]act.on_batch_end"
+    ]
+    assert adapter.states["history"]["epoch"] == [1, 2]
+    with pytest.raises(ZeroDivisionError) as error:
+        fit({"a": Act(on_epoch_end=lambda ctx: 1 / 0)}, profiler=SimpleProfiler())
+    assert error.value.__notes__ == ["in callback 'a' (Act), on_epoch_end, epoch 1, step 2"]
+
+
+# --- failures -------------------------------------------------------------------------------------------------------
+
+
+class Boom(Exception):
+    pass
+
+
+def boom(*args: Any, **kwargs: Any) -> None:
+    raise Boom("boom")
+
+
+class BoomLoader(Batches):
+    def __iter__(self) -> Any:
+        yield self.batches[0]
+        boom()
+
+
+class BoomModule(Tiny):
+    def __init__(self, where: str) -> None:
+        super().__init__()
+        setattr(self, where, boom)
+
+
+class BoomOptimizer(Tiny):
+    def configure_optimizers(self) -> Any:
+        optimizer = super().configure_optimizers()
+        optimizer.step = lambda closure: closure() and boom()
+        return optimizer
+
+
+class BoomNative(L.Callback):
+    def __init__(self, where: str) -> None:
+        setattr(self, where, boom)
+
+
+HOOKS = (
+    "setup",
+    "configure_optimizers",
+    "on_fit_start",
+    "on_train_start",
+    "training_step",
+    "validation_step",
+    "on_train_end",
+)
+FAILURES: dict[str, tuple[dict[str, Any], tuple[Any, ...]]] = {
+    **{f"module {hook}": ({}, (BoomModule(hook), ones(2), ones(1))) for hook in HOOKS},
+    **{
+        f"native {hook}": ({"native": (BoomNative(hook),)}, (None, ones(2)))
+        for hook in ("on_train_batch_end", "teardown")
+    },
+    "loader": ({}, (None, BoomLoader(ones(2).batches))),
+    "validation loader": ({"num_sanity_val_steps": 0}, (None, ones(2), BoomLoader(ones(2).batches))),
+    "optimizer": ({}, (BoomOptimizer(), ones(2))),
+}
+
+
+def failed_fit(sets: Any, error: type[BaseException], **kwargs: Any) -> tuple[BaseException, CallbackSetAdapter]:
+    adapter = CallbackSetAdapter(sets)
+    with pytest.raises(error) as raised:
+        fit(adapter, *kwargs.pop("given", (None, ones(2), ones(1))), **kwargs)
+    assert adapter.ctx is None
+    for callback in adapter.sets.values():
+        assert callback.ctx is None
+    return raised.value, adapter
+
+
+@pytest.mark.parametrize("failure", FAILURES)
+def test_whatever_fails_exit_runs_once_for_all_and_the_error_stays(failure: str) -> None:
+    kwargs, given = FAILURES[failure]
+    a, b = StageLog(), StageLog()
+    error, adapter = failed_fit({"a": a, "b": b}, Boom, given=given, **kwargs)
+    assert str(error) == "boom"
+    assert a.rows == b.rows
+    assert a.rows[-1] == "exit"
+    assert a.rows.count("exit") == 1
+    assert ("end" in a.rows) == (failure in ("module on_train_end", "native teardown"))
+    a.rows.clear()
+    fit(adapter)
+    assert a.rows == ["begin", "epoch_begin", *BATCH * 2, "before_valid", "epoch_end", "end", "exit"]
+
+
+def test_a_callback_that_fails_before_ours_were_set_up_is_not_theirs_to_exit() -> None:
+    log = StageLog()
+    failed_fit({"log": log}, Boom, native=(BoomNative("setup"),))
+    assert log.rows == []
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_an_exception_in_a_stage_says_where_and_exit_runs_for_all(stage: str) -> None:
+    log = StageLog()
+    sets = {"log": log, "bad": Act(**{stage: boom}), "other": StageLog(), "history": CallbackSetHistory()}
+    error, adapter = failed_fit(sets, Boom)
+    epoch, step = {"on_begin": (0, None), "on_epoch_begin": (1, None)}.get(stage, (1, 2))
+    step = 1 if stage in STAGES[2:5] else step
+    assert error.__notes__ == [f"in callback 'bad' (Act), {stage}, epoch {epoch}, step {step}"]
+    assert log.rows.count("exit") == sets["other"].rows.count("exit") == 1
+    before = STAGES[: STAGES.index(stage) + 1]
+    assert {f"on_{row}" for row in log.rows} == {*before, "on_exit"}
+    assert {f"on_{row}" for row in sets["other"].rows} == {*before, "on_exit"} - ({stage} - {"on_exit"})
+    if stage != "on_begin":
+        done = [1] if stage in ("on_end", "on_exit") else []
+        assert adapter.states["history"]["epoch"] == done
+    del adapter._sources["bad"]
+    fit(adapter)
+    assert adapter.states["history"]["epoch"] == [1]
+
+
+def test_exits_that_fail_do_not_keep_the_others_from_running() -> None:
+    def other(ctx: Any) -> None:
+        raise ValueError("other")
+
+    log = StageLog(stages=("on_exit",))
+    sets = {"a": Act(on_exit=boom), "b": Act(on_exit=other), "log": log, "c": Act(on_exit=lambda ctx: 1 / 0)}
+    error, _ = failed_fit(sets, Boom)
+    assert log.rows == ["exit"]
+    first, *others = error.__notes__
+    assert first == "in callback 'a' (Act), on_exit, epoch 1, step 2"
+    assert [note.split(" (")[0] for note in others] == [
+        "There was also ValueError: other",
+        "There was also ZeroDivisionError: division by zero",
+    ]
+    error, _ = failed_fit(sets | {"d": Act(on_epoch_end=lambda ctx: {}["first"])}, KeyError)
+    assert "in callback 'd' (Act), on_epoch_end" in error.__notes__[0]
+    assert len(error.__notes__) == 4
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_stop_iteration_does_not_end_training_silently(stage: str) -> None:
+    error, _ = failed_fit({"bad": Act(**{stage: lambda ctx: next(iter(()))})}, RuntimeError)
+    assert isinstance(error.__cause__, StopIteration)
+    assert f"in callback 'bad' (Act), {stage}" in error.__notes__[0]
+
+
+def test_a_state_that_fails_costs_no_other() -> None:
+    class Bad(CallbackSet):
+        state_dict = boom
+
+    error, adapter = failed_fit({"bad": Bad(), "history": CallbackSetHistory(), "act": Act(on_end=boom)}, Boom)
+    assert "on_end" in error.__notes__[0]
+    assert "state_dict" in error.__notes__[1]
+    assert adapter.states == {"history": adapter.sets["history"].state_dict()}
+    error, _ = failed_fit({"bad": Bad()}, Boom)
+    assert error.__notes__[0] == "in callback 'bad' (Bad), state_dict, epoch 1, step 2"
+
+
+@pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])
+def test_interrupted(error: type[BaseException]) -> None:
+    def interrupt(ctx: Any) -> None:
+        raise error
+
+    log = StageLog()
+    sets = {"log": log, "act": Act(on_batch_end=interrupt), "history": CallbackSetHistory()}
+    _, adapter = failed_fit(sets, SystemExit)  # Lightning makes this of a KeyboardInterrupt
+    assert log.rows == ["begin", "epoch_begin", *BATCH, "exit"]
+    assert adapter.states == {"history": {"epoch": []}}
+
+
+def test_an_uninitialized_parameter_hides_no_error() -> None:
+    log = StageLog(stages=("on_exit",))
+    module = Tiny(nn.LazyLinear(1))
+    failed_fit({"log": log, "bad": Act(on_begin=boom)}, Boom, given=(module, ones(2)))
+    assert log.rows == ["exit"]
+
+
+def test_after_a_failure_in_batch_begin_no_forward_call_is_to_come() -> None:
+    def fail(ctx: Any) -> None:
+        raise RuntimeError("boom")
+
+    messages: list[str] = []
+
+    def look(ctx: Any) -> None:
+        for read in (lambda: ctx.y_hat, lambda: setattr(ctx, "batch", torch.ones(2, 2))):
+            with pytest.raises(RuntimeError) as raised:
+                read()
+            messages.append(str(raised.value))
+
+    with pytest.raises(RuntimeError, match="boom"):
+        fit(Act(on_batch_begin=fail, on_exit=look))
+    assert "no batch has started, or it has failed" in messages[0]
+    assert "can only be assigned in batch_begin" in messages[1]
