@@ -6,6 +6,7 @@ from typing import Any
 
 import lightning as L
 import torch
+from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import nn
 
 from callbacksets import CallbackSet, CallbackSetAdapter
@@ -121,3 +122,30 @@ def fit(
     trainer = quiet(**({"max_epochs": 1} | kwargs), callbacks=[*native, bridge])
     trainer.fit(Tiny() if module is None else module, *(loaders or (ones(2),)))
     return bridge
+
+
+class Adam(Tiny):
+    """Trains with Adam, whose fused step unscales the gradients itself."""
+
+    def __init__(self, fused: bool) -> None:
+        super().__init__()
+        self.fused = fused
+
+    def configure_optimizers(self) -> Any:
+        return torch.optim.Adam(self.parameters(), lr=0.1, fused=self.fused)
+
+
+def gradient_norms(*, fused: bool, scaled: bool, device: str, read: bool = True) -> tuple[list[float], list[Any]]:
+    """The norms of the gradients that a callback sees, with or without 16-mixed precision, and the weights at last."""
+
+    def see(ctx: Any) -> None:
+        norms.append(torch.nn.utils.clip_grad_norm_(ctx.network.parameters(), max_norm=1e9).item())
+
+    norms: list[float] = []
+    torch.manual_seed(0)
+    module = Adam(fused)
+    scaler = torch.amp.GradScaler(device, init_scale=2**10)  # with its default, the first steps would overflow
+    kwargs = {"plugins": [MixedPrecision("16-mixed", device, scaler)]} if scaled else {}
+    accelerator = "gpu" if device == "cuda" else device
+    fit(Act(**({"on_after_backward": see} if read else {})), module, ones(4), accelerator=accelerator, **kwargs)
+    return norms, [parameter.tolist() for parameter in module.parameters()]

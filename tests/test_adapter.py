@@ -8,13 +8,14 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.plugins.precision import MixedPrecision
 from packaging.version import Version
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
 
 from callbacksets import CallbackSet, CallbackSetAdapter, CallbackSetHistory
 from callbacksets.base import STAGES
-from tests.helpers import Act, Batches, Endless, StageLog, Tiny, fit, ones, quiet
+from tests.helpers import Act, Adam, Batches, Endless, StageLog, Tiny, fit, gradient_norms, ones, quiet
 
 BATCH = ["batch_begin", "after_backward", "batch_end"]
 VALID_BATCH = ["batch_valid_begin", "batch_valid_end"]
@@ -782,6 +783,50 @@ def test_bf16_mixed() -> None:
     assert y_hat.dtype == torch.bfloat16
     assert isinstance(loss, float)
     assert isinstance(log.at("epoch_end")[0][2]["loss"], float)
+
+
+@pytest.mark.parametrize("fused", [False, True])
+def test_16_mixed_gradients_are_unscaled_after_backward(fused: bool) -> None:
+    expected, _ = gradient_norms(fused=fused, scaled=False, device="cpu")
+    norms, weights = gradient_norms(fused=fused, scaled=True, device="cpu")
+    assert norms == pytest.approx(expected, rel=0.01)
+    assert len(norms) == 4
+    assert weights == gradient_norms(fused=fused, scaled=True, device="cpu", read=False)[1]
+
+
+@pytest.mark.filterwarnings("ignore:`training_step` returned `None`")  # on purpose
+def test_16_mixed_does_not_step_after_a_training_step_that_returns_none() -> None:
+    class Skipping(Tiny):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return None if batch_idx == 1 else self.loss(batch)
+
+    log = StageLog("global_step", stages=("on_after_backward",))
+    scaler = torch.amp.GradScaler("cpu", init_scale=2**10)
+    plugins = [MixedPrecision("16-mixed", "cpu", scaler)]
+    fit(log, Skipping(), ones(4), accumulate_grad_batches=2, plugins=plugins)
+    assert log.at("after_backward") == [4]
+
+
+def test_16_mixed_a_module_may_unscale_a_fused_step_itself() -> None:
+    class Unscaling(Adam):
+        def __init__(self) -> None:
+            super().__init__(fused=True)
+            self.automatic_optimization = False
+
+        def training_step(self, batch: Any, batch_idx: int) -> None:
+            optimizer = self.optimizers()
+            self.manual_backward(self.loss(batch))
+            self.trainer.precision_plugin.scaler.unscale_(optimizer.optimizer)
+            norms.append(self.network.weight.grad.norm())
+            optimizer.step()
+            optimizer.zero_grad()
+
+    norms: list[torch.Tensor] = []
+    seen: list[torch.Tensor] = []
+    plugins = [MixedPrecision("16-mixed", "cpu", torch.amp.GradScaler("cpu", init_scale=2**10))]
+    act = Act(on_after_backward=lambda ctx: seen.append(ctx.network.weight.grad.norm()))
+    fit(act, Unscaling(), ones(2), plugins=plugins)
+    assert seen == norms
 
 
 # --- bad input ------------------------------------------------------------------------------------------------------

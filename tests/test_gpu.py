@@ -7,7 +7,7 @@ import pytest
 import torch
 
 from callbacksets import CallbackSet, CallbackSetAdapter
-from tests.helpers import Act, StageLog, Tiny, ones, quiet
+from tests.helpers import StageLog, Tiny, fit, gradient_norms, ones, quiet
 
 pytestmark = [
     pytest.mark.gpu,
@@ -25,12 +25,6 @@ class Nothing(CallbackSet):
     def on_batch_end(self) -> None: ...
 
     def on_batch_valid_end(self) -> None: ...
-
-
-def fit(callbacks: Any, module: Tiny | None = None, **kwargs: Any) -> None:
-    adapter = CallbackSetAdapter(callbacks)
-    trainer = quiet(**({"accelerator": "gpu", "max_epochs": 2, "callbacks": [adapter]} | kwargs))
-    trainer.fit(module or Tiny(), ones(4), ones(2))
 
 
 def synchronisations(callbacks: list[Any]) -> int:
@@ -54,22 +48,17 @@ def test_sets_that_read_nothing_wait_for_the_device_no_more_than_the_bare_fit() 
 
 def test_the_context_is_on_the_device_and_its_numbers_are_not() -> None:
     log = StageLog("device", "y_hat", "batch", "last_loss", stages=("on_batch_end",))
-    fit([log])
+    fit(log, None, ones(4), ones(2), accelerator="gpu")
     for device, y_hat, batch, last_loss in log.at("batch_end"):
         assert device.type == y_hat.device.type == batch.device.type == "cuda"
         assert isinstance(last_loss, float)
 
 
-def test_gradients_are_unscaled_after_backward() -> None:
-    """With 16-mixed, a gradient clipper sees gradients of the size they have without it."""
-    norms: dict[str, list[float]] = {}
-    for precision in ("32-true", "16-mixed"):
-        torch.manual_seed(0)
-        seen = norms.setdefault(precision, [])
-        clip = Act(
-            on_after_backward=lambda ctx, seen=seen: seen.append(
-                torch.nn.utils.clip_grad_norm_(ctx.network.parameters(), 1e9).item()
-            )
-        )
-        fit([clip], Tiny(), precision=precision)
-    assert norms["16-mixed"] == pytest.approx(norms["32-true"], rel=0.02)
+@pytest.mark.parametrize("fused", [False, True])
+def test_gradients_are_unscaled_after_backward(fused: bool) -> None:
+    expected, _ = gradient_norms(fused=fused, scaled=False, device="cuda")
+    norms, weights = gradient_norms(fused=fused, scaled=True, device="cuda")
+    assert norms == pytest.approx(expected, rel=0.01)
+    unread = gradient_norms(fused=fused, scaled=True, device="cuda", read=False)[1]
+    for one, other in zip(weights, unread, strict=True):
+        assert torch.tensor(one).allclose(torch.tensor(other))

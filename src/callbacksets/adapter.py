@@ -2,6 +2,7 @@
 
 import copy
 from collections.abc import Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -233,7 +234,8 @@ class AdapterHooks:
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: "LightningModule", optimizer: Optimizer) -> None:
         # Not Lightning's `on_after_backward`: there, gradients may still be incomplete or scaled.
         run = self._running()
-        if self._steps_on_gradients(run.loop, trainer):
+        if run.has_stage("on_after_backward") and self._steps_on_gradients(run.loop, trainer):
+            self._unscale(optimizer, trainer)
             run.loop.optimizer = optimizer
             try:
                 run.call("on_after_backward")
@@ -246,6 +248,13 @@ class AdapterHooks:
             return True
         # An earlier batch of the window may have left gradients. But a gradient scaler will not step on them.
         return loop.backward > 0 and getattr(trainer.precision_plugin, "scaler", None) is None
+
+    def _unscale(self, optimizer: Optimizer, trainer: Trainer) -> None:
+        """What Lightning leaves to the step of a fused optimizer, which also takes gradients that are unscaled."""
+        scaler = getattr(trainer.precision_plugin, "scaler", None)
+        if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
+            with suppress(RuntimeError):  # the module, or another callback, has done it
+                scaler.unscale_(optimizer)
 
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: "LightningModule", outputs: Any, batch: Any, batch_idx: int
