@@ -64,6 +64,7 @@ REFUSED = {
     "no self": ({"on_end": takes_no_self}, "X.on_end takes no argument, not even self: define on_end(self)."),
     "coroutine": ({"on_end": coroutine}, "X.on_end is a coroutine or a generator"),
     "generator": ({"on_end": generator}, "X.on_end is a coroutine or a generator"),
+    "property": ({"on_end": property(nothing)}, "Expected X.on_end to be a method or None but got <property"),
     "no function": ({"on_end": 3}, "Expected X.on_end to be a method or None but got 3."),
 }
 
@@ -87,7 +88,6 @@ ALLOWED = {
     "None": None,
     "static method": staticmethod(takes_no_self),
     "class method": classmethod(nothing),
-    "property": property(lambda self: None),
     "decorated": decorated,
 }
 

@@ -182,6 +182,7 @@ def fit(
     shuffle: bool = False,
     stateful: bool = False,
     own: dict[str, CallbackSet] | None = None,
+    ahead: tuple[L.Callback, ...] = (),
     **kwargs: Any,
 ) -> tuple[L.Trainer, CallbackSetAdapter]:
     torch.manual_seed(0)
@@ -195,7 +196,7 @@ def fit(
     adapter = CallbackSetAdapter({id: CALLBACKS[id]() for id in callbacks} | (own or {}))
     saves = any(isinstance(native, Checkpoint) for native in natives)
     kwargs = {"max_epochs": EPOCHS, "enable_checkpointing": saves} | kwargs
-    trainer = quiet(callbacks=[Rates(outcome.rates), adapter, *natives], **kwargs)
+    trainer = quiet(callbacks=[Rates(outcome.rates), *ahead, adapter, *natives], **kwargs)
     with suppress(InterruptedFit):
         trainer.fit(module, *loaders(shuffle, stateful), ckpt_path=ckpt)
     outcome.weights = [parameter.detach().clone() for parameter in network.state_dict().values()]
@@ -278,6 +279,66 @@ def test_mid_epoch(callbacks: list[str], tmp_path: Path, monkeypatch: pytest.Mon
             if column in outcome.states.get("history", {}):
                 outcome.states["history"][column][2] = None
     assert same(parts.states, whole.states), (parts.states, whole.states)
+
+
+class Save(L.Callback):
+    """Saves in one of its hooks, when some optimizer steps have been made."""
+
+    def __init__(self, hook: str, steps: int, path: Path) -> None:
+        self.steps, self.path = steps, path
+        setattr(self, hook, self.save)
+
+    def save(self, trainer: L.Trainer, *args: Any) -> None:
+        if trainer.global_step == self.steps and not trainer.sanity_checking:
+            trainer.save_checkpoint(self.path)
+
+
+@pytest.mark.parametrize("callbacks", [[callback] for callback in CALLBACKS] + [TOGETHER], ids=[*CALLBACKS, "together"])
+@pytest.mark.parametrize("hook", ["on_validation_end", "on_train_epoch_end"])
+def test_saved_by_a_callback_before_the_adapter(
+    hook: str, callbacks: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    whole, parts = Outcome(), Outcome()
+    fit(callbacks, whole)
+    save = Save(hook, 2 * BATCHES, tmp_path / "two.ckpt")
+    fit(callbacks, parts, Interrupt("on_train_epoch_start", 2 * BATCHES), ahead=(save,))
+    fit(callbacks, parts, ckpt=tmp_path / "two.ckpt")
+    assert parts.rates == whole.rates
+    assert same(parts.states, whole.states), (parts.states, whole.states)
+    assert same(parts.weights, whole.weights)
+
+
+@pytest.mark.parametrize("callbacks", [["steps"], ["loss_ema"], TOGETHER], ids=["steps", "loss_ema", "together"])
+def test_saved_in_a_batch_by_a_callback_before_the_adapter(
+    callbacks: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    whole, parts = Outcome(), Outcome()
+    fit(callbacks, whole, stateful=True)
+    save = Save("on_train_batch_end", 10, tmp_path / "ten.ckpt")
+    fit(callbacks, parts, Interrupt("on_train_batch_start", 11), ahead=(save,), stateful=True)
+    parts.rates = {step: rate for step, rate in parts.rates.items() if step < 10}
+    fit(callbacks, parts, ckpt=tmp_path / "ten.ckpt", stateful=True)
+    assert parts.rates == whole.rates
+    assert same(parts.weights, whole.weights)
+    for outcome in (whole, parts):
+        for column in ("train.loss", "train.acc"):
+            if column in outcome.states.get("history", {}):
+                outcome.states["history"][column][2] = None
+    assert same(parts.states, whole.states), (parts.states, whole.states)
+
+
+def test_saving_before_the_adapter_changes_nothing_in_the_run_that_saves(tmp_path: Path) -> None:
+    plain, saving = Outcome(), Outcome()
+    callbacks = ["history", "early_stopping_plain", "steps"]
+    fit(callbacks, plain)
+    hooks = ("on_train_batch_start", "on_train_batch_end", "on_validation_start", "on_validation_batch_end")
+    hooks += ("on_validation_epoch_end", "on_validation_end", "on_train_epoch_end", "on_train_end")
+    fit(callbacks, saving, ahead=tuple(Save(hook, 2 * BATCHES, tmp_path / f"{hook}.ckpt") for hook in hooks))
+    assert len(list(tmp_path.iterdir())) == len(hooks) - 1  # after six epochs, training has ended
+    assert same(saving.states, plain.states)
+    assert same(saving.weights, plain.weights)
 
 
 def test_last_batch_of_an_epoch(tmp_path: Path) -> None:

@@ -1,6 +1,5 @@
 """Calling stages: those that callbacks have when they run, as rows of a profile, and when something fails."""
 
-from collections.abc import Callable
 from typing import Any
 
 import lightning as L
@@ -49,19 +48,18 @@ def test_a_stage_added_in_the_run_counts_from_the_next_epoch_and_one_removed_at_
     assert seen == [3, 4, "exit"]
 
 
-def test_a_stage_that_the_class_computes_is_asked_for_whenever_it_runs() -> None:
+def test_a_method_that_is_no_function_is_a_stage_as_well() -> None:
     seen = []
 
-    class Computed(CallbackSet):
-        @property
-        def on_batch_end(self) -> Callable[[], None] | None:
-            step = self.ctx.global_step if self.ctx else 0
-            return None if step == 2 else lambda: seen.append(step)
+    class Static(CallbackSet):
+        on_batch_end = staticmethod(lambda: seen.append("batch_end"))
 
-        on_exit = staticmethod(lambda: seen.append("exit"))
+        @classmethod
+        def on_exit(cls) -> None:
+            seen.append(cls)
 
-    fit(Computed(), None, ones(3))
-    assert seen == [1, 3, "exit"]
+    fit(Static())
+    assert seen == ["batch_end", "batch_end", Static]
 
 
 def test_a_none_stage_of_the_class_can_be_inherited_around() -> None:

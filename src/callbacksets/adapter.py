@@ -21,7 +21,7 @@ from callbacksets.run import Run
 from callbacksets.scores import Scores
 from callbacksets.shards import put_together
 from callbacksets.sources import generate, sources_by_id
-from callbacksets.states import KEY, Saved, check_saved, restore_loop
+from callbacksets.states import KEY, Saved, check_saved, counted, restore_loop
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule
@@ -174,6 +174,7 @@ class AdapterHooks:
         run.find_stages()
         run.watch_network()
         run.capture.watch_steps()
+        run.capture.watch_saving(lambda: self._go_ahead(run))
         if loop.in_epoch:
             self._enter_epoch(run)  # the run is resumed inside of it, and ctx.terminate looked at when it ends
         else:
@@ -247,12 +248,12 @@ class AdapterHooks:
         if loop.backward == loop.global_step or not loop.automatic:
             return True
         # An earlier batch of the window may have left gradients. But a gradient scaler will not step on them.
-        return loop.backward > 0 and getattr(trainer.precision_plugin, "scaler", None) is None
+        return loop.backward > 0 and _scaler(trainer) is None
 
     def _unscale(self, optimizer: Optimizer, trainer: Trainer) -> None:
         """What Lightning leaves to the step of a fused optimizer, which also takes gradients that are unscaled."""
-        scaler = getattr(trainer.precision_plugin, "scaler", None)
-        if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
+        # by the same attribute, torch and Lightning tell which optimizers these are
+        if (scaler := _scaler(trainer)) is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
             with suppress(RuntimeError):  # the module, or another callback, has done it
                 scaler.unscale_(optimizer)
 
@@ -260,13 +261,18 @@ class AdapterHooks:
         self, trainer: Trainer, pl_module: "LightningModule", outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         run = self._running()
-        loop = run.loop
-        if not loop.in_batch:
-            loop.global_step += 1  # a None batch counts, and has no stages
+        if self._was_ahead(run):
             return
+        if not run.loop.in_batch:
+            run.loop.global_step += 1  # a None batch counts, and has no stages
+            return
+        if not run.loop.exchanged:
+            run.loop.batch = batch  # only now known, if the module takes the `dataloader_iter`
+        self._end_batch(run)
+
+    def _end_batch(self, run: Run) -> None:
+        loop = run.loop
         loop.in_batch = False  # a run that ends from here on has done this batch
-        if not loop.exchanged:
-            loop.batch = batch  # only now known, if the module takes the `dataloader_iter`
         if loop.loss_of_step is not None:
             loop.loss, loop.loss_of_step = loop.loss_of_step, None
         run.call("on_batch_end")
@@ -304,20 +310,34 @@ class AdapterHooks:
         if (run := self._training()) is not None:
             run.call("on_batch_valid_end")
 
+    def on_validation_epoch_end(self, trainer: Trainer, pl_module: "LightningModule") -> None:
+        if (run := self._training()) is not None:
+            run.loop.validation_ends = True
+
     def on_validation_end(self, trainer: Trainer, pl_module: "LightningModule") -> None:
         if self._run is not None and trainer.sanity_checking:
             self._run.loop.measures_valid = self._run.reader.measures("valid")  # nothing more is known before `begin`
         if (run := self._training()) is not None:
-            run.loop.measures_valid = run.reader.measures("valid")
-            run.loop.scores_valid = run.reader.valid()
-            run.call("on_valid_end")
+            if not self._was_ahead(run):
+                self._end_validation(run)
             if self.terminate_at == "validation":
                 self._stop_if_asked(run)
+
+    def _end_validation(self, run: Run) -> None:
+        run.loop.validation_ends = False
+        run.loop.measures_valid = run.reader.measures("valid")
+        run.loop.scores_valid = run.reader.valid()
+        run.call("on_valid_end")
 
     # --- the end -----------------------------------------------------------------------------------------------------
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: "LightningModule") -> None:
         run = self._running()
+        if not self._was_ahead(run):
+            self._end_epoch(run)
+        self._stop_if_asked(run)
+
+    def _end_epoch(self, run: Run) -> None:
         loop = run.loop
         self._enter_epoch(run)
         if not loop.validated:
@@ -328,7 +348,6 @@ class AdapterHooks:
         loop.in_epoch = False
         run.call("on_epoch_end")
         loop.missed_epoch_begin = False
-        self._stop_if_asked(run)
 
     def _complete_train_scores(self, run: Run) -> None:
         """After a validation inside the epoch: its scores are computed anew, and what callbacks added to them stays."""
@@ -336,7 +355,7 @@ class AdapterHooks:
         run.loop.scores_train = run.reader.train()
         run.loop.scored_at = run.loop.global_step
         if (scores := run.ctx.last_scores_train) is not None:
-            scores.update({name: value for name, value in before.items() if name not in scores})
+            scores.update({name: value for name, value in before.items() if name not in set(scores)})
 
     def _stop_if_asked(self, run: Run) -> None:
         loop, trainer = run.loop, run.trainer
@@ -414,9 +433,28 @@ class AdapterHooks:
         if self._weights is not None and trainer.state.stage is not None:  # None as soon as the exception is handled
             checkpoint["state_dict"] = self._weights
             saved["exact"] = True
-        if trainer.world_size > 1:
-            saved = put_together(saved, keep=trainer.is_global_zero)
-        checkpoint["callbacks"][KEY] = saved
+        checkpoint["callbacks"][KEY] = put_together(saved, keep=trainer.is_global_zero)
+
+    def _go_ahead(self, run: Run) -> None:
+        """When a callback before us saves what ends now: do our part of it, as no run that is resumed from it will."""
+        loop, fit_loop = run.loop, run.trainer.fit_loop
+        if loop.caller is not None:
+            return  # one of ours saves
+        if loop.in_batch and counted(fit_loop.epoch_loop.batch_progress):
+            end = self._end_batch
+        elif loop.validation_ends and run.reader.validation_is_over():
+            end = self._end_validation
+        elif loop.in_epoch and counted(fit_loop.epoch_progress):
+            end = self._end_epoch
+        else:
+            return
+        loop.ahead = True
+        end(run)
+
+    def _was_ahead(self, run: Run) -> bool:
+        """Whether what a hook is for was done before it came."""
+        ahead, run.loop.ahead = run.loop.ahead, False
+        return ahead
 
     def _running(self) -> Run:
         run = self._run
@@ -438,6 +476,11 @@ class AdapterHooks:
         # Lightning binds the module's `log` and `log_dict` to its callbacks: a copy would drag the module along
         state = {name: value for name, value in vars(self).items() if name not in ("log", "log_dict")}
         return state | {"_run": None}
+
+
+def _scaler(trainer: Trainer) -> Any:
+    """The gradient scaler of 16-mixed precision."""
+    return getattr(trainer.precision_plugin, "scaler", None)
 
 
 class CallbackSetAdapter(AdapterHooks, Callback):

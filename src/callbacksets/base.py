@@ -217,7 +217,7 @@ def _check_stages(owner: str, attributes: Mapping[str, object]) -> None:
     for name, value in attributes.items():
         if name not in STAGES:
             raise TypeError(f"{owner}.{name} is no stage.{_nearest(name)} The stages are {listed(STAGES)}.")
-        if value is None or isinstance(value, property):
+        if value is None:
             continue
         if not callable(value):
             raise TypeError(f"Expected {owner}.{name} to be a method or None but got {value!r}.")

@@ -1,4 +1,4 @@
-"""What a fit taps from Lightning while a step runs: the network's output, the loss, and the batch on its way in."""
+"""What a fit taps from Lightning: in a step the network's output, the loss and the batch; the moment before saving."""
 
 from collections.abc import Callable, Mapping
 from functools import wraps
@@ -13,10 +13,11 @@ if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
 
 _STEPS = ("training_step", "validation_step")
+_WEIGHTS = "lightning_module_state_dict"
 
 
 class Capture:
-    """Taps the steps of one fit: through the strategy, which calls them, and forward hooks on the network.
+    """Taps one fit: through the strategy, which calls the steps and gives the weights, and hooks on the network.
 
     No hook of a Lightning callback will do. The loss that they see is divided by `accumulate_grad_batches`, which
     rounds; other callbacks may call the network between them; and the batch cannot be exchanged through them.
@@ -33,6 +34,18 @@ class Capture:
         """Look at what goes into the steps and comes out of them."""
         for name in _STEPS:
             setattr(self._trainer.strategy, name, self._watched(name, getattr(self._trainer.strategy, name)))
+
+    def watch_saving(self, do: Callable[[], None]) -> None:
+        """Do something before a checkpoint is put together; the weights come first, and all else after them."""
+        strategy = self._trainer.strategy
+        get_weights = strategy.lightning_module_state_dict
+
+        @wraps(get_weights)
+        def watched() -> dict[str, Any]:
+            do()
+            return get_weights()
+
+        setattr(strategy, _WEIGHTS, watched)
 
     def _watched(self, name: str, step: Callable[..., Any]) -> Callable[..., Any]:
         loop, trains = self._loop, name == "training_step"
@@ -78,7 +91,7 @@ class Capture:
     def stop(self) -> None:
         """Leave everything as it was."""
         self._let_go()
-        for name in _STEPS:
+        for name in (*_STEPS, _WEIGHTS):
             vars(self._trainer.strategy).pop(name, None)
 
     def _let_go(self) -> None:

@@ -33,7 +33,9 @@ class Loop:
     begun: bool = False  # the stage `begin` has run
     in_epoch: bool = False  # between `epoch_begin` and `epoch_end`
     in_batch: bool = False  # between `batch_begin` and `batch_end`
+    validation_ends: bool = False  # its batches are done, but `valid_end` has not run
     validated: bool = False  # validation started in this epoch
+    ahead: bool = False  # what the next hook ends has been ended, so that it could be saved
     missed_epoch_begin: bool = False  # the run was resumed inside this epoch
     resumed: bool = False
 
@@ -159,7 +161,7 @@ class ContextTorch:
     @property
     def optimizers(self) -> list[Optimizer]:
         """The torch optimizers."""
-        # Lightning puts a mock where configure_optimizers() returned None
+        # Lightning puts a mock where configure_optimizers() returned None; by name, as its class is private
         return [optimizer for optimizer in self._trainer.optimizers if type(optimizer).__name__ != "_MockOptimizer"]
 
     @property

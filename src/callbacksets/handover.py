@@ -24,6 +24,9 @@ class Handover:
         self._path = Path(tempfile.gettempdir()) / f"callbacksets-{uuid.uuid4().hex}.pt"
         weakref.finalize(self, _remove, self._path, self._owner)
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Handover":
+        return Handover()  # a copy of the adapter has fits of its own; what is pickled is the same one elsewhere
+
     def in_child(self) -> bool:
         """Whether this is a child of the process in which it was made."""
         return os.getpid() != self._owner and multiprocessing.parent_process() is not None

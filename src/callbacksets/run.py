@@ -1,8 +1,6 @@
 """One fit of CallbackSets: calling their stages, handing over and collecting their states."""
 
 import copy
-import inspect
-import types
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
@@ -21,7 +19,7 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Call = tuple[str, Callable[[], None], Mapping[str, Any]]
-"""A callback's part in a stage: its id, its method, and what is set on the instance, which goes before the class's."""
+"""A callback's part in a stage: its id, its method, and what is set on the instance, which may have changed since."""
 
 
 class Run:
@@ -53,15 +51,13 @@ class Run:
 
     def find_stages(self) -> None:
         """Look again which callback has which stage, and bind the methods: a batch should only have to call them."""
-        callbacks: dict[str, Any] = dict(self.sets)
         profiler = self.trainer.profiler  # type: ignore[attr-defined]  # set where mypy does not look
-        if type(profiler).__name__ != "PassThroughProfiler":
-            callbacks = {id: _Profiled(id, callback, profiler) for id, callback in self.sets.items()}
+        is_profiled = type(profiler).__name__ != "PassThroughProfiler"  # by name: each namespace has one
         for stage in STAGES:
             self._calls[stage] = [
-                (id, _bound(callback, stage), vars(callback))
-                for id, callback in callbacks.items()
-                if getattr(callback, stage, None) is not None
+                (id, _profiled(id, callback, stage, profiler), {}) if is_profiled else (id, method, vars(callback))
+                for id, callback in self.sets.items()
+                if (method := getattr(callback, stage, None)) is not None
             ]
 
     def has_stage(self, stage: str) -> bool:
@@ -79,8 +75,8 @@ class Run:
         with self._noting:
             for loop.caller, method, own in calls:
                 if stage in own:
-                    method = own[stage]  # set since, perhaps, and None if switched off
-                    if method is None:
+                    method = own[stage]
+                    if method is None:  # switched off
                         continue
                 method()
         loop.caller = None
@@ -103,7 +99,7 @@ class Run:
         if self.result is None:
             self.result = attempt(self.save, failures)
         before = attempt(_versions, self.ctx.learner)
-        self.find_stages()
+        attempt(self.find_stages)
         for call in self._calls["on_exit"]:
             attempt(self._call, "on_exit", [call])
         if self.result is not None and attempt(_versions, self.ctx.learner) != before:
@@ -177,17 +173,15 @@ class Run:
                 )
 
 
-def _bound(callback: Any, stage: str) -> Callable[[], None]:
-    """The method of a stage; what a class computes whenever it is asked (a property) is asked whenever it runs."""
-    method = inspect.getattr_static(type(callback), stage, None)
-    if isinstance(method, types.FunctionType):
-        return types.MethodType(method, callback)
+def _profiled(id: str, callback: CallbackSet, stage: str, profiler: Any) -> Callable[[], None]:
+    """The method of a stage, as a row of its own in the profiler's table."""
 
-    def ask_and_call() -> None:
+    def profiled() -> None:
         if (method := getattr(callback, stage, None)) is not None:
-            method()
+            with profiler.profile(f"[CallbackSet]{id}.{stage}"):
+                method()
 
-    return ask_and_call
+    return profiled
 
 
 class _Noting:
@@ -217,24 +211,6 @@ class _Noting:
         if loop.missed_epoch_begin:
             where += "; on_epoch_begin did not run, as the run was resumed inside the epoch"
         return where
-
-
-class _Profiled:
-    """A callback whose stages are rows of their own in the profiler's table."""
-
-    def __init__(self, id: str, callback: CallbackSet, profiler: Any) -> None:
-        self._id, self._callback, self._profiler = id, callback, profiler
-
-    def __getattr__(self, stage: str) -> Callable[[], None] | None:
-        method = getattr(self._callback, stage, None)
-        if method is None:
-            return None
-
-        def profiled() -> None:
-            with self._profiler.profile(f"[CallbackSet]{self._id}.{stage}"):
-                method()
-
-        return profiled
 
 
 def _versions(learner: "LightningModule") -> list[int]:

@@ -1,11 +1,12 @@
 """Scores: what the LightningModule logged for an epoch, by name.
 
-This is the only module that reads private parts of Lightning: the two result collections, in which every value given
-to `self.log` waits until it is reduced. `trainer.callback_metrics` will not do: the training scores of an epoch enter
-it after validation, training and validation share its names, and nothing tells which `Metric` a value came from.
+This is the only module that reads private attributes of Lightning: the two result collections, in which every value
+given to `self.log` waits until it is reduced. `trainer.callback_metrics` will not do: the training scores of an epoch
+enter it after validation, training and validation share its names, and nothing tells which `Metric` a value came from.
 Used are, of a collection, its `values()`; of such a value its `compute()`, `has_reset`, `is_tensor`, `value` (the
 logged `Metric`, if not `is_tensor`) and `meta` with `name`, `fx`, `on_epoch`, `dataloader_idx`,
-`add_dataloader_idx`. tests/test_scores.py notices when one of them changes.
+`add_dataloader_idx`; and of the validation loop its `_logged_outputs`, which it empties before its last hook.
+tests/test_scores.py and tests/test_resume.py notice when one of them changes.
 """
 
 import re
@@ -56,14 +57,26 @@ class ByName(dict[str, V], Generic[V]):
             if -len(self) <= key < len(self):
                 return list(self)[key]
             raise IndexError(f"There is no position {key} among {len(self)} names: {listed(self)}.")
-        if key in self:
-            return key
-        if self.logged.get(key) in self:
-            return self.logged[key]
+        for name in (key, self.logged.get(key)):
+            if super().__contains__(name):
+                return str(name)
         raise KeyError(f"There is no {key!r} among {listed(self)}.{did_you_mean(key, [*self, *self.logged])}")
 
     def __missing__(self, key: str | int) -> V:
         return self[self.name(key)]
+
+    def __contains__(self, key: object) -> bool:
+        try:
+            return isinstance(key, str | int) and self.name(key) is not None
+        except LookupError:
+            return False
+
+    def get(self, key: str | int, default: Any = None) -> Any:
+        """The value for a name, the full logged name or a position; the default if there is none."""
+        try:
+            return self[self.name(key)]
+        except LookupError:
+            return default
 
 
 def by_name(values: Mapping[str, V]) -> ByName[V]:
@@ -102,6 +115,10 @@ class ScoreReader:
     def valid(self) -> Reading | Scores:
         """The validation scores; to be called until `on_validation_end`, after which Lightning empties them."""
         return self._agreed(self._read(self._collection("valid")))
+
+    def validation_is_over(self) -> bool:
+        """Whether of a validation whose batches are done only the last hook, `on_validation_end`, is to come."""
+        return not self._trainer.fit_loop.epoch_loop.val_loop._logged_outputs
 
     def measures(self, loop: str) -> Measures:
         """What is logged in a loop, without computing it."""

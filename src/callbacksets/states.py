@@ -50,13 +50,13 @@ def nothing_saved() -> Saved:
 
 def save_run(loop: Loop, ctx: ContextTorch, callbacks: Mapping[str, SavedState]) -> Saved:
     """The adapter's part of a checkpoint written now."""
+    will_run_again = loop.in_batch and not counted(ctx.trainer.fit_loop.epoch_loop.batch_progress)
     return {
         "version": _VERSION,
         "begun": True,
         "exact": True,
         "loop": {
-            # a batch that is under way will be run again
-            "global_step": loop.global_step - loop.in_batch,
+            "global_step": loop.global_step - will_run_again,
             "last_loss": ctx.last_loss,
             "epoch": loop.epoch,
             "in_epoch": loop.in_epoch,
@@ -72,6 +72,11 @@ def save_run(loop: Loop, ctx: ContextTorch, callbacks: Mapping[str, SavedState])
         },
         "callbacks": dict(callbacks),
     }
+
+
+def counted(progress: Any) -> bool:
+    """Whether a checkpoint written now counts what is under way, an epoch or a batch, as done: its last hooks run."""
+    return bool(progress.current.processed > progress.current.completed)
 
 
 def restore_loop(loop: Loop, saved: Mapping[str, Any]) -> None:

@@ -6,7 +6,7 @@ import pytest
 import torch
 from torch import nn
 
-from callbacksets import CallbackSetAdapter, CallbackSetEarlyStopping
+from callbacksets import CallbackSetAdapter, CallbackSetEarlyStopping, read_states, t_clbk
 from tests.helpers import Act, Tiny, fit, ones, quiet
 
 
@@ -84,6 +84,71 @@ def test_best_weights_return_in_exit_also_after_a_failure() -> None:
     assert torch.equal(module.network.weight, weights[1])
     assert not torch.equal(weights[1], weights[2])
     assert torch.equal(callback.state_dict()["best_weights"]["weight"], weights[1])
+
+
+def test_an_instance_whose_next_fit_fails_before_it_begins_leaves_that_network_alone() -> None:
+    callback, _, _ = stop(2, 1, early={"restore_best_weights": True})
+    module = Scored(2)
+    module.on_train_start = lambda: 1 / 0
+    torch.nn.init.constant_(module.network.weight, 7.0)
+    with pytest.raises(ZeroDivisionError):
+        fit({"boom": Act(on_begin=lambda ctx: 1 / 0), "early": callback}, module, ones(1), ones(1))
+    assert module.network.weight.unique().tolist() == [7.0]
+
+
+def test_a_state_loaded_for_a_fit_that_did_not_begin_is_not_of_the_next(tmp_path: Path) -> None:
+    first, _, adapter = stop(2, 1)
+    path = tmp_path / "first.ckpt"
+    trainer = quiet(callbacks=[adapter], max_epochs=1)
+    trainer.fit(Scored(2), ones(1), ones(1))
+    trainer.save_checkpoint(path)
+    boom = Act(on_begin=lambda ctx: 1 / 0)
+    resumed = quiet(callbacks=[CallbackSetAdapter({"boom": boom, "early_stopping": first})], max_epochs=2)
+    with pytest.raises(ZeroDivisionError):
+        resumed.fit(Scored(1, 1), ones(1), ones(1), ckpt_path=path)
+    assert first.best_epochs == 1
+    fit({"early_stopping": first}, Scored(5), ones(1), ones(1))
+    assert (first.best_epochs, first.best_score) == (1, 5)
+
+
+def test_a_score_that_is_not_always_there() -> None:
+    class Sometimes(Scored):
+        def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+            if self.current_epoch < 2:
+                self.log("val_other_loss", 1.0, batch_size=1)
+            self.log("val_loss", 1.0, batch_size=1)
+
+    for key in ("early_stopping", "lr_reduce_on_plateau"):
+        callback = t_clbk(key, patience=3).generate()
+        with pytest.raises(RuntimeError, match=r"goes by 'other_loss', but this validation has 'loss' only. Log"):
+            fit({"one": callback}, Sometimes(), ones(1), ones(1), max_epochs=3)
+    fit(t_clbk("early_stopping", patience=5, monitor="loss"), Sometimes(), ones(1), ones(1), max_epochs=3)
+
+
+def test_best_weights_are_all_of_the_networks_state(tmp_path: Path) -> None:
+    class Versioned(nn.Linear):
+        _version = 2
+
+        def _load_from_state_dict(self, state: Any, prefix: str, metadata: dict[str, Any], *args: Any) -> None:
+            versions.append(metadata.get("version"))
+            super()._load_from_state_dict(state, prefix, metadata, *args)
+
+    versions: list[int | None] = []
+    module = Scored(1, 2)
+    module.network = nn.Sequential(Versioned(2, 1), nn.Linear(1, 1), nn.Linear(1, 1))
+    module.network[2].weight = module.network[1].weight
+    callback = CallbackSetEarlyStopping(5, restore_best_weights=True)
+    adapter = CallbackSetAdapter(callback)
+    trainer = quiet(max_epochs=2, callbacks=[adapter])
+    trainer.fit(module, ones(1), ones(1))
+    assert versions == [2]
+    tied = [callback.best_weights[name] for name in ("1.weight", "2.weight")]
+    assert tied[0].data_ptr() == tied[1].data_ptr()  # still one
+    copied = callback.clone(deep=True).best_weights
+    assert copied["0.weight"] is not callback.best_weights["0.weight"]
+    trainer.save_checkpoint(tmp_path / "last.ckpt")
+    best = read_states(tmp_path / "last.ckpt")["early_stopping"]["best_weights"]
+    assert best._metadata["0"] == {"version": 2}
 
 
 def test_there_is_one_copy_of_the_best_weights(tmp_path: Path) -> None:

@@ -9,7 +9,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from callbacksets.arguments import choice, flag, number, text, whole_number
-from callbacksets.callbacks.monitor import choose_measure, measures_at_begin, scores_to_monitor
+from callbacksets.callbacks.monitor import choose_measure, measures_at_begin, monitored_score, scores_to_monitor
 from callbacksets.callbacks.starts_over import StartsOver
 from callbacksets.scores import ByName
 from callbacksets.shards import divided
@@ -63,15 +63,15 @@ class CallbackSetEarlyStopping(StartsOver):
         self.best_epochs: int | None = None
         self.stagnation = 0
         self.measure: str | None = None
-        self.best_weights: _Weights | None = None
+        self.best_weights: dict[str, Any] | None = None
         self._minimize: bool | None = None
 
     def on_begin(self) -> None:
         super().on_begin()
         self._minimize = None
         if self.best_weights is not None:
-            # here and not in `exit`, where other ranks may be gone
-            self.best_weights = _Weights(divided(self.best_weights, like=self.ctx.network.state_dict()))
+            # A checkpoint has them whole. To be divided here, as in `exit` other ranks may be gone.
+            self.best_weights = divided(self.best_weights, like=self.ctx.network.state_dict())
         if self.ctx.total_epochs == 0:
             return
         if not self.ctx.trainer.enable_validation:
@@ -96,10 +96,9 @@ class CallbackSetEarlyStopping(StartsOver):
 
     def on_valid_end(self) -> None:
         scores = scores_to_monitor(self.ctx, "Early stopping")
-        if self._minimize is None or self.measure not in scores:
-            self._choose(scores)
-        assert self.measure is not None
-        score = scores[self.measure]
+        if self._minimize is None or (self.best_score is None and self.measure not in scores):
+            self._choose(scores)  # of the measures known in `begin`, some may be no score
+        score = monitored_score(scores, self.measure, "Early stopping")
         if math.isnan(score):
             rank_zero_warn(f"{self.measure!r} is NaN in epoch {self.ctx.epoch}; early stopping does not count it.")
         elif self.best_score is None or self._improvement(score, self.best_score) > self.min_delta:
@@ -111,8 +110,8 @@ class CallbackSetEarlyStopping(StartsOver):
                 self.ctx.terminate = True
 
     def on_exit(self) -> None:
-        if self.restore_best_weights and self.best_weights is not None:
-            self.ctx.network.load_state_dict(copy.deepcopy(self.best_weights))
+        if self.has_begun and self.restore_best_weights and self.best_weights is not None:
+            self.ctx.network.load_state_dict(copy.deepcopy(_Shared(self.best_weights)))
 
     def state_dict(self) -> dict[str, Any]:
         state = {
@@ -121,15 +120,16 @@ class CallbackSetEarlyStopping(StartsOver):
             "stagnation": self.stagnation,
             "measure": self.measure,
         }
-        return state | {"best_weights": self.best_weights} if self.restore_best_weights else state
+        if not self.restore_best_weights:
+            return state
+        return state | {"best_weights": None if self.best_weights is None else _Shared(self.best_weights)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best_epochs = state_dict["best_epochs"]
         self.best_score = state_dict["best_score"]
         self.stagnation = state_dict["stagnation"]
         self.measure = state_dict["measure"]
-        weights = state_dict.get("best_weights")
-        self.best_weights = None if weights is None else _Weights(weights)
+        self.best_weights = state_dict.get("best_weights")
         self.loaded_state()
 
     def _choose(self, known: ByName[Any]) -> None:
@@ -144,17 +144,27 @@ class CallbackSetEarlyStopping(StartsOver):
     def _remember_weights(self) -> None:
         if self.restore_best_weights:
             self.best_weights = None  # first, so that there is never more than one copy of them
-            self.best_weights = _Weights(
-                (name, value.detach().clone() if isinstance(value, Tensor) else copy.deepcopy(value))
-                for name, value in self.ctx.network.state_dict().items()
-            )
+            self.best_weights = copy.deepcopy(self.ctx.network.state_dict())
 
 
-class _Weights(OrderedDict[str, Any]):
-    """Weights that nobody writes to, so that states and checkpoints hold the same tensors and not one more copy."""
+class _Shared(OrderedDict[str, Any]):
+    """The state of a network whose tensors nobody writes to, so that a copy of it holds the same and not more of them.
 
-    def __deepcopy__(self, memo: dict[int, Any]) -> dict[str, Any]:
-        return {name: value if isinstance(value, Tensor) else copy.deepcopy(value) for name, value in self.items()}
+    Copied or saved, it is an ordinary one.
+    """
 
-    def __reduce__(self) -> tuple[Any, ...]:
-        return OrderedDict, (), None, None, iter(self.items())  # which torch.load(..., weights_only=True) knows
+    def __init__(self, state: dict[str, Any]) -> None:
+        super().__init__(state)
+        vars(self).update(getattr(state, "__dict__", {}))  # the versions of its modules
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> OrderedDict[str, Any]:
+        memo |= {id(value): value for value in self.values() if isinstance(value, Tensor)}
+        return copy.deepcopy(self._ordinary(), memo)
+
+    def __reduce__(self) -> Any:
+        return self._ordinary().__reduce__()
+
+    def _ordinary(self) -> OrderedDict[str, Any]:
+        ordinary = OrderedDict(self)
+        vars(ordinary).update(vars(self))
+        return ordinary

@@ -12,7 +12,7 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 
 from callbacksets.arguments import choice, flag, keywords, number, text, whole_number
-from callbacksets.callbacks.monitor import choose_measure, measures_at_begin, scores_to_monitor
+from callbacksets.callbacks.monitor import choose_measure, measures_at_begin, monitored_score, scores_to_monitor
 from callbacksets.callbacks.starts_over import StartsOver
 from callbacksets.errors import listed
 from callbacksets.scores import ByName
@@ -297,10 +297,9 @@ class CallbackSetLRSchedulerReduceOnPlateau(CallbackSetLRScheduler):
         if self.ctx.last_scores_valid is None:
             return
         scores = scores_to_monitor(self.ctx, "ReduceLROnPlateau")
-        if self._minimize is None or self.measure not in scores:
-            self._choose(scores)
-        assert self.measure is not None
-        self.scheduler.step(scores[self.measure])
+        if self._minimize is None or (self.scheduler.last_epoch == 0 and self.measure not in scores):
+            self._choose(scores)  # of the measures known in `begin`, some may be no score
+        self.scheduler.step(monitored_score(scores, self.measure, "ReduceLROnPlateau"))
 
 
 def _without_functions(state: Mapping[str, Any]) -> dict[str, Any]:

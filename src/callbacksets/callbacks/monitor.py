@@ -24,6 +24,20 @@ def scores_to_monitor(ctx: ContextTorch, user: str) -> Scores:
     return by_name(ctx.last_scores_valid)
 
 
+def monitored_score(scores: Scores, measure: str | None, user: str) -> float:
+    """The score that was chosen to go by.
+
+    Raises:
+        RuntimeError: When this validation has none of that name.
+    """
+    if measure is None or measure not in scores:
+        raise RuntimeError(
+            f"{user} goes by {measure!r}, but this validation has {listed(scores)} only. Log {measure!r} in every "
+            "validation, or go by another: monitor=... ."
+        )
+    return scores[measure]
+
+
 def measures_at_begin(callback: CallbackSet, monitor: str | None) -> Measures | None:
     """The validation measures, if in `begin` they are known and another callback may not add the monitored one."""
     known = callback.ctx.measures_valid

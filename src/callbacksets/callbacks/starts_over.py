@@ -1,6 +1,11 @@
 """What the predefined callbacks with a state have in common."""
 
+from typing import TYPE_CHECKING
+
 from callbacksets.base import CallbackSet
+
+if TYPE_CHECKING:
+    from callbacksets.context import ContextTorch
 
 
 class StartsOver(CallbackSet):
@@ -10,7 +15,20 @@ class StartsOver(CallbackSet):
     """
 
     reads_y_hats = False
+    has_begun = False  # in this fit, so that what there is to restore in `exit` is of this fit
     _state_is_loaded = False
+    _ctx: "ContextTorch" = None  # type: ignore[assignment]  # as in the base class
+
+    @property
+    def ctx(self) -> "ContextTorch":
+        """The context of the fit, None outside of one."""
+        return self._ctx
+
+    @ctx.setter
+    def ctx(self, ctx: "ContextTorch") -> None:
+        self._ctx = ctx
+        if ctx is None:  # a fit has ended, which may have failed before it began
+            self.has_begun = self._state_is_loaded = False
 
     def start_over(self) -> None:
         """Forget what an earlier fit has left."""
@@ -24,3 +42,4 @@ class StartsOver(CallbackSet):
         if not self._state_is_loaded:
             self.start_over()
         self._state_is_loaded = False
+        self.has_begun = True
