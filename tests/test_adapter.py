@@ -8,6 +8,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.callbacks import LambdaCallback
 from lightning.pytorch.plugins.precision import MixedPrecision
 from packaging.version import Version
 from torch import nn
@@ -276,6 +277,19 @@ def test_no_stage_in_validate_after_a_fit_that_another_callback_abandoned() -> N
         trainer.fit(module, ones(1), ones(1))
     trainer.validate(module, ones(1), verbose=False)
     assert log.rows == ["begin", "epoch_begin", *BATCH, "exit"]
+
+
+def test_another_trainer_with_the_same_callbacks_may_look_but_not_train_within_a_fit() -> None:
+    def look(trainer: L.Trainer, module: Any) -> None:
+        if trainer.sanity_checking:
+            return
+        quiet(callbacks=trainer.callbacks[1:]).validate(Tiny(), ones(1), verbose=False)
+        with pytest.raises(RuntimeError, match="This adapter is in the fit of another Trainer"):
+            quiet(callbacks=trainer.callbacks[1:], max_epochs=1).fit(Tiny(), ones(1))
+
+    log = StageLog()
+    fit(log, None, ones(1), ones(1), native=(LambdaCallback(on_validation_start=look),))
+    assert log.rows == ["begin", "epoch_begin", *BATCH, *VALID, "epoch_end", "end", "exit"]
 
 
 def test_several_fits_of_one_adapter_start_clean() -> None:
@@ -640,6 +654,19 @@ def test_a_training_step_that_returns_none() -> None:
     a, b = module.losses
     assert log.at("batch_end") == [(1, None), (2, a), (3, a), (4, b)]  # the loss is that of the last batch with one
     assert [loss for _, loss in log.at("after_backward")] == [None, a]
+
+
+@pytest.mark.filterwarnings("ignore:.*`dataloader_iter`")  # on purpose
+def test_validation_with_the_dataloader_iter() -> None:
+    class Iterating(Tiny):
+        def validation_step(self, dataloader_iter: Any) -> None:
+            batch, *_ = next(dataloader_iter)
+            self.log("val_loss", self.loss(batch), batch_size=1)
+
+    log = StageLog("step_valid", "batch", stages=("on_batch_valid_end",))
+    valid = Batches([torch.full((2, 2), float(i)) for i in (1, 2, 3)])
+    fit(log, Iterating(), ones(1), valid, num_sanity_val_steps=0)
+    assert [(step, batch.mean().item()) for step, batch in log.at("batch_valid_end")] == [(1, 1), (2, 2), (3, 3)]
 
 
 # --- modules --------------------------------------------------------------------------------------------------------

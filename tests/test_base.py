@@ -1,14 +1,15 @@
 """The base class: what it checks when a class is made, what it says of itself, and how it is copied."""
 
+import copy
 import functools
 import re
 from typing import Any
 
 import pytest
 
-from callbacksets import CallbackSet
+from callbacksets import CallbackSet, CallbackSetHistory
 from callbacksets.base import STAGES, check_instance, identify, snake_case
-from tests.helpers import quiet
+from tests.helpers import Act, fit, ones, quiet
 
 
 class CallbackSetList(CallbackSet):
@@ -103,6 +104,7 @@ def test_allows(stage: Any) -> None:
     [
         ("on_epoch_ned", lambda: None, "CallbackSetList.on_epoch_ned is no stage. Did you mean 'on_epoch_end'?"),
         ("on_train_start", lambda: None, "here it is 'on_begin'."),
+        ("on_sanity_check_start", lambda: None, "is no stage. No stage runs in the sanity check."),
         ("on_end", lambda batch: None, "CallbackSetList.on_end takes 'batch'"),
         ("on_end", coroutine.__get__(object()), "is a coroutine or a generator"),
         ("on_end", "now", "Expected CallbackSetList.on_end to be a method or None but got 'now'."),
@@ -208,3 +210,14 @@ def test_snake_case() -> None:
         "cosine_annealing",
         "is_already",
     ]
+
+
+def test_a_copy_made_in_a_fit_is_not_in_it() -> None:
+    def copies(ctx: Any) -> None:
+        for callback in (ctx.callbacks["act"], ctx.callbacks["history"]):
+            copied.extend((copy.copy(callback), copy.deepcopy(callback)))
+
+    copied: list[CallbackSet] = []
+    adapter = fit({"act": Act(on_batch_end=copies), "history": CallbackSetHistory()}, None, ones(1))
+    assert [callback.ctx for callback in copied] == [None] * 4
+    assert adapter.states["history"]["epoch"] == [1]

@@ -1,6 +1,8 @@
 """The network's output under torch.compile and odd calls, and that nothing of the tapping is left behind."""
 
+import copy
 from functools import partial
+from io import BytesIO
 from typing import Any
 
 import lightning as L
@@ -9,7 +11,7 @@ import torch
 from torch import nn
 
 from callbacksets import CallbackSet, CallbackSetAdapter
-from tests.helpers import Act, StageLog, Tiny, fit, ones, quiet
+from tests.helpers import Act, Batches, StageLog, Tiny, fit, ones, quiet
 
 STAGES = ("on_after_backward", "on_batch_end", "on_batch_valid_end")
 
@@ -109,6 +111,28 @@ def test_the_output_whatever_is_compiled(kind: str) -> None:
     seen = [y_hat for y_hat, _ in log.at("batch_valid_end")]
     torch.testing.assert_close(seen, outputs)  # no callback has called it before the first looked
     assert not torch.equal(seen[0], seen[1])
+
+
+@pytest.mark.parametrize("kind", ["plain", "the module itself"])
+def test_a_copy_of_the_network_in_a_fit_is_one_of_the_network_only(kind: str) -> None:
+    class Data(Batches):
+        def __reduce__(self) -> Any:
+            raise AssertionError("the data go with the network")
+
+    def copies(ctx: Any) -> None:
+        if not networks:
+            network = ctx.network.network if hasattr(ctx.network, "network") else ctx.network
+            file = BytesIO()
+            torch.save(network, file)
+            file.seek(0)
+            networks.extend((copy.deepcopy(ctx.network), torch.load(file, weights_only=False)))
+        for network in networks:
+            network(torch.ones(7, 2))
+
+    networks: list[nn.Module] = []
+    log = StageLog("y_hat", stages=STAGES)
+    fit({"act": Act(on_batch_begin=copies), "log": log}, MODULES[kind](), Data(ones(2).batches), Data(ones(1).batches))
+    assert {len(y_hat) for _, y_hat in log.rows} == {2}
 
 
 @pytest.mark.parametrize("kind", MODULES)

@@ -12,6 +12,7 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.callbacks import GradientAccumulationScheduler
 from torch import nn
 from torch.utils.data import DataLoader
 from torchmetrics import MeanMetric, MeanSquaredError
@@ -174,6 +175,14 @@ def test_totals_of_unlimited_runs(kwargs: dict[str, Any], totals: tuple[int | No
     stop = Act(on_begin=lambda ctx: setattr(ctx, "terminate", True))
     fit([log, stop], **kwargs)
     assert log.at("begin") == [totals]
+
+
+def test_the_total_is_unknown_where_the_window_of_accumulated_batches_changes() -> None:
+    log = StageLog("total_steps", stages=("on_begin",))
+    native = (GradientAccumulationScheduler({0: 1, 1: 2}),)
+    fit(log, max_epochs=-1, max_steps=2, native=native)
+    fit(log, max_epochs=2, native=native)
+    assert log.at("begin") == [None, 4]
 
 
 class Named(Tiny):

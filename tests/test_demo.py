@@ -3,6 +3,7 @@ from pathlib import Path
 import pytest
 
 from callbacksets import demo
+from callbacksets.testing import check_callback_set
 
 
 @pytest.mark.filterwarnings("ignore")  # as the demo's own users see them
@@ -18,3 +19,7 @@ def test_the_demo_learns_and_ends_with_its_report(
     assert accuracy > 0.95
     assert (tmp_path / "history.png").stat().st_size > 10_000
     assert str(tmp_path / "history.png") in out
+
+
+def test_its_callback_is_sound() -> None:
+    check_callback_set(demo.CallbackSetGradientNorm)

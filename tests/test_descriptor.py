@@ -35,7 +35,7 @@ def test_defaults() -> None:
     descriptor = TorchCallback(CallbackSetSized)
     assert descriptor.generator is CallbackSetSized
     assert (descriptor.id, descriptor.label) == ("sized", "sized")
-    assert (descriptor.packages, descriptor.man, descriptor.weight) == ([], None, None)
+    assert (descriptor.packages, descriptor.man, descriptor.weight) == ([], None, CallbackSetSized.weight)
     assert descriptor.param_set.ids() == ["size", "name"]
 
 
@@ -68,14 +68,14 @@ def test_generates_anew_from_the_values_it_has() -> None:
 
 def test_weight() -> None:
     descriptor = TorchCallback(CallbackSetHistory)
-    assert descriptor.generate().weight == CallbackSetHistory.weight
-    descriptor.weight = 0
-    assert descriptor.generate().weight == 0
+    assert descriptor.weight == descriptor.generate().weight == CallbackSetHistory.weight
+    descriptor.weight = 3
+    assert descriptor.weight == descriptor.generate().weight == 3
     descriptor.weight = -math.inf
     assert descriptor.generate().weight == -math.inf
     assert CallbackSetHistory.weight == 0
     descriptor.weight = None
-    assert descriptor.generate().weight == 0
+    assert descriptor.weight == descriptor.generate().weight == 0
 
 
 def test_additional_args_are_no_parameters() -> None:

@@ -1,6 +1,7 @@
 """The examples of the documentation run as they stand, those of a page one after the other."""
 
 import re
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -8,7 +9,8 @@ import torch
 from torch import nn
 from torch.utils.data import DataLoader, TensorDataset
 
-from callbacksets import SupervisedModule
+from callbacksets import CallbackSet, SupervisedModule, torch_callbacks
+from callbacksets.testing import CHECKS, check_callback_set
 
 DOCS = Path(__file__).parents[1] / "docs"
 PAGES = [page for page in sorted(DOCS.rglob("*.md")) if "\n```python\n" in page.read_text()]
@@ -16,6 +18,13 @@ PAGES = [page for page in sorted(DOCS.rglob("*.md")) if "\n```python\n" in page.
 
 def test_there_are_pages() -> None:
     assert {"index", "write", "test", "resume", "configure"} <= {page.stem for page in PAGES}
+
+
+@pytest.fixture(autouse=True)
+def _dictionary_as_before() -> Iterator[None]:
+    before = dict(torch_callbacks._makes)
+    yield
+    torch_callbacks._makes = before
 
 
 @pytest.mark.filterwarnings("ignore")  # as users see them
@@ -27,6 +36,9 @@ def test_examples(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     namespace = {"module": module, "train_loader": loader, "valid_loader": loader}
     for block in re.findall(r"^```python\n(.*?)^```", page.read_text(), flags=re.DOTALL | re.MULTILINE):
         exec(compile(block, str(page), "exec"), namespace)
+    for thing in list(namespace.values()):
+        if isinstance(thing, type) and issubclass(thing, CallbackSet) and thing.__module__ == "builtins":
+            check_callback_set(thing, checks=[name for name in CHECKS if name != "pickles"])  # which needs a module
 
 
 def test_every_public_name_has_its_place_in_the_reference() -> None:

@@ -329,6 +329,18 @@ def test_saved_in_a_batch_by_a_callback_before_the_adapter(
     assert same(parts.states, whole.states), (parts.states, whole.states)
 
 
+def test_a_validation_that_is_lost_has_no_scores(tmp_path: Path) -> None:
+    """Lightning does not repeat a validation whose end failed: its epoch has not those of the one before."""
+    whole, parts = Outcome(), Outcome()
+    fit(["history"], whole)
+    saves = OnExceptionCheckpoint(tmp_path)
+    fit(["history"], parts, saves, ahead=(Interrupt("on_validation_end", 2 * BATCHES),))
+    fit(["history"], parts, ckpt=tmp_path / "on_exception.ckpt")
+    expected = whole.states["history"]
+    expected["valid.loss"][1] = expected["valid.acc"][1] = None
+    assert parts.states["history"] == expected
+
+
 def test_saving_before_the_adapter_changes_nothing_in_the_run_that_saves(tmp_path: Path) -> None:
     plain, saving = Outcome(), Outcome()
     callbacks = ["history", "early_stopping_plain", "steps"]

@@ -86,7 +86,7 @@ def test_profiled_stages_are_rows_of_their_own() -> None:
     assert adapter.states["history"]["epoch"] == [1, 2]
     with pytest.raises(ZeroDivisionError) as error:
         fit({"a": Act(on_epoch_end=lambda ctx: 1 / 0)}, profiler=SimpleProfiler())
-    assert error.value.__notes__ == ["in callback 'a' (Act), on_epoch_end, epoch 1, step 2"]
+    assert error.value.__notes__ == ["in callback 'a' (Act), on_epoch_end, epoch 1, step 2, rank 0 of 1"]
 
 
 # --- failures -------------------------------------------------------------------------------------------------------
@@ -183,7 +183,7 @@ def test_an_exception_in_a_stage_says_where_and_exit_runs_for_all(stage: str) ->
     error, adapter = failed_fit(sets, Boom)
     epoch, step = {"on_begin": (0, None), "on_epoch_begin": (1, None)}.get(stage, (1, 2))
     step = 1 if stage in STAGES[2:5] else step
-    assert error.__notes__ == [f"in callback 'bad' (Act), {stage}, epoch {epoch}, step {step}"]
+    assert error.__notes__ == [f"in callback 'bad' (Act), {stage}, epoch {epoch}, step {step}, rank 0 of 1"]
     assert log.rows.count("exit") == sets["other"].rows.count("exit") == 1
     before = STAGES[: STAGES.index(stage) + 1]
     assert {f"on_{row}" for row in log.rows} == {*before, "on_exit"}
@@ -205,7 +205,7 @@ def test_exits_that_fail_do_not_keep_the_others_from_running() -> None:
     error, _ = failed_fit(sets, Boom)
     assert log.rows == ["exit"]
     first, *others = error.__notes__
-    assert first == "in callback 'a' (Act), on_exit, epoch 1, step 2"
+    assert first == "in callback 'a' (Act), on_exit, epoch 1, step 2, rank 0 of 1"
     assert [note.split(" (")[0] for note in others] == [
         "There was also ValueError: other",
         "There was also ZeroDivisionError: division by zero",
@@ -231,7 +231,7 @@ def test_a_state_that_fails_costs_no_other() -> None:
     assert "state_dict" in error.__notes__[1]
     assert adapter.states == {"history": adapter.sets["history"].state_dict()}
     error, _ = failed_fit({"bad": Bad()}, Boom)
-    assert error.__notes__[0] == "in callback 'bad' (Bad), state_dict, epoch 1, step 2"
+    assert error.__notes__[0] == "in callback 'bad' (Bad), state_dict, epoch 1, step 2, rank 0 of 1"
 
 
 @pytest.mark.parametrize("error", [KeyboardInterrupt, SystemExit])

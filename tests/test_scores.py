@@ -8,9 +8,10 @@ import pytest
 import torch
 from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import BinaryAccuracy, MulticlassAccuracy
+from torchmetrics.regression import R2Score
 
 from callbacksets import CallbackSetAdapter, CallbackSetEarlyStopping, CallbackSetHistory
-from callbacksets.scores import short_name
+from callbacksets.scores import Scores, short_name
 from tests.helpers import Act, Batches, StageLog, Tiny, fit, ones, quiet
 
 EPOCH = {"on_step": False, "on_epoch": True, "batch_size": 1}
@@ -581,3 +582,29 @@ def test_reading_scores_early_does_not_freeze_a_metric_that_is_logged_once_an_ep
     act = Act(on_epoch_end=lambda ctx: seen.append(ctx.last_scores_train["mean"]))
     fit(act, LoggedOnce(), ones(4), ones(1), val_check_interval=0.5)
     assert seen == [1.5]
+
+
+def test_a_metric_that_cannot_be_computed_yet_is_no_score() -> None:
+    def log_r2(module: Any, batch: Any) -> None:
+        module.r2.update(module(batch).flatten()[:1], torch.ones(1))
+        module.log("train_r2", module.r2, on_step=False, on_epoch=True)
+
+    module = Logging(log_r2)
+    module.r2 = R2Score()
+    module.forward = lambda x: module.network(x)
+    log = StageLog("last_scores_train", stages=("on_before_valid", "on_epoch_end"))
+    with pytest.warns(UserWarning, match="'train_r2' could not be computed, and so is no score: Needs at least two"):
+        fit(log, module, ones(2), ones(1), val_check_interval=1)
+    assert [list(scores) for scores in log.at("before_valid")] == [[], ["r2"]]
+    assert [list(scores) for scores in log.at("epoch_end")] == [["r2"]]
+
+
+def test_a_name_is_found_however_it_is_asked_for() -> None:
+    scores = Scores({"acc": 0.9, "loss": 0.2}, logged={"val_acc": "acc", "val_loss": "loss"})
+    assert scores.get("val_loss") == scores.get("loss") == scores.get(1) == scores["val_loss"] == 0.2
+    assert all(name in scores for name in ("loss", "val_loss", 0, -1))
+    assert not any(name in scores for name in ("los", 2, None, 0.5, ()))
+    assert scores.get("los") is scores.get(2) is None
+    assert scores.get("los", 3.0) == 3.0
+    assert not any(name in Scores() for name in ("loss", 0))
+    assert Scores().get("loss", 3.0) == 3.0

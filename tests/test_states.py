@@ -12,7 +12,7 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch.callbacks import LearningRateFinder
+from lightning.pytorch.callbacks import LambdaCallback, LearningRateFinder, OnExceptionCheckpoint
 from lightning.pytorch.tuner import Tuner
 
 from callbacksets import CallbackSet, CallbackSetAdapter, CallbackSetHistory, read_states
@@ -262,6 +262,65 @@ def test_a_learning_rate_finder_in_the_fit_leaves_no_trace(tmp_path: Path) -> No
     quiet(callbacks=[finder, adapter], max_epochs=2, default_root_dir=tmp_path).fit(Tunable(), ones(2), ones(1))
     assert keep.calls == ["begin", "state_dict", "exit"]
     assert adapter.states["history"]["epoch"] == [1, 2]
+
+
+def test_a_tuner_that_undoes_the_resuming_is_noticed(tmp_path: Path) -> None:
+    resumed: list[bool] = []
+
+    def see(ctx: Any) -> None:
+        resumed.append(ctx.resumed)
+
+    def fit(epochs: int, **kwargs: Any) -> CallbackSetAdapter:
+        adapter = CallbackSetAdapter({"history": CallbackSetHistory(), "act": Act(on_begin=see)})
+        finder = LearningRateFinder(num_training_steps=5)
+        trainer = quiet(callbacks=[finder, adapter], max_epochs=epochs, default_root_dir=tmp_path)
+        trainer.fit(Tunable(), ones(2), ones(1), **kwargs)
+        trainer.save_checkpoint(tmp_path / "two.ckpt")
+        return adapter
+
+    fit(2)
+    with pytest.warns(UserWarning, match="Lightning starts over with epoch 1, though .* after epoch 2: a tuner among"):
+        adapter = fit(3, ckpt_path=tmp_path / "two.ckpt")
+    assert adapter.states["history"]["epoch"] == [1, 2, 3]
+    assert resumed == [False, False]
+
+
+class Doubling(L.Callback):
+    """Puts other weights into checkpoints, as those that average weights do."""
+
+    def on_save_checkpoint(self, trainer: Any, module: Any, checkpoint: dict[str, Any]) -> None:
+        checkpoint["state_dict"] = {name: 2 * value for name, value in checkpoint["state_dict"].items()}
+
+
+# OnExceptionCheckpoint looks for its checkpoint at every fit
+@pytest.mark.filterwarnings(r"ignore:`.fit\(ckpt_path=None\)` was called without a model")
+@pytest.mark.filterwarnings(r"ignore:.*is set, but there is no last checkpoint available")
+@pytest.mark.parametrize("before", [True, False])
+def test_a_checkpoint_on_an_exception_has_the_weights_from_before_and_what_others_make_of_them(
+    before: bool, tmp_path: Path
+) -> None:
+    def spoil(ctx: Any) -> None:
+        weights.append(ctx.network.weight.detach().clone())
+        torch.nn.init.constant_(ctx.network.weight, 7.0)
+
+    weights: list[torch.Tensor] = []
+    adapter = CallbackSetAdapter(Act(on_exit=spoil, on_epoch_end=lambda ctx: 1 / 0))
+    callbacks = [Doubling(), adapter] if before else [adapter, Doubling()]
+    trainer = quiet(callbacks=[*callbacks, OnExceptionCheckpoint(tmp_path)], enable_checkpointing=True, max_epochs=1)
+    module = Tiny()
+    with pytest.raises(ZeroDivisionError):
+        trainer.fit(module, ones(2), ones(1))
+    saved = torch.load(tmp_path / "on_exception.ckpt")
+    assert torch.equal(saved["state_dict"]["network.weight"], 2 * weights[0])
+    assert saved["callbacks"][KEY]["exact"]
+    later: list[torch.Tensor] = []
+    look = LambdaCallback(
+        on_validation_end=lambda trainer, module: later.append(trainer.strategy.lightning_module_state_dict())
+    )
+    trainer.callbacks.append(look)
+    trainer.validate(module, ones(1), verbose=False)  # the fit is over, and so is what was kept of it
+    assert later[0]["network.weight"].unique().tolist() == [7.0]
+    assert "lightning_module_state_dict" not in vars(trainer.strategy)
 
 
 @pytest.mark.parametrize("bad", ["missing.ckpt", "other.pt"])

@@ -37,6 +37,22 @@ def test_logs_measures_first_then_the_loss_averaged_over_samples(form: Any) -> N
     assert history["valid.acc"] == pytest.approx([MulticlassAccuracy(2)(network(x), y).item()] * 2)
 
 
+@pytest.mark.parametrize("num_sanity_val_steps", [0, 2])
+def test_each_validation_loader_has_its_own_measures(num_sanity_val_steps: int) -> None:
+    x, zeros = torch.ones(4, 1), nn.Linear(1, 1)
+    nn.init.zeros_(zeros.weight)
+    nn.init.zeros_(zeros.bias)
+    loss_fn = nn.MSELoss()
+    module = SupervisedModule(zeros, loss_fn, partial(torch.optim.SGD, lr=0.0), None, {"mse": MeanSquaredError()})
+    valid = [Batches([(x, i * x)]) for i in (1, 2, 3)]
+    history = states(module, Batches([(x, x)]), valid, num_sanity_val_steps=num_sanity_val_steps)
+    for i in range(3):
+        assert (
+            history[f"valid.mse/dataloader_idx_{i}"] == history[f"valid.loss/dataloader_idx_{i}"] == [(i + 1) ** 2] * 2
+        )
+    assert list(module.state_dict()) == ["network.weight", "network.bias"]
+
+
 def test_several_inputs_and_outputs() -> None:
     class Two(nn.Module):
         def __init__(self) -> None:

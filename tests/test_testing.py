@@ -20,6 +20,7 @@ import lightning as L
 import pytest
 import torch
 from torch import nn
+from torchmetrics.classification import MulticlassAccuracy
 
 from callbacksets import (
     CallbackSet,
@@ -379,6 +380,9 @@ def test_context_has_what_it_was_given() -> None:
     assert ctx.measures_valid.name(0) == "acc"
     assert ctx.minimize("acc") == 7
     assert ctx.terminate is False
+    scored = make_context(last_scores_valid={"acc": 0.5, "loss": 2.0}, measures_valid={"acc": MulticlassAccuracy(2)})
+    assert (scored.minimize(), scored.minimize("loss"), scored.minimize("other")) == (False, True, None)
+    assert make_context().minimize() is None
     assert repr(make_context(epoch=3)) == "make_context(terminate=False, epoch=3)"
     assert make_context(last_scores_valid=None).last_scores_valid is None
 

@@ -14,14 +14,15 @@ from torch.optim import Optimizer
 
 from callbacksets.arguments import choice
 from callbacksets.base import CallbackSet
+from callbacksets.capture import handles_exception, save_instead
 from callbacksets.context import NOTHING, ContextTorch, Loop, check_names, may_stop
-from callbacksets.handover import Handover
+from callbacksets.handover import Handover, trains_in_child
 from callbacksets.plan import plan_as_html, plan_as_text
 from callbacksets.run import Run
 from callbacksets.scores import Scores
 from callbacksets.shards import put_together
 from callbacksets.sources import generate, sources_by_id
-from callbacksets.states import KEY, Saved, check_saved, counted, restore_loop
+from callbacksets.states import KEY, Saved, check_saved, counted, restore_loop, starts_over
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule
@@ -73,7 +74,7 @@ class AdapterHooks:
         self._run: Run | None = None
         self._sets: dict[str, CallbackSet] = {}
         self._result: Saved | None = None
-        self._weights: dict[str, Any] | None = None
+        self._saves_weights = False  # those from before `exit`, on an exception
         self._stopped_by: StoppedBy | None = None
         self._handover = Handover()
 
@@ -109,11 +110,20 @@ class AdapterHooks:
     # --- before training ---------------------------------------------------------------------------------------------
 
     def setup(self, trainer: Trainer, pl_module: "LightningModule", stage: str) -> None:
+        run = self._run
+        if run is not None and run.trainer is not trainer and not run.trainer.interrupted:
+            if stage != "fit":
+                return  # within a fit, another Trainer with the same callbacks only looks
+            raise RuntimeError(
+                "This adapter is in the fit of another Trainer. Give the Trainer of the inner fit one of its own, with "
+                "callbacks of its own: copy.deepcopy(adapter)."
+            )
         self._exit()  # of a fit that was left without a word: another callback failed in its `on_exception`
+        self._saves_weights = False
         if stage != "fit":
             return
         self._handover.take()  # what nobody has asked for
-        self._result = self._stopped_by = self._weights = None
+        self._result = self._stopped_by = None
         if not isinstance(trainer, self.trainer_class):
             other = (
                 "callbacksets"
@@ -133,7 +143,8 @@ class AdapterHooks:
             )
         self._sets = generate(self._sources)
         self._run = Run(trainer, pl_module, self._sets, **self._names)
-        self._handover.at_end(self._exit)
+        if trains_in_child(trainer):
+            self._handover.at_end(self._exit)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: "LightningModule", checkpoint: dict[str, Any]) -> None:
         run = self._run
@@ -160,6 +171,13 @@ class AdapterHooks:
         loop.epoch = run.trainer.current_epoch
         loop.global_step = run.trainer.fit_loop.total_batch_idx + 1
         loop.automatic = run.ctx.learner.automatic_optimization
+        if run.given is not None and starts_over(loop, run.given["loop"]):
+            rank_zero_warn(
+                f"Lightning starts over with epoch {loop.epoch + 1}, though the checkpoint was written after epoch "
+                f"{run.given['loop']['epoch']}: a tuner among the callbacks, perhaps, has undone the resuming. So the "
+                "callbacks start over as well. Tune before, and resume without it."
+            )
+            run.given, loop.resumed = None, False
         if run.given is not None:
             restore_loop(loop, run.given["loop"])
             if not run.given["exact"]:
@@ -280,9 +298,9 @@ class AdapterHooks:
     # --- validation --------------------------------------------------------------------------------------------------
 
     def on_validation_start(self, trainer: Trainer, pl_module: "LightningModule") -> None:
-        if (run := self._training()) is not None:
+        if (run := self._training(trainer)) is not None:
             self._enter_epoch(run)
-            run.loop.validated = True
+            run.loop.validated = run.loop.in_validation = True
             self._before_valid(run)
 
     def _before_valid(self, run: Run) -> None:
@@ -294,7 +312,7 @@ class AdapterHooks:
     def on_validation_batch_start(
         self, trainer: Trainer, pl_module: "LightningModule", batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
-        if (run := self._training()) is not None:
+        if (run := self._training(trainer)) is not None:
             run.loop.step_valid = batch_idx + 1
             self._start_batch(run, "on_batch_valid_begin", batch)
 
@@ -307,24 +325,27 @@ class AdapterHooks:
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        if (run := self._training()) is not None:
+        if (run := self._training(trainer)) is not None:
+            run.loop.step_valid = batch_idx + 1
+            if not run.loop.exchanged:
+                run.loop.batch = batch  # only now known, if the module takes the `dataloader_iter`
             run.call("on_batch_valid_end")
 
     def on_validation_epoch_end(self, trainer: Trainer, pl_module: "LightningModule") -> None:
-        if (run := self._training()) is not None:
+        if (run := self._training(trainer)) is not None:
             run.loop.validation_ends = True
 
     def on_validation_end(self, trainer: Trainer, pl_module: "LightningModule") -> None:
         if self._run is not None and trainer.sanity_checking:
             self._run.loop.measures_valid = self._run.reader.measures("valid")  # nothing more is known before `begin`
-        if (run := self._training()) is not None:
+        if (run := self._training(trainer)) is not None:
             if not self._was_ahead(run):
                 self._end_validation(run)
             if self.terminate_at == "validation":
                 self._stop_if_asked(run)
 
     def _end_validation(self, run: Run) -> None:
-        run.loop.validation_ends = False
+        run.loop.in_validation = run.loop.validation_ends = False
         run.loop.measures_valid = run.reader.measures("valid")
         run.loop.scores_valid = run.reader.valid()
         run.call("on_valid_end")
@@ -393,12 +414,17 @@ class AdapterHooks:
             self._exit()
 
     def on_exception(self, trainer: Trainer, pl_module: "LightningModule", exception: BaseException) -> None:
-        weights = self._weights_to_save(trainer, pl_module)
+        if self._run is None or self._run.trainer is not trainer:
+            return
+        weights = self._weights_to_save(self._run, pl_module)
         self._exit(exception)
-        self._weights = weights
+        if weights is not None:
+            self._saves_weights = True
+            save_instead(trainer, weights)
 
-    def _weights_to_save(self, trainer: Trainer, pl_module: "LightningModule") -> dict[str, Any] | None:
+    def _weights_to_save(self, run: Run, pl_module: "LightningModule") -> dict[str, Any] | None:
         """A copy of the weights for what saves a checkpoint on the exception, behind us, when `exit` changed them."""
+        trainer = run.trainer
         callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         saves = any(
             isinstance(other, self.checkpoint_class) and getattr(other, "save_on_exception", True)
@@ -406,7 +432,7 @@ class AdapterHooks:
         )
         # of a sharded module no rank alone has them, and the others may be gone
         whole = trainer.world_size == 1 or "DDP" in type(trainer.strategy).__name__
-        if self._run is None or not (saves and whole and self._run.has_stage("on_exit")):
+        if not (saves and whole and run.has_stage("on_exit")):
             return None
         return {
             name: value.detach().to("cpu", copy=True) if isinstance(value, Tensor) else value
@@ -420,7 +446,7 @@ class AdapterHooks:
                 run.exit(error)
             finally:
                 self._run, self._result = None, run.result
-                if run.trainer.is_global_zero:
+                if run.trainer.is_global_zero and trains_in_child(run.trainer):
                     self._handover.give((self._result, self._stopped_by))
 
     # --- checkpoints, and other things that Lightning does with callbacks --------------------------------------------
@@ -430,8 +456,7 @@ class AdapterHooks:
         saved = copy.deepcopy(self._result) if self._run is None else self._run.save()
         if saved is None:
             return
-        if self._weights is not None and trainer.state.stage is not None:  # None as soon as the exception is handled
-            checkpoint["state_dict"] = self._weights
+        if self._saves_weights and handles_exception(trainer):
             saved["exact"] = True
         checkpoint["callbacks"][KEY] = put_together(saved, keep=trainer.is_global_zero)
 
@@ -461,10 +486,10 @@ class AdapterHooks:
         assert run is not None, "a Trainer calls setup() first"
         return run
 
-    def _training(self) -> Run | None:
+    def _training(self, trainer: Trainer) -> Run | None:
         """The run, unless this is the sanity check or trainer.validate()."""
         run = self._run
-        return run if run is not None and run.loop.begun else None
+        return run if run is not None and run.loop.begun and run.trainer is trainer else None
 
     def __repr__(self) -> str:
         return plan_as_text(type(self).__name__, self._sources)

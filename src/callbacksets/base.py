@@ -155,6 +155,9 @@ class CallbackSet(metaclass=_CallbackSetMeta):
                 setattr(clone, name, types.MethodType(value.__func__, clone))
         return clone
 
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "ctx"}  # no copy is in the fit
+
     def print(self) -> None:
         """Print the class and its stages."""
         print(f"<{type(self).__name__}>\n* Stages: {', '.join(self.stages) or '-'}")
@@ -235,6 +238,8 @@ def _check_stages(owner: str, attributes: Mapping[str, object]) -> None:
 def _nearest(name: str) -> str:
     if stage := _FROM_LIGHTNING.get(name):
         return f" It is a hook of Lightning; here it is {stage!r}."
+    if name.startswith("on_sanity_check"):
+        return " No stage runs in the sanity check."
     if name.startswith(("on_test", "on_predict")):
         return " Callbacks run in fits only, not in trainer.test() or trainer.predict()."
     return did_you_mean(name, STAGES)

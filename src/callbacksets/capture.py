@@ -75,11 +75,11 @@ class Capture:
             # A wrapped module (DDP, FSDP) is called twice: the wrapper's call is redirected to the whole step and
             # returns the loss; the step's own call lies inside it.
             self._handles = [
-                network.register_forward_pre_hook(self._enter),
-                network.register_forward_hook(self._keep_inner),
+                network.register_forward_pre_hook(_Hook(self._enter)),
+                network.register_forward_hook(_Hook(self._keep_inner)),
             ]
         else:
-            self._handles = [self._within_reach(network).register_forward_hook(self._keep)]
+            self._handles = [self._within_reach(network).register_forward_hook(_Hook(self._keep))]
 
     def _within_reach(self, network: nn.Module) -> nn.Module:
         """The network, or the one in it that `torch.compile` was given: a compiled step is traced right through."""
@@ -110,3 +110,36 @@ class Capture:
         self._loop.depth -= 1
         if self._loop.depth > 0:
             self._keep(network, inputs, output)
+
+
+class _Hook:
+    """A hook that goes with no copy of the network: there, and in a file, is one that does nothing."""
+
+    def __init__(self, hook: Callable[..., None]) -> None:
+        self._hook = hook
+
+    def __call__(self, *args: Any) -> None:
+        self._hook(*args)
+
+    def __reduce__(self) -> Any:
+        return _Hook, (_nothing,)
+
+
+def _nothing(*args: Any) -> None: ...
+
+
+def save_instead(trainer: "Trainer", weights: dict[str, Any]) -> None:
+    """Let what saves a checkpoint while an exception is handled save these weights."""
+
+    def weights_before() -> dict[str, Any]:
+        if handles_exception(trainer):
+            return dict(weights)
+        vars(trainer.strategy).pop(_WEIGHTS)
+        return trainer.strategy.lightning_module_state_dict()
+
+    setattr(trainer.strategy, _WEIGHTS, weights_before)
+
+
+def handles_exception(trainer: "Trainer") -> bool:
+    """Whether the hooks `on_exception` are running; behind them, Lightning leaves no stage."""
+    return trainer.interrupted and trainer.state.stage is not None

@@ -33,7 +33,8 @@ class Loop:
     begun: bool = False  # the stage `begin` has run
     in_epoch: bool = False  # between `epoch_begin` and `epoch_end`
     in_batch: bool = False  # between `batch_begin` and `batch_end`
-    validation_ends: bool = False  # its batches are done, but `valid_end` has not run
+    in_validation: bool = False  # between the start of a validation and `valid_end`
+    validation_ends: bool = False  # all its batches are done
     validated: bool = False  # validation started in this epoch
     ahead: bool = False  # what the next hook ends has been ended, so that it could be saved
     missed_epoch_begin: bool = False  # the run was resumed inside this epoch
@@ -482,8 +483,9 @@ def _total_steps(trainer: "Trainer", automatic: bool) -> int | None:
         totals.append(epochs * int(per_epoch))
     if steps is not None:
         window = trainer.accumulate_grad_batches
-        if not automatic:
-            return None  # how often an optimizer steps is the module's
+        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]  # set where mypy does not look
+        if not automatic or "GradientAccumulationScheduler" in (type(callback).__name__ for callback in callbacks):
+            return None  # how often an optimizer steps is the module's, or changes
         if per_epoch == float("inf"):
             if window > 1:
                 return None  # the last window of an epoch may be shorter, and where epochs end is unknown

@@ -4,6 +4,7 @@ import logging
 import warnings
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import lightning as L
 import torch
@@ -36,11 +37,11 @@ class CallbackSetGradientNorm(CallbackSet):
         self.norms.append(self.largest.item())
         self.largest.zero_()
 
-    def state_dict(self) -> list[float]:
-        return list(self.norms)
+    def state_dict(self) -> dict[str, Any]:
+        return {"norms": list(self.norms), "largest": self.largest.clone()}
 
-    def load_state_dict(self, state_dict: list[float]) -> None:
-        self.norms = list(state_dict)
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self.norms, self.largest = list(state_dict["norms"]), state_dict["largest"].clone()
 
 
 def digits() -> tuple[DataLoader[tuple[torch.Tensor, ...]], DataLoader[tuple[torch.Tensor, ...]]]:
@@ -103,7 +104,7 @@ def main() -> None:
     )
     trainer.fit(module, train, valid)
 
-    print_table(adapter.states["history"] | {"gradient norm": adapter.states["gradient_norm"]})
+    print_table(adapter.states["history"] | {"gradient norm": adapter.states["gradient_norm"]["norms"]})
     best = adapter.states["early_stopping"]
     print(f"Training stopped: {adapter.stopped_by or 'all epochs are done'}.")
     print(f"The network has the weights of epoch {best['best_epochs']}: {best['measure']} {best['best_score']:.4f}.")

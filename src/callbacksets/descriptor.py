@@ -7,7 +7,8 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Self
 
 from callbacksets import html
-from callbacksets.arguments import names_of, text, weight
+from callbacksets.arguments import names_of, text
+from callbacksets.arguments import weight as checked_weight
 from callbacksets.base import CallbackSet, identify, stages_of
 from callbacksets.errors import NotALightningCallback, listed, misplaced
 from callbacksets.param_set import ParamSet
@@ -39,7 +40,7 @@ class TorchCallback:
         label: What to call it in a table; by default the id.
         packages: The packages it needs, by the names they are imported and installed under.
         man: What `help()` shows, the dotted name of a Python object; by default the class.
-        weight: Its callbacks' weight; None for their own.
+        weight: Its callbacks' weight; by default that of the class.
         additional_args: Arguments of the constructor that are no parameters.
         param_set: The parameters; by default the constructor's arguments less `additional_args`.
 
@@ -63,7 +64,6 @@ class TorchCallback:
     label: str
     packages: list[str]
     man: str | None
-    weight: float | None
     param_set: ParamSet
 
     def __init__(
@@ -97,6 +97,15 @@ class TorchCallback:
         check = _CHECKS.get(name)
         super().__setattr__(name, value if check is None else check(name, value))
 
+    @property
+    def weight(self) -> float:
+        """The weight of its callbacks; that of their class unless it was given one, and again if None is set."""
+        return self.generator.weight if self._weight is None else self._weight
+
+    @weight.setter
+    def weight(self, weight: float | None) -> None:
+        self._weight = None if weight is None else checked_weight("weight", weight)
+
     def generate(self) -> CallbackSet:
         """A new callback, made with the values of the parameters.
 
@@ -115,8 +124,8 @@ class TorchCallback:
                 f"descriptor.param_set.set_values({', '.join(f'{name}=...' for name in missing)})."
             )
         callback = self.generator(**self.param_set.values, **self._additional_args)
-        if self.weight is not None:
-            callback.weight = self.weight
+        if self._weight is not None:
+            callback.weight = self._weight
         return callback
 
     def clone(self) -> Self:
@@ -152,7 +161,7 @@ class TorchCallback:
             "to be given": html.names(self.param_set.missing),
             "packages": html.names(self.packages),
             "stages": html.names(stages_of(self.generator)),
-            "weight": f"{self.generator.weight if self.weight is None else self.weight:g}",
+            "weight": f"{self.weight:g}",
         }
         return html.card(f"{self.label} ({self.id})", html.first_line(self.generator), rows)
 
@@ -186,7 +195,6 @@ _CHECKS: Mapping[str, Callable[[str, Any], Any]] = {
     "label": text,
     "packages": names_of,
     "man": _unless_none(text),
-    "weight": _unless_none(weight),
     "param_set": _param_set,
 }
 

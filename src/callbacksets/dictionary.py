@@ -88,10 +88,9 @@ class DictionaryTorchCallbacks(Mapping[str, TorchCallback]):
 
 
 def _row(key: str, descriptor: TorchCallback) -> tuple[str, ...]:
-    cls = descriptor.generator
-    weight = cls.weight if descriptor.weight is None else descriptor.weight
-    stages = [stage.removeprefix("on_") for stage in stages_of(cls)]
-    return key, descriptor.label, f"{weight:g}", ", ".join(descriptor.packages) or "-", ", ".join(stages) or "-"
+    stages = ", ".join(stage.removeprefix("on_") for stage in stages_of(descriptor.generator))
+    packages = ", ".join(descriptor.packages)
+    return key, descriptor.label, f"{descriptor.weight:g}", packages or "-", stages or "-"
 
 
 torch_callbacks = DictionaryTorchCallbacks()

@@ -8,9 +8,12 @@ import uuid
 import weakref
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
 
 
 class Handover:
@@ -20,36 +23,41 @@ class Handover:
     """
 
     def __init__(self) -> None:
-        self._owner = os.getpid()
-        self._path = Path(tempfile.gettempdir()) / f"callbacksets-{uuid.uuid4().hex}.pt"
-        weakref.finalize(self, _remove, self._path, self._owner)
+        self._name = f"callbacksets-{uuid.uuid4().hex}"
+        weakref.finalize(self, _remove, self._name)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Handover":
         return Handover()  # a copy of the adapter has fits of its own; what is pickled is the same one elsewhere
 
-    def in_child(self) -> bool:
-        """Whether this is a child of the process in which it was made."""
-        return os.getpid() != self._owner and multiprocessing.parent_process() is not None
-
     def at_end(self, do: Callable[[], None]) -> None:
         """In a child process, do something before it ends: of a failure there, Lightning tells no callback."""
-        if self.in_child():
-            multiprocessing.util.Finalize(None, do, exitpriority=0)
+        multiprocessing.util.Finalize(None, do, exitpriority=0)
 
     def give(self, what: Any) -> None:
-        """In a child process, leave something for the process in which this was made."""
-        if self.in_child():
-            torch.save(what, self._path)
+        """In a child process, leave something for the process that has started it."""
+        parent = multiprocessing.parent_process()
+        assert parent is not None, "only a child hands over"
+        torch.save(what, _path(self._name, parent.pid))
 
     def take(self) -> Any:
-        """What was left by a child, once; None if nothing was."""
-        if not self._path.exists():
+        """What a child of this process has left, once; None if nothing was."""
+        path = _path(self._name, os.getpid())
+        if not path.exists():
             return None
-        what = torch.load(self._path, weights_only=False)  # written by a child of this very process
-        self._path.unlink()
+        what = torch.load(path, weights_only=False)  # written by a child of this very process
+        path.unlink()
         return what
 
 
-def _remove(path: Path, owner: int) -> None:
-    if os.getpid() == owner:
-        path.unlink(missing_ok=True)
+def trains_in_child(trainer: "Trainer") -> bool:
+    """Whether this process was started by the Trainer of another one, to train."""
+    launchers = [cls.__name__ for cls in type(trainer.strategy.launcher).__mro__]
+    return "_MultiProcessingLauncher" in launchers and multiprocessing.parent_process() is not None
+
+
+def _path(name: str, pid: int | None) -> Path:
+    return Path(tempfile.gettempdir()) / f"{name}-{pid}.pt"
+
+
+def _remove(name: str) -> None:
+    _path(name, os.getpid()).unlink(missing_ok=True)

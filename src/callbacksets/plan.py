@@ -71,14 +71,12 @@ def plan_as_html(name: str, sources: Mapping[str, Source]) -> str:
 def _planned(id: str, source: Source) -> Planned:
     if isinstance(source, CallbackSet):
         return _of_instance(id, source)
-    cls, weight, note = (
-        (source.generator, source.weight, _missing(source)) if isinstance(source, TorchCallback) else (source, None, "")
-    )
+    cls, note = (source.generator, _missing(source)) if isinstance(source, TorchCallback) else (source, "")
     try:
         return _of_instance(id, source.generate() if isinstance(source, TorchCallback) else cls())
     except Exception as error:  # whatever it is, the fit will say it; a plan is to be seen nevertheless
         note = note or f"cannot be made: {type(error).__name__}"
-        return Planned(id, cls.__name__, cls.weight if weight is None else weight, stages_of(cls), note)
+        return Planned(id, cls.__name__, source.weight, stages_of(cls), note)
 
 
 def _of_instance(id: str, callback: CallbackSet) -> Planned:

@@ -40,6 +40,7 @@ def plot_history(
     """
     try:
         import matplotlib.pyplot as plt
+        from matplotlib.axes import Axes
         from matplotlib.ticker import MaxNLocator
     except ModuleNotFoundError as error:
         raise ModuleNotFoundError("A plot needs matplotlib: pip install 'callbacksets[plot]'.") from error
@@ -55,10 +56,10 @@ def plot_history(
     if ax is None:
         fig, grid = plt.subplots(1, len(panels), figsize=(4.5 * len(panels), 3.4), layout="constrained", squeeze=False)
         axes = list(grid[0])
-    elif isinstance(ax, Sequence):
-        axes = list(ax)
-    else:
+    elif isinstance(ax, Axes):
         axes = [ax] * len(panels)
+    else:
+        axes = list(getattr(ax, "flat", ax))  # plt.subplots() gives an array of them
     if len(axes) != len(panels):
         raise ValueError(f"Expected one Axes, or {len(panels)} for {', '.join(panels)}, but got {len(axes)}.")
 

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.nn.parameter import is_lazy
 
-from callbacksets.base import STAGES, CallbackSet
+from callbacksets.base import STAGES, CallbackSet, check_instance
 from callbacksets.capture import Capture
 from callbacksets.context import ContextTorch, Loop
 from callbacksets.scores import ScoreReader
@@ -50,7 +50,13 @@ class Run:
     # --- stages ------------------------------------------------------------------------------------------------------
 
     def find_stages(self) -> None:
-        """Look again which callback has which stage, and bind the methods: a batch should only have to call them."""
+        """Look again which callback has which stage, and bind the methods: a batch should only have to call them.
+
+        Raises:
+            TypeError: For what was set on an instance as a stage and cannot be one.
+        """
+        for callback in self.sets.values():
+            check_instance(callback)
         profiler = self.trainer.profiler  # type: ignore[attr-defined]  # set where mypy does not look
         is_profiled = type(profiler).__name__ != "PassThroughProfiler"  # by name: each namespace has one
         for stage in STAGES:
@@ -205,9 +211,7 @@ class _Noting:
         loop, trainer = self._run.loop, self._run.trainer
         id = self._id or loop.caller or ""
         where = f"in callback {id!r} ({type(self._run.sets.get(id)).__name__}), {self._method or loop.stage}"
-        where += f", epoch {loop.epoch}, step {loop.step}"
-        if trainer.world_size > 1:
-            where += f", rank {trainer.global_rank} of {trainer.world_size}"
+        where += f", epoch {loop.epoch}, step {loop.step}, rank {trainer.global_rank} of {trainer.world_size}"
         if loop.missed_epoch_begin:
             where += "; on_epoch_begin did not run, as the run was resumed inside the epoch"
         return where

@@ -149,7 +149,11 @@ class ScoreReader:
         for name, entry in zip(self._short(entries), entries, strict=True):
             # Both are cached until the next update, so that Lightning does not compute once more. Of a metric that is
             # its own update: it may be logged once and updated in every batch.
-            value = entry.compute() if entry.is_tensor else entry.value.compute()
+            try:
+                value = entry.compute() if entry.is_tensor else entry.value.compute()
+            except Exception as error:  # a metric may need more batches than there were until here
+                self._say_once(_full_name(entry), f"could not be computed, and so is no score: {error}")
+                continue
             if not (isinstance(value, torch.Tensor) and value.numel() == 1):
                 self._say_once(_full_name(entry), "is not a single number and so is no score.")
                 continue

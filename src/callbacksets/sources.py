@@ -5,7 +5,7 @@ from collections.abc import Iterable, Mapping
 from typing import Any
 
 from callbacksets.arguments import weight
-from callbacksets.base import CallbackSet, check_instance, identify
+from callbacksets.base import CallbackSet, identify
 from callbacksets.descriptor import TorchCallback
 from callbacksets.dictionary import t_clbk
 from callbacksets.errors import listed
@@ -50,7 +50,6 @@ def generate(sources: Mapping[str, Source]) -> dict[str, CallbackSet]:
     """The CallbackSets of one fit by id, in the order in which they run."""
     callbacks = {id: _callback(source) for id, source in sources.items()}
     for id, callback in callbacks.items():
-        check_instance(callback)
         weight(f"the weight of callback {id!r}", callback.weight)
     return dict(sorted(callbacks.items(), key=lambda item: item[1].weight))
 

@@ -65,7 +65,8 @@ def save_run(loop: Loop, ctx: ContextTorch, callbacks: Mapping[str, SavedState])
             "terminate": loop.terminate and (loop.in_epoch or not may_stop(ctx.trainer, loop)),
             "terminated_by": loop.terminated_by,
             "scores_train": _save_scores(ctx.last_scores_train),
-            "scores_valid": _save_scores(ctx.last_scores_valid),
+            # a validation under way will run again, or is lost: those of the one before are not its scores
+            "scores_valid": None if loop.in_validation else _save_scores(ctx.last_scores_valid),
             "scored_at": loop.scored_at,
             # a resumed run has no sanity check to know its measures from
             "minimize": {name: ctx.minimize(name) for name in loop.measures_valid} or loop.minimize,
@@ -77,6 +78,11 @@ def save_run(loop: Loop, ctx: ContextTorch, callbacks: Mapping[str, SavedState])
 def counted(progress: Any) -> bool:
     """Whether a checkpoint written now counts what is under way, an epoch or a batch, as done: its last hooks run."""
     return bool(progress.current.processed > progress.current.completed)
+
+
+def starts_over(loop: Loop, saved: Mapping[str, Any]) -> bool:
+    """Whether a run does not go on where the checkpoint was written, but with an earlier epoch."""
+    return bool(loop.epoch + saved["in_epoch"] < saved["epoch"])
 
 
 def restore_loop(loop: Loop, saved: Mapping[str, Any]) -> None:

@@ -1,5 +1,6 @@
 """A LightningModule for the common case: a network, a loss, an optimizer, some measures."""
 
+import copy
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 
@@ -41,7 +42,8 @@ class SupervisedModule(L.LightningModule):
         optimizer: A callable that makes the optimizer of the network's parameters, like an optimizer class.
         measures_train: torchmetrics objects for training: a mapping by id, one, or several under their class names in
             snake case. They are copied.
-        measures_valid: The same for validation. The first is what early stopping and plateau schedules look at.
+        measures_valid: The same for validation, for each loader its own. The first is what early stopping and plateau
+            schedules look at.
         prediction_encoder: A callable `(network_output, task)` that makes the prediction which the measures and
             `trainer.predict()` get; `task` is the dataset, or the list or dict of them. By default the output, or its
             first element.
@@ -79,6 +81,7 @@ class SupervisedModule(L.LightningModule):
         self.make_optimizer = optimizer
         self.measures_train = _by_id("measures_train", measures_train)
         self.measures_valid = _by_id("measures_valid", measures_valid)
+        self.more_measures_valid = nn.ModuleList()  # of further validation loaders
         self.prediction_encoder = prediction_encoder
 
     def forward(self, x: Any) -> Any:
@@ -87,10 +90,21 @@ class SupervisedModule(L.LightningModule):
         return self.network(*x) if isinstance(x, list | tuple) else self.network(x)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        return self._step(batch, "train", self.measures_train)
+        return self._step(batch, "train", "measures_train")
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-        self._step(batch, "val", self.measures_valid)
+        self._step(batch, "val", self._measures_of_loader(dataloader_idx))
+
+    def _measures_of_loader(self, dataloader_idx: int) -> str:
+        """Where those of a validation loader are: the first has `measures_valid`, each other one copies of them."""
+        if dataloader_idx == 0:
+            return "measures_valid"
+        while len(self.more_measures_valid) < dataloader_idx:
+            copies = copy.deepcopy(self.measures_valid).train()  # Lightning does not know them as modules to set back
+            for measure in cast(Iterable[Metric], copies.values()):
+                measure.reset()
+            self.more_measures_valid.append(copies)
+        return f"more_measures_valid.{dataloader_idx - 1}"
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
         return self._encode(self(_inputs(batch)), self.trainer.predict_dataloaders)
@@ -98,16 +112,23 @@ class SupervisedModule(L.LightningModule):
     def configure_optimizers(self) -> Optimizer:
         return self.make_optimizer(self.network.parameters())
 
-    def _step(self, batch: Any, loop: str, measures: nn.ModuleDict) -> Tensor:
+    def _step(self, batch: Any, loop: str, where: str) -> Tensor:
         x, y = _unpacked(batch)
         y_hats = self(x)
         loss = self.loss_fn(y_hats, y)
-        if measures:
+        if measures := cast(Mapping[str, Metric], self.get_submodule(where)):
             loader = self.trainer.train_dataloader if loop == "train" else self.trainer.val_dataloaders
             prediction = self._encode(apply_to_collection(y_hats, Tensor, Tensor.detach), loader)
-            for id, measure in cast(Mapping[str, Metric], measures).items():
+            for id, measure in measures.items():
                 measure.update(prediction, y)
-                self.log(f"{loop}_{id}", measure, on_step=False, on_epoch=True, batch_size=len(y))
+                self.log(
+                    f"{loop}_{id}",
+                    measure,
+                    on_step=False,
+                    on_epoch=True,
+                    batch_size=len(y),
+                    metric_attribute=f"{where}.{id}",  # Lightning looks for it only once, perhaps before there was one
+                )
         self.log(f"{loop}_loss", loss, on_step=False, on_epoch=True, batch_size=len(y), sync_dist=True)
         return loss
 

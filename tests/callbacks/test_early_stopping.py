@@ -1,13 +1,15 @@
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import lightning as L
 import pytest
 import torch
 from torch import nn
 
 from callbacksets import CallbackSetAdapter, CallbackSetEarlyStopping, read_states, t_clbk
-from tests.helpers import Act, Tiny, fit, ones, quiet
+from tests.helpers import Act, Batches, Tiny, fit, ones, quiet
 
 
 class Scored(Tiny):
@@ -149,6 +151,24 @@ def test_best_weights_are_all_of_the_networks_state(tmp_path: Path) -> None:
     trainer.save_checkpoint(tmp_path / "last.ckpt")
     best = read_states(tmp_path / "last.ckpt")["early_stopping"]["best_weights"]
     assert best._metadata["0"] == {"version": 2}
+
+
+@pytest.mark.filterwarnings("ignore:Total length of `Batches` across ranks is zero")  # on purpose
+def test_an_empty_validation_loader_is_no_validation() -> None:
+    with pytest.raises(RuntimeError, match="needs validation, but this fit has none"):
+        fit(CallbackSetEarlyStopping(1), Scored(1), ones(1), Batches([]))
+
+
+def test_beside_averaged_weights_it_says_which_it_keeps() -> None:
+    class WeightAveraging(L.Callback):  # as Lightning has one from 2.6 on
+        pass
+
+    averaging = type("EMAWeightAveraging", (WeightAveraging,), {})()
+    for restore in (True, False):
+        sets = CallbackSetEarlyStopping(5, restore_best_weights=restore)
+        warns = pytest.warns(UserWarning, match="WeightAveraging validates with averaged weights")
+        with warns if restore else nullcontext():
+            fit(sets, Scored(1), ones(1), ones(1), native=(averaging,))
 
 
 def test_there_is_one_copy_of_the_best_weights(tmp_path: Path) -> None:

@@ -1,7 +1,7 @@
 """A fit on two ranks that each hold half of every parameter.
 
-Run it by `python -m tests.scripts.sharded FOLDER`, with a checkpoint behind it to resume from, or `--fail`. Every rank
-writes what it sees as JSON lines to `FOLDER/<rank>.jsonl`.
+Run it by `python -m tests.scripts.sharded FOLDER`, with a checkpoint behind it to resume from, or `--fail`, or
+`--alone` for a single rank. Every rank writes what it sees as JSON lines to `FOLDER/<rank>.jsonl`.
 """
 
 import json
@@ -78,8 +78,8 @@ class CallbackSetReport(CallbackSet):
 
 
 def main(folder: Path, option: str | None = None) -> None:
-    fails = option == "--fail"
-    checkpoint = None if fails else option
+    fails, ranks = option == "--fail", 1 if option == "--alone" else 2
+    checkpoint = None if option in ("--fail", "--alone") else option
     torch.set_num_threads(1)
     torch.manual_seed(0)
     see = CallbackSetSee(folder, fails)
@@ -92,8 +92,8 @@ def main(folder: Path, option: str | None = None) -> None:
     }
     trainer = quiet(
         callbacks=[CallbackSetAdapter(sets)],
-        devices=2,
-        strategy=ModelParallelStrategy(data_parallel_size=2, tensor_parallel_size=1, process_group_backend="gloo"),
+        devices=ranks,
+        strategy=ModelParallelStrategy(data_parallel_size=ranks, tensor_parallel_size=1, process_group_backend="gloo"),
         use_distributed_sampler=False,
         max_epochs=2 if checkpoint is None else 3,
     )

@@ -9,7 +9,13 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from callbacksets.arguments import choice, flag, number, text, whole_number
-from callbacksets.callbacks.monitor import choose_measure, measures_at_begin, monitored_score, scores_to_monitor
+from callbacksets.callbacks.monitor import (
+    choose_measure,
+    has_validation,
+    measures_at_begin,
+    monitored_score,
+    scores_to_monitor,
+)
 from callbacksets.callbacks.starts_over import StartsOver
 from callbacksets.scores import ByName
 from callbacksets.shards import divided
@@ -74,10 +80,18 @@ class CallbackSetEarlyStopping(StartsOver):
             self.best_weights = divided(self.best_weights, like=self.ctx.network.state_dict())
         if self.ctx.total_epochs == 0:
             return
-        if not self.ctx.trainer.enable_validation:
+        if not has_validation(self.ctx):
             raise RuntimeError(
-                "Early stopping needs validation, but this fit has none. Give trainer.fit() a validation loader and "
-                "the module a validation_step(), and leave limit_val_batches above 0."
+                "Early stopping needs validation, but this fit has none. Give trainer.fit() a validation loader that "
+                "is not empty and the module a validation_step(), and leave limit_val_batches above 0."
+            )
+        natives: list[Any] = self.ctx.trainer.callbacks  # type: ignore[attr-defined]  # set where mypy does not look
+        averaging = [native for native in natives if "WeightAveraging" in (c.__name__ for c in type(native).__mro__)]
+        if self.restore_best_weights and averaging:
+            rank_zero_warn(
+                f"{type(averaging[0]).__name__} validates with averaged weights, and has put the others back when "
+                "early stopping comes to keep the best: these are what restore_best_weights will restore. For the "
+                "averaged ones, save them: ModelCheckpoint(monitor=...)."
             )
         if (known := measures_at_begin(self, self.monitor)) is not None:
             self._choose(known)

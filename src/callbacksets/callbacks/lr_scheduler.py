@@ -12,7 +12,13 @@ from torch.optim import Optimizer
 from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
 
 from callbacksets.arguments import choice, flag, keywords, number, text, whole_number
-from callbacksets.callbacks.monitor import choose_measure, measures_at_begin, monitored_score, scores_to_monitor
+from callbacksets.callbacks.monitor import (
+    choose_measure,
+    has_validation,
+    measures_at_begin,
+    monitored_score,
+    scores_to_monitor,
+)
 from callbacksets.callbacks.starts_over import StartsOver
 from callbacksets.errors import listed
 from callbacksets.scores import ByName
@@ -103,7 +109,7 @@ class CallbackSetLRScheduler(StartsOver):
 
     def __getstate__(self) -> dict[str, Any]:
         # a scheduler holds the optimizer of its fit: of it, copies keep what a checkpoint does
-        return vars(self) | {"scheduler": None, "_loaded": CallbackSetLRScheduler.state_dict(self)}
+        return super().__getstate__() | {"scheduler": None, "_loaded": CallbackSetLRScheduler.state_dict(self)}
 
     @property
     def _name(self) -> str:
@@ -264,7 +270,7 @@ class CallbackSetLRSchedulerReduceOnPlateau(CallbackSetLRScheduler):
         super().on_begin()
         if self.scheduler is None:
             return
-        if not self.ctx.trainer.enable_validation:
+        if not has_validation(self.ctx):
             rank_zero_warn("This fit has no validation, so ReduceLROnPlateau leaves the learning rate as it is.")
         elif (known := measures_at_begin(self, self.monitor)) is not None:
             self._choose(known)

@@ -10,6 +10,11 @@ from callbacksets.errors import did_you_mean, listed
 from callbacksets.scores import ByName, Measures, Scores, by_name
 
 
+def has_validation(ctx: ContextTorch) -> bool:
+    """Whether there is anything to validate with in this fit."""
+    return ctx.trainer.enable_validation and any(ctx.trainer.num_val_batches)
+
+
 def scores_to_monitor(ctx: ContextTorch, user: str) -> Scores:
     """The scores of the validation that has just ended.
 
@@ -45,7 +50,10 @@ def measures_at_begin(callback: CallbackSet, monitor: str | None) -> Measures | 
         return None
     if monitor is None or monitor in known.logged or did_you_mean(monitor, known):
         return known
-    others = (other for other in callback.ctx.callbacks.values() if other is not callback)
+    # those of this package add no scores
+    others = (
+        other for other in callback.ctx.callbacks.values() if not type(other).__module__.startswith("callbacksets.")
+    )
     return None if any("on_valid_end" in other.stages for other in others) else known
 
 

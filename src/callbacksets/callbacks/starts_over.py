@@ -1,6 +1,6 @@
 """What the predefined callbacks with a state have in common."""
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from callbacksets.base import CallbackSet
 
@@ -29,6 +29,9 @@ class StartsOver(CallbackSet):
         self._ctx = ctx
         if ctx is None:  # a fit has ended, which may have failed before it began
             self.has_begun = self._state_is_loaded = False
+
+    def __getstate__(self) -> dict[str, Any]:
+        return super().__getstate__() | {"_ctx": None}
 
     def start_over(self) -> None:
         """Forget what an earlier fit has left."""

@@ -14,18 +14,19 @@ def make_context(**fields: Any) -> ContextTorch:
     """A stand-in for `ctx` that has the given fields and no others, so that a method can be tested without a Trainer.
 
     It behaves as in a fit: what cannot be set there cannot be set here, scores take positions, a batch can be
-    exchanged as in `batch_begin`, and `terminate` is False until it is set. For the next moment, make another.
+    exchanged as in `batch_begin`, `terminate` is False until it is set, and `minimize()` goes by the scores and
+    measures that were given. For the next moment, make another.
 
     Example:
         >>> from callbacksets import CallbackSet
         >>> from callbacksets.testing import make_context
         >>> class CallbackSetEnough(CallbackSet):
-        ...     def on_epoch_end(self):
+        ...     def on_valid_end(self):
         ...         if self.ctx.last_scores_valid["acc"] > 0.9:
         ...             self.ctx.terminate = True
         >>> callback = CallbackSetEnough()
         >>> callback.ctx = make_context(last_scores_valid={"acc": 0.95})
-        >>> callback.on_epoch_end()
+        >>> callback.on_valid_end()
         >>> callback.ctx.terminate
         True
         >>> callback.ctx.epoch
@@ -34,7 +35,7 @@ def make_context(**fields: Any) -> ContextTorch:
         AttributeError: ctx.epoch is read but was not given. Give it: make_context(epoch=...).
 
     Args:
-        **fields: The fields and their values. `minimize`, a method of the real one, is given as a function.
+        **fields: The fields and their values. `minimize`, a method, may be given as a function.
 
     Raises:
         TypeError: For a field that a real `ctx` does not have.
@@ -56,11 +57,13 @@ class _StandIn(ContextTorch):
     def __init__(self, fields: dict[str, Any]) -> None:
         no: Any = None
         # keeps and checks what can be set, as in a fit
-        self._real = ContextTorch(no, no, Loop(batch=fields.get("batch"), batch_open=True), {})
+        loop = Loop(batch=fields.get("batch"), batch_open=True)
+        self._real = ContextTorch(no, no, loop, {})
         self._given = {"terminate": False} | fields
         for name in ("measures_train", "measures_valid"):
             if isinstance(measures := fields.get(name), Mapping):
                 self._given[name] = by_name(measures)
+                setattr(loop, name, self._given[name])
         for name in ("terminate", "last_scores_train", "last_scores_valid"):
             if name in fields:
                 setattr(self, name, fields[name])
@@ -68,6 +71,8 @@ class _StandIn(ContextTorch):
     def __getattribute__(self, name: str) -> Any:
         if name not in _FIELDS:
             return super().__getattribute__(name)
+        if name == "minimize" and name not in self._given:
+            return self._real.minimize
         if name not in self._given:
             raise AttributeError  # which __getattr__ explains
         return self._given[name]
