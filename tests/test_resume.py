@@ -11,7 +11,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, OnExceptionCheckpoint
+from lightning.pytorch.callbacks import Checkpoint, LambdaCallback, ModelCheckpoint, OnExceptionCheckpoint
 from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 from torchmetrics.classification import MulticlassAccuracy
@@ -29,7 +29,8 @@ from callbacksets import (
     select_name,
     t_clbk,
 )
-from tests.helpers import quiet
+from tests.helpers import StageLog, Tiny, ones, quiet
+from tests.helpers import fit as tiny_fit
 
 EPOCHS, BATCHES = 6, 4
 
@@ -327,6 +328,17 @@ def test_saved_in_a_batch_by_a_callback_before_the_adapter(
             if column in outcome.states.get("history", {}):
                 outcome.states["history"][column][2] = None
     assert same(parts.states, whole.states), (parts.states, whole.states)
+
+
+def test_saving_after_an_epoch_that_the_module_cuts_short(tmp_path: Path) -> None:
+    class Short(Tiny):
+        def on_train_batch_start(self, batch: Any, batch_idx: int) -> Any:
+            return -1 if batch_idx == 1 else None
+
+    log = StageLog("global_step", stages=("on_batch_end", "on_epoch_end"))
+    save = LambdaCallback(on_train_epoch_end=lambda trainer, module: trainer.save_checkpoint(tmp_path / "end.ckpt"))
+    tiny_fit(log, Short(), ones(3), ones(1), native=(save,))
+    assert log.rows == [("batch_end", 1), ("epoch_end", 2)]
 
 
 def test_a_validation_that_is_lost_has_no_scores(tmp_path: Path) -> None:

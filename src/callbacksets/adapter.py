@@ -376,7 +376,8 @@ class AdapterHooks:
         run.loop.scores_train = run.reader.train()
         run.loop.scored_at = run.loop.global_step
         if (scores := run.ctx.last_scores_train) is not None:
-            scores.update({name: value for name, value in before.items() if name not in set(scores)})
+            computed = set(scores)
+            scores.update({name: value for name, value in before.items() if name not in computed})
 
     def _stop_if_asked(self, run: Run) -> None:
         loop, trainer = run.loop, run.trainer
@@ -465,12 +466,13 @@ class AdapterHooks:
         loop, fit_loop = run.loop, run.trainer.fit_loop
         if loop.caller is not None:
             return  # one of ours saves
-        if loop.in_batch and counted(fit_loop.epoch_loop.batch_progress):
-            end = self._end_batch
+        # the epoch first: one that a module cuts short leaves its last batch open
+        if loop.in_epoch and counted(fit_loop.epoch_progress):
+            end = self._end_epoch
         elif loop.validation_ends and run.reader.validation_is_over():
             end = self._end_validation
-        elif loop.in_epoch and counted(fit_loop.epoch_progress):
-            end = self._end_epoch
+        elif loop.in_batch and counted(fit_loop.epoch_loop.batch_progress):
+            end = self._end_batch
         else:
             return
         loop.ahead = True
