@@ -332,7 +332,7 @@ def clone(bench: Bench) -> None:
 
 
 def pickles(bench: Bench) -> None:
-    """What it holds can be pickled before and after a fit, as for processes that are started, and the copy can train."""
+    """What it holds can be pickled before and after a fit, as when processes are started, and the copy can train."""
     remedy = (
         "Define the functions it holds in a module, not in a function and not as lambdas. Leave open files and the "
         "like out in __getstate__(), or close them in on_exit."
