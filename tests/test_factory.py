@@ -160,9 +160,13 @@ def test_locked_objects() -> None:
     with pytest.raises(AttributeError, match=r"CallbackSetX declares no attribute 'sise'.* Did you mean 'size'\?"):
         callback.sise = 2
     assert copy.copy(callback).size == 2
-    unlocked: Any = callback_set("CallbackSetY", public={"size": 1})()
-    unlocked.sise = 2
-    assert unlocked.sise == 2
+    for inherit in (CallbackSet, cls):  # as in R, the class decides and not the one it inherits from
+        unlocked: Any = callback_set("CallbackSetY", public={"size": 1}, inherit=inherit)()
+        unlocked.sise = 2
+        assert unlocked.sise == 2
+    locked: Any = callback_set("CallbackSetZ", inherit=cls, lock_objects=True)()
+    with pytest.raises(AttributeError, match="its objects are locked"):
+        locked.sise = 2
 
 
 def test_pickles() -> None:

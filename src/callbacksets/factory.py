@@ -131,8 +131,9 @@ def callback_set(
     _add(members, {f"_{name}": value for name, value in _declared("private", private, _member).items()})
     _add(members, _declared("active", active, _active))
 
-    bases = (_Locked, inherit) if flag("lock_objects", lock_objects) else (inherit,)
-    members |= {"__module__": _caller(), "__qualname__": classname}
+    locked = flag("lock_objects", lock_objects)
+    bases = (_Locked, inherit) if locked and not issubclass(inherit, _Locked) else (inherit,)
+    members |= {"__module__": _caller(), "__qualname__": classname, "_objects_are_locked": locked}
     return cast(type[CallbackSet], types.new_class(classname, bases, exec_body=lambda body: body.update(members)))
 
 
@@ -189,10 +190,12 @@ def torch_callback(
 
 
 class _Locked:
-    """Comes before a class whose instances have no other attributes than those it declares."""
+    """Comes before a class whose instances have no other attributes than those it declares, where it does not unlock."""
+
+    _objects_are_locked = True
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if not hasattr(type(self), name) and name not in STAGES:
+        if self._objects_are_locked and not hasattr(type(self), name) and name not in STAGES:
             known = [known for known in dir(type(self)) if not known.startswith("__")]
             raise AttributeError(
                 f"{type(self).__name__} declares no attribute {name!r}, and its objects are locked."
