@@ -190,7 +190,7 @@ def torch_callback(
 
 
 class _Locked:
-    """Comes before a class whose instances have no other attributes than those it declares, where it does not unlock."""
+    """Comes before a class whose instances have only the attributes that it declares, unless it unlocks them."""
 
     _objects_are_locked = True
 
