@@ -353,6 +353,47 @@ def test_a_validation_that_is_lost_has_no_scores(tmp_path: Path) -> None:
     assert parts.states["history"] == expected
 
 
+@pytest.mark.parametrize("kind", ["epoch end", "CallbackSetCheckpoint"])
+@pytest.mark.parametrize("kwargs", [{"max_steps": 16}, {"max_steps": 16, "max_epochs": -1}], ids=str)
+def test_a_run_that_counts_in_steps(
+    kind: str, kwargs: dict[str, Any], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Lightning begins the epoch once more that had ended when the checkpoint was written, without batches."""
+    monkeypatch.chdir(tmp_path)
+    callbacks = ["history", "steps", "early_stopping_plain", "lr_step", "unfreeze"]
+    whole, parts = Outcome(), Outcome()
+    fit(callbacks, whole, **kwargs)
+    interrupt = Interrupt("on_train_epoch_start", 2 * BATCHES)
+    own: dict[str, CallbackSet] = {}
+    if kind == "epoch end":
+        natives, name = checkpoint(tmp_path, kind)
+        fit(callbacks, parts, *natives, **kwargs)
+        saved: Any = tmp_path / name
+    else:
+        own = {"checkpoint": CallbackSetCheckpoint("saved", freq=1)}
+        fit(callbacks, parts, interrupt, own=own, **kwargs)
+        saved = latest_checkpoint("saved")
+    fit(callbacks, parts, ckpt=saved, own=own, **kwargs)
+    assert parts.states["history"]["epoch"] == [1, 2, 3, 4]
+    assert parts.rates == whole.rates
+    assert same(parts.states, whole.states), (parts.states, whole.states)
+    assert same(parts.weights, whole.weights)
+
+
+def test_an_end_that_has_failed_is_not_made_up_for_when_a_callback_saves_the_failure(tmp_path: Path) -> None:
+    class Fails(L.Callback):
+        def on_train_epoch_end(self, *args: Any) -> None:
+            raise InterruptedFit
+
+        def on_exception(self, trainer: L.Trainer, *args: Any) -> None:
+            trainer.save_checkpoint(tmp_path / "failed.ckpt")
+
+    log = StageLog()
+    with pytest.raises(InterruptedFit):
+        tiny_fit(log, None, ones(1), ones(1), native=(Fails(),))
+    assert log.rows[-2:] == ["valid_end", "exit"]
+
+
 def test_saving_before_the_adapter_changes_nothing_in_the_run_that_saves(tmp_path: Path) -> None:
     plain, saving = Outcome(), Outcome()
     callbacks = ["history", "early_stopping_plain", "steps"]

@@ -607,4 +607,8 @@ def test_a_name_is_found_however_it_is_asked_for() -> None:
     assert scores.get("los") is scores.get(2) is None
     assert scores.get("los", 3.0) == 3.0
     assert not any(name in Scores() for name in ("loss", 0))
+    del scores["val_acc"]
+    assert scores.pop("val_loss") == 0.2
+    assert scores.pop("val_loss", None) is None
+    assert scores == {}
     assert Scores().get("loss", 3.0) == 3.0

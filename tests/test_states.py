@@ -12,7 +12,7 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
-from lightning.pytorch.callbacks import LambdaCallback, LearningRateFinder, OnExceptionCheckpoint
+from lightning.pytorch.callbacks import LambdaCallback, LearningRateFinder, ModelCheckpoint, OnExceptionCheckpoint
 from lightning.pytorch.tuner import Tuner
 
 from callbacksets import CallbackSet, CallbackSetAdapter, CallbackSetHistory, read_states
@@ -279,7 +279,7 @@ def test_a_tuner_that_undoes_the_resuming_is_noticed(tmp_path: Path) -> None:
         return adapter
 
     fit(2)
-    with pytest.warns(UserWarning, match="Lightning starts over with epoch 1, though .* after epoch 2: a tuner among"):
+    with pytest.warns(UserWarning, match="Lightning starts over, though .* after 4 batches: a tuner among"):
         adapter = fit(3, ckpt_path=tmp_path / "two.ckpt")
     assert adapter.states["history"]["epoch"] == [1, 2, 3]
     assert resumed == [False, False]
@@ -374,3 +374,27 @@ def test_loaded_states_are_copies_and_a_checkpoint_in_begin_is_one_of_a_run(tmp_
     again = CallbackSetAdapter({"saver": Act(on_begin=lambda ctx: seen.append(ctx.resumed)), "pops": Pops()})
     quiet(callbacks=[again], max_epochs=2).fit(Tiny(), ones(2), ckpt_path=tmp_path / "begin.ckpt")
     assert seen == [True]
+
+
+def test_after_a_failed_fit_the_next_saves_its_own(tmp_path: Path) -> None:
+    def fails(ctx: Any) -> None:
+        if not fits:
+            fits.append(ctx.epoch)
+            raise ZeroDivisionError
+
+    fits: list[int] = []
+    adapter = CallbackSetAdapter({"act": Act(on_epoch_end=fails, on_exit=lambda ctx: None), "history": "history"})
+    save = LambdaCallback(on_train_epoch_end=lambda trainer, module: trainer.save_checkpoint(tmp_path / "last.ckpt"))
+    trainer = quiet(
+        callbacks=[save, adapter, ModelCheckpoint(tmp_path, save_on_exception=True)],
+        max_epochs=2,
+        enable_checkpointing=True,
+    )
+    strategy = trainer.strategy
+    strategy.lightning_module_state_dict = users = lambda: {"users": torch.ones(1)}
+    with pytest.raises(ZeroDivisionError):
+        trainer.fit(Tiny(), ones(1))
+    trainer.fit(Tiny(), ones(1))
+    assert strategy.lightning_module_state_dict is users
+    assert read_states(tmp_path / "last.ckpt")["history"]["epoch"] == [2]  # Lightning goes on counting
+    assert list(torch.load(tmp_path / "last.ckpt")["state_dict"]) == ["users"]

@@ -14,7 +14,7 @@ from torch.optim import Optimizer
 
 from callbacksets.arguments import choice
 from callbacksets.base import CallbackSet
-from callbacksets.capture import handles_exception, save_instead
+from callbacksets.capture import WeightsBefore
 from callbacksets.context import NOTHING, ContextTorch, Loop, check_names, may_stop
 from callbacksets.handover import Handover, trains_in_child
 from callbacksets.plan import plan_as_html, plan_as_text
@@ -74,7 +74,7 @@ class AdapterHooks:
         self._run: Run | None = None
         self._sets: dict[str, CallbackSet] = {}
         self._result: Saved | None = None
-        self._saves_weights = False  # those from before `exit`, on an exception
+        self._weights_before: WeightsBefore | None = None
         self._stopped_by: StoppedBy | None = None
         self._handover = Handover()
 
@@ -119,7 +119,9 @@ class AdapterHooks:
                 "callbacks of its own: copy.deepcopy(adapter)."
             )
         self._exit()  # of a fit that was left without a word: another callback failed in its `on_exception`
-        self._saves_weights = False
+        if self._weights_before is not None:
+            self._weights_before.stop()
+            self._weights_before = None
         if stage != "fit":
             return
         self._handover.take()  # what nobody has asked for
@@ -148,7 +150,7 @@ class AdapterHooks:
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: "LightningModule", checkpoint: dict[str, Any]) -> None:
         run = self._run
-        if run is None or run.loop.begun:
+        if run is None or run.trainer is not trainer or run.loop.begun:
             return  # trainer.validate(ckpt_path=...), or a learning rate finder that restores what it has changed
         saved: Saved | None = checkpoint["callbacks"].get(KEY)
         if saved is not None and not saved["begun"]:
@@ -173,9 +175,9 @@ class AdapterHooks:
         loop.automatic = run.ctx.learner.automatic_optimization
         if run.given is not None and starts_over(loop, run.given["loop"]):
             rank_zero_warn(
-                f"Lightning starts over with epoch {loop.epoch + 1}, though the checkpoint was written after epoch "
-                f"{run.given['loop']['epoch']}: a tuner among the callbacks, perhaps, has undone the resuming. So the "
-                "callbacks start over as well. Tune before, and resume without it."
+                f"Lightning starts over, though the checkpoint was written after {run.given['loop']['global_step']} "
+                "batches: a tuner among the callbacks, perhaps, has undone the resuming. So the callbacks start over "
+                "as well. Tune before, and resume without it."
             )
             run.given, loop.resumed = None, False
         if run.given is not None:
@@ -189,6 +191,7 @@ class AdapterHooks:
         run.call("on_begin")
         loop.begun = True
         run.given = None  # all of it is with the callbacks now, and may be as large as the network
+        run.check_stages()
         run.find_stages()
         run.watch_network()
         run.capture.watch_steps()
@@ -204,6 +207,8 @@ class AdapterHooks:
         run = self._running()
         if run.loop.missed_epoch_begin:
             return  # the epoch had begun when the checkpoint was written, but not yet for Lightning
+        if run.loop.ended_epoch == trainer.current_epoch + 1:
+            return
         self._begin_epoch(run)
 
     def _begin_epoch(self, run: Run) -> None:
@@ -279,7 +284,7 @@ class AdapterHooks:
         self, trainer: Trainer, pl_module: "LightningModule", outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         run = self._running()
-        if self._was_ahead(run):
+        if self._was_ahead(run, "on_train_batch_end"):
             return
         if not run.loop.in_batch:
             run.loop.global_step += 1  # a None batch counts, and has no stages
@@ -301,10 +306,10 @@ class AdapterHooks:
         if (run := self._training(trainer)) is not None:
             self._enter_epoch(run)
             run.loop.validated = run.loop.in_validation = True
-            self._before_valid(run)
+            self._before_valid(run, in_epoch=True)
 
-    def _before_valid(self, run: Run) -> None:
-        run.loop.scores_train = run.reader.train()
+    def _before_valid(self, run: Run, *, in_epoch: bool = False) -> None:
+        run.loop.scores_train = run.reader.train(in_epoch=in_epoch)
         run.loop.measures_train = run.reader.measures("train")
         run.loop.scored_at = run.loop.global_step
         run.call("on_before_valid")
@@ -339,7 +344,7 @@ class AdapterHooks:
         if self._run is not None and trainer.sanity_checking:
             self._run.loop.measures_valid = self._run.reader.measures("valid")  # nothing more is known before `begin`
         if (run := self._training(trainer)) is not None:
-            if not self._was_ahead(run):
+            if not self._was_ahead(run, "on_validation_end"):
                 self._end_validation(run)
             if self.terminate_at == "validation":
                 self._stop_if_asked(run)
@@ -354,7 +359,9 @@ class AdapterHooks:
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: "LightningModule") -> None:
         run = self._running()
-        if not self._was_ahead(run):
+        if not run.loop.in_epoch and run.loop.ended_epoch == trainer.current_epoch + 1:
+            return
+        if not self._was_ahead(run, "on_train_epoch_end"):
             self._end_epoch(run)
         self._stop_if_asked(run)
 
@@ -420,8 +427,7 @@ class AdapterHooks:
         weights = self._weights_to_save(self._run, pl_module)
         self._exit(exception)
         if weights is not None:
-            self._saves_weights = True
-            save_instead(trainer, weights)
+            self._weights_before = WeightsBefore(trainer, weights)
 
     def _weights_to_save(self, run: Run, pl_module: "LightningModule") -> dict[str, Any] | None:
         """A copy of the weights for what saves a checkpoint on the exception, behind us, when `exit` changed them."""
@@ -435,10 +441,10 @@ class AdapterHooks:
         whole = trainer.world_size == 1 or "DDP" in type(trainer.strategy).__name__
         if not (saves and whole and run.has_stage("on_exit")):
             return None
-        return {
-            name: value.detach().to("cpu", copy=True) if isinstance(value, Tensor) else value
-            for name, value in pl_module.state_dict().items()
-        }
+        weights = pl_module.state_dict()
+        for name, value in weights.items():
+            weights[name] = value.detach().to("cpu", copy=True) if isinstance(value, Tensor) else value
+        return weights
 
     def _exit(self, error: BaseException | None = None) -> None:
         run = self._run
@@ -457,31 +463,30 @@ class AdapterHooks:
         saved = copy.deepcopy(self._result) if self._run is None else self._run.save()
         if saved is None:
             return
-        if self._saves_weights and handles_exception(trainer):
+        if self._weights_before is not None and self._weights_before.are_saved():
             saved["exact"] = True
         checkpoint["callbacks"][KEY] = put_together(saved, keep=trainer.is_global_zero)
 
     def _go_ahead(self, run: Run) -> None:
-        """When a callback before us saves what ends now: do our part of it, as no run that is resumed from it will."""
+        """A callback before us saves, and Lightning counts what ends as done: end it now, as a resumed run will not."""
         loop, fit_loop = run.loop, run.trainer.fit_loop
-        if loop.caller is not None:
-            return  # one of ours saves
+        if loop.caller is not None or run.trainer.interrupted:
+            return  # one of ours saves, or what ends has failed
         # the epoch first: one that a module cuts short leaves its last batch open
         if loop.in_epoch and counted(fit_loop.epoch_progress):
-            end = self._end_epoch
+            loop.ahead, end = "on_train_epoch_end", self._end_epoch
         elif loop.validation_ends and run.reader.validation_is_over():
-            end = self._end_validation
+            loop.ahead, end = "on_validation_end", self._end_validation
         elif loop.in_batch and counted(fit_loop.epoch_loop.batch_progress):
-            end = self._end_batch
+            loop.ahead, end = "on_train_batch_end", self._end_batch
         else:
             return
-        loop.ahead = True
         end(run)
 
-    def _was_ahead(self, run: Run) -> bool:
+    def _was_ahead(self, run: Run, hook: str) -> bool:
         """Whether what a hook is for was done before it came."""
-        ahead, run.loop.ahead = run.loop.ahead, False
-        return ahead
+        ahead, run.loop.ahead = run.loop.ahead, ""
+        return ahead == hook
 
     def _running(self) -> Run:
         run = self._run
@@ -502,7 +507,7 @@ class AdapterHooks:
     def __getstate__(self) -> dict[str, Any]:
         # Lightning binds the module's `log` and `log_dict` to its callbacks: a copy would drag the module along
         state = {name: value for name, value in vars(self).items() if name not in ("log", "log_dict")}
-        return state | {"_run": None}
+        return state | {"_run": None, "_weights_before": None}
 
 
 def _scaler(trainer: Trainer) -> Any:

@@ -1,7 +1,8 @@
 """What a fit taps from Lightning: in a step the network's output, the loss and the batch; the moment before saving."""
 
+import copy
 from collections.abc import Callable, Mapping
-from functools import wraps
+from functools import partial, wraps
 from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
@@ -27,28 +28,29 @@ class Capture:
         self._trainer = trainer
         self._learner = learner
         self._loop = loop
+        self._taps = Taps(trainer)
         self._network: nn.Module | None = None
         self._handles: list[RemovableHandle] = []
 
     def watch_steps(self) -> None:
         """Look at what goes into the steps and comes out of them."""
         for name in _STEPS:
-            setattr(self._trainer.strategy, name, self._watched(name, getattr(self._trainer.strategy, name)))
+            self._taps.put(name, partial(self._watched, trains=name == "training_step"))
 
     def watch_saving(self, do: Callable[[], None]) -> None:
         """Do something before a checkpoint is put together; the weights come first, and all else after them."""
-        strategy = self._trainer.strategy
-        get_weights = strategy.lightning_module_state_dict
 
-        @wraps(get_weights)
-        def watched() -> dict[str, Any]:
-            do()
-            return get_weights()
+        def tapped(get_weights: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, Any]]:
+            def watched() -> dict[str, Any]:
+                do()
+                return get_weights()
 
-        setattr(strategy, _WEIGHTS, watched)
+            return watched
 
-    def _watched(self, name: str, step: Callable[..., Any]) -> Callable[..., Any]:
-        loop, trains = self._loop, name == "training_step"
+        self._taps.put(_WEIGHTS, tapped)
+
+    def _watched(self, step: Callable[..., Any], *, trains: bool) -> Callable[..., Any]:
+        loop = self._loop
 
         @wraps(step)
         def watched(batch: Any, *args: Any, **kwargs: Any) -> Any:
@@ -91,8 +93,7 @@ class Capture:
     def stop(self) -> None:
         """Leave everything as it was."""
         self._let_go()
-        for name in (*_STEPS, _WEIGHTS):
-            vars(self._trainer.strategy).pop(name, None)
+        self._taps.remove()
 
     def _let_go(self) -> None:
         for handle in self._handles:
@@ -128,18 +129,45 @@ class _Hook:
 def _nothing(*args: Any) -> None: ...
 
 
-def save_instead(trainer: "Trainer", weights: dict[str, Any]) -> None:
-    """Let what saves a checkpoint while an exception is handled save these weights."""
+class WeightsBefore:
+    """Lets what saves a checkpoint while an exception is handled save the weights from before `exit`."""
 
-    def weights_before() -> dict[str, Any]:
-        if handles_exception(trainer):
-            return dict(weights)
-        vars(trainer.strategy).pop(_WEIGHTS)
-        return trainer.strategy.lightning_module_state_dict()
+    def __init__(self, trainer: "Trainer", weights: dict[str, Any]) -> None:
+        self._trainer = trainer
+        self._weights = weights
+        self._taps = Taps(trainer)
+        self._taps.put(_WEIGHTS, self._tapped)
 
-    setattr(trainer.strategy, _WEIGHTS, weights_before)
+    def are_saved(self) -> bool:
+        """Whether the hooks `on_exception` are running; behind them, Lightning leaves no stage."""
+        return self._trainer.interrupted and self._trainer.state.stage is not None
+
+    def stop(self) -> None:
+        """Leave everything as it was."""
+        self._taps.remove()
+
+    def _tapped(self, get_weights: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, Any]]:
+        return lambda: copy.copy(self._weights) if self.are_saved() else get_weights()
 
 
-def handles_exception(trainer: "Trainer") -> bool:
-    """Whether the hooks `on_exception` are running; behind them, Lightning leaves no stage."""
-    return trainer.interrupted and trainer.state.stage is not None
+class Taps:
+    """Functions in the place of a strategy's own, until they are removed."""
+
+    def __init__(self, trainer: "Trainer") -> None:
+        self._trainer = trainer
+        self._before: dict[str, Any] = {}
+
+    def put(self, name: str, tapped: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+        """Put in the place of a method what is made of it."""
+        strategy = self._trainer.strategy
+        self._before[name] = vars(strategy).get(name)
+        setattr(strategy, name, tapped(getattr(strategy, name)))
+
+    def remove(self) -> None:
+        """Put back what there was: a method of the class, or what somebody else had put in its place."""
+        for name, before in self._before.items():
+            if before is None:
+                vars(self._trainer.strategy).pop(name, None)
+            else:
+                setattr(self._trainer.strategy, name, before)
+        self._before = {}

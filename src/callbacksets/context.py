@@ -36,7 +36,8 @@ class Loop:
     in_validation: bool = False  # between the start of a validation and `valid_end`
     validation_ends: bool = False  # all its batches are done
     validated: bool = False  # validation started in this epoch
-    ahead: bool = False  # what the next hook ends has been ended, so that it could be saved
+    ahead: str = ""  # the hook whose part has been done before it came, so that it could be saved
+    ended_epoch: int | None = None  # the one that the resumed run begins once more, though it had ended
     missed_epoch_begin: bool = False  # the run was resumed inside this epoch
     resumed: bool = False
 

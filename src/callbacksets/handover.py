@@ -27,7 +27,7 @@ class Handover:
         weakref.finalize(self, _remove, self._name)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Handover":
-        return Handover()  # a copy of the adapter has fits of its own; what is pickled is the same one elsewhere
+        return Handover()  # for fits of its own; a pickled one keeps its name, so that a child writes where it is read
 
     def at_end(self, do: Callable[[], None]) -> None:
         """In a child process, do something before it ends: of a failure there, Lightning tells no callback."""

@@ -38,6 +38,7 @@ class Run:
         self._calls: dict[str, list[Call]] = {}
         self._warned: set[str] = set()
         self._noting = _Noting(self)
+        self.check_stages()
         self.find_stages()
         for callback in sets.values():
             callback.ctx = self.ctx
@@ -50,13 +51,7 @@ class Run:
     # --- stages ------------------------------------------------------------------------------------------------------
 
     def find_stages(self) -> None:
-        """Look again which callback has which stage, and bind the methods: a batch should only have to call them.
-
-        Raises:
-            TypeError: For what was set on an instance as a stage and cannot be one.
-        """
-        for callback in self.sets.values():
-            check_instance(callback)
+        """Look again which callback has which stage, and bind the methods: a batch should only have to call them."""
         profiler = self.trainer.profiler  # type: ignore[attr-defined]  # set where mypy does not look
         is_profiled = type(profiler).__name__ != "PassThroughProfiler"  # by name: each namespace has one
         for stage in STAGES:
@@ -65,6 +60,11 @@ class Run:
                 for id, callback in self.sets.items()
                 if (method := getattr(callback, stage, None)) is not None
             ]
+
+    def check_stages(self) -> None:
+        """Raise a `TypeError` for what was set on an instance as a stage and cannot be one."""
+        for callback in self.sets.values():
+            check_instance(callback)
 
     def has_stage(self, stage: str) -> bool:
         """Whether any callback has the stage."""

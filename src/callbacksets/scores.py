@@ -71,6 +71,13 @@ class ByName(dict[str, V], Generic[V]):
         except LookupError:
             return False
 
+    def __delitem__(self, key: str | int) -> None:
+        super().__delitem__(self.name(key))
+
+    def pop(self, key: str | int, *default: Any) -> Any:
+        """Take out the value for a name, the full logged name or a position; the default if there is none."""
+        return super().pop(self.name(key) if key in self else str(key), *default)
+
     def get(self, key: str | int, default: Any = None) -> Any:
         """The value for a name, the full logged name or a position; the default if there is none."""
         try:
@@ -108,9 +115,9 @@ class ScoreReader:
         self._said: set[str] = set()
         self._seen: set[str] = set()
 
-    def train(self) -> Reading | Scores:
-        """The training scores of the batches so far."""
-        return self._agreed(self._read(self._collection("train")))
+    def train(self, *, in_epoch: bool = False) -> Reading | Scores:
+        """The training scores of the batches so far, which inside an epoch may be too few for a metric."""
+        return self._agreed(self._read(self._collection("train"), in_epoch))
 
     def valid(self) -> Reading | Scores:
         """The validation scores; to be called until `on_validation_end`, after which Lightning empties them."""
@@ -142,7 +149,7 @@ class ScoreReader:
         epoch_loop = self._trainer.fit_loop.epoch_loop
         return epoch_loop._results if loop == "train" else epoch_loop.val_loop._results
 
-    def _read(self, collection: Mapping[str, Any]) -> Reading:
+    def _read(self, collection: Mapping[str, Any], may_fail: bool = False) -> Reading:
         self._explain_steps(collection)
         entries = _for_epoch(collection)
         reading = Reading()
@@ -151,7 +158,11 @@ class ScoreReader:
             # its own update: it may be logged once and updated in every batch.
             try:
                 value = entry.compute() if entry.is_tensor else entry.value.compute()
-            except Exception as error:  # a metric may need more batches than there were until here
+            except Exception as error:
+                if not may_fail:
+                    raise
+                if getattr(entry.value, "_is_synced", False):
+                    entry.value.unsync()  # which torchmetrics leaves undone on an error
                 self._say_once(_full_name(entry), f"could not be computed, and so is no score: {error}")
                 continue
             if not (isinstance(value, torch.Tensor) and value.numel() == 1):

@@ -76,13 +76,13 @@ def save_run(loop: Loop, ctx: ContextTorch, callbacks: Mapping[str, SavedState])
 
 
 def counted(progress: Any) -> bool:
-    """Whether a checkpoint written now counts what is under way, an epoch or a batch, as done: its last hooks run."""
+    """Whether Lightning counts the current epoch or batch as done, though its last hooks are still running."""
     return bool(progress.current.processed > progress.current.completed)
 
 
 def starts_over(loop: Loop, saved: Mapping[str, Any]) -> bool:
-    """Whether a run does not go on where the checkpoint was written, but with an earlier epoch."""
-    return bool(loop.epoch + saved["in_epoch"] < saved["epoch"])
+    """Whether Lightning does not go on where the checkpoint was written, but has trained nothing yet."""
+    return bool(loop.global_step == 0 < saved["global_step"])
 
 
 def restore_loop(loop: Loop, saved: Mapping[str, Any]) -> None:
@@ -91,6 +91,9 @@ def restore_loop(loop: Loop, saved: Mapping[str, Any]) -> None:
     loop.loss = saved["last_loss"]
     # a checkpoint written on the last batch of an epoch Lightning resumes with the next one
     loop.in_epoch = loop.missed_epoch_begin = saved["in_epoch"] and saved["epoch"] == loop.epoch + 1
+    if not saved["in_epoch"] and saved["epoch"] == loop.epoch + 1:
+        # where it counts in steps, Lightning begins an epoch that has ended once more, and has no batches for it
+        loop.epoch = loop.ended_epoch = saved["epoch"]
     loop.validated = saved["validated"]
     loop.terminate = saved["terminate"]
     loop.terminated_by = saved["terminated_by"]

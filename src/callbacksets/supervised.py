@@ -100,9 +100,10 @@ class SupervisedModule(L.LightningModule):
         if dataloader_idx == 0:
             return "measures_valid"
         while len(self.more_measures_valid) < dataloader_idx:
-            copies = copy.deepcopy(self.measures_valid).train()  # Lightning does not know them as modules to set back
+            copies = copy.deepcopy(self.measures_valid).train()  # in eval mode Lightning would leave them
             for measure in cast(Iterable[Metric], copies.values()):
                 measure.reset()
+                measure.persistent(False)  # a module that resumes has none until it validates
             self.more_measures_valid.append(copies)
         return f"more_measures_valid.{dataloader_idx - 1}"
 

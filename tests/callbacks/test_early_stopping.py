@@ -153,6 +153,13 @@ def test_best_weights_are_all_of_the_networks_state(tmp_path: Path) -> None:
     assert best._metadata["0"] == {"version": 2}
 
 
+@pytest.mark.parametrize("key", ["early_stopping", "lr_reduce_on_plateau"])
+def test_validation_that_is_not_known_yet_may_come(key: str) -> None:
+    kwargs = {"max_epochs": 2, "check_val_every_n_epoch": 2, "num_sanity_val_steps": 0}
+    adapter = fit(t_clbk(key, patience=3), Scored(1, 2), ones(1), ones(1), **kwargs)
+    assert adapter.states[key]["measure"] == "loss"
+
+
 @pytest.mark.filterwarnings("ignore:Total length of `Batches` across ranks is zero")  # on purpose
 def test_an_empty_validation_loader_is_no_validation() -> None:
     with pytest.raises(RuntimeError, match="needs validation, but this fit has none"):

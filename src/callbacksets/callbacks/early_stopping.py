@@ -157,6 +157,7 @@ class CallbackSetEarlyStopping(StartsOver):
 
     def _remember_weights(self) -> None:
         if self.restore_best_weights:
+            self.has_begun = True  # also where a test has called no `on_begin`
             self.best_weights = None  # first, so that there is never more than one copy of them
             self.best_weights = copy.deepcopy(self.ctx.network.state_dict())
 

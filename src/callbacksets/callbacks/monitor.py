@@ -11,8 +11,9 @@ from callbacksets.scores import ByName, Measures, Scores, by_name
 
 
 def has_validation(ctx: ContextTorch) -> bool:
-    """Whether there is anything to validate with in this fit."""
-    return ctx.trainer.enable_validation and any(ctx.trainer.num_val_batches)
+    """Whether there is anything to validate with in this fit, as far as is known."""
+    batches = ctx.trainer.num_val_batches
+    return ctx.trainer.enable_validation and (not batches or any(batches))  # none before the loaders are set up
 
 
 def scores_to_monitor(ctx: ContextTorch, user: str) -> Scores:
