@@ -14,7 +14,6 @@ from torch.optim import Optimizer
 
 from callbacksets.arguments import choice
 from callbacksets.base import CallbackSet
-from callbacksets.capture import WeightsBefore
 from callbacksets.context import NOTHING, ContextTorch, Loop, check_names, may_stop
 from callbacksets.handover import Handover, trains_in_child
 from callbacksets.plan import plan_as_html, plan_as_text
@@ -23,6 +22,7 @@ from callbacksets.scores import Scores
 from callbacksets.shards import put_together
 from callbacksets.sources import generate, sources_by_id
 from callbacksets.states import KEY, Saved, check_saved, counted, restore_loop, starts_over
+from callbacksets.taps import WeightsBefore
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule

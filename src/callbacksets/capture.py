@@ -1,6 +1,5 @@
 """What a fit taps from Lightning: in a step the network's output, the loss and the batch; the moment before saving."""
 
-import copy
 from collections.abc import Callable, Mapping
 from functools import partial, wraps
 from typing import TYPE_CHECKING, Any
@@ -9,12 +8,12 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from callbacksets.context import Loop
+from callbacksets.taps import WEIGHTS, Taps
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
 
 _STEPS = ("training_step", "validation_step")
-_WEIGHTS = "lightning_module_state_dict"
 
 
 class Capture:
@@ -47,7 +46,7 @@ class Capture:
 
             return watched
 
-        self._taps.put(_WEIGHTS, tapped)
+        self._taps.put(WEIGHTS, tapped)
 
     def _watched(self, step: Callable[..., Any], *, trains: bool) -> Callable[..., Any]:
         loop = self._loop
@@ -84,7 +83,7 @@ class Capture:
             self._handles = [self._within_reach(network).register_forward_hook(_Hook(self._keep))]
 
     def _within_reach(self, network: nn.Module) -> nn.Module:
-        """The network, or the one in it that `torch.compile` was given: a compiled step is traced right through."""
+        """The network, or what `torch.compile` has wrapped: a compiled step passes by the hooks of the wrapper."""
         steps = (getattr(self._learner, name) for name in _STEPS)
         if any(hasattr(step, "_torchdynamo_orig_callable") for step in steps):
             return getattr(network, "_orig_mod", network)
@@ -127,47 +126,3 @@ class _Hook:
 
 
 def _nothing(*args: Any) -> None: ...
-
-
-class WeightsBefore:
-    """Lets what saves a checkpoint while an exception is handled save the weights from before `exit`."""
-
-    def __init__(self, trainer: "Trainer", weights: dict[str, Any]) -> None:
-        self._trainer = trainer
-        self._weights = weights
-        self._taps = Taps(trainer)
-        self._taps.put(_WEIGHTS, self._tapped)
-
-    def are_saved(self) -> bool:
-        """Whether the hooks `on_exception` are running; behind them, Lightning leaves no stage."""
-        return self._trainer.interrupted and self._trainer.state.stage is not None
-
-    def stop(self) -> None:
-        """Leave everything as it was."""
-        self._taps.remove()
-
-    def _tapped(self, get_weights: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, Any]]:
-        return lambda: copy.copy(self._weights) if self.are_saved() else get_weights()
-
-
-class Taps:
-    """Functions in the place of a strategy's own, until they are removed."""
-
-    def __init__(self, trainer: "Trainer") -> None:
-        self._trainer = trainer
-        self._before: dict[str, Any] = {}
-
-    def put(self, name: str, tapped: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
-        """Put in the place of a method what is made of it."""
-        strategy = self._trainer.strategy
-        self._before[name] = vars(strategy).get(name)
-        setattr(strategy, name, tapped(getattr(strategy, name)))
-
-    def remove(self) -> None:
-        """Put back what there was: a method of the class, or what somebody else had put in its place."""
-        for name, before in self._before.items():
-            if before is None:
-                vars(self._trainer.strategy).pop(name, None)
-            else:
-                setattr(self._trainer.strategy, name, before)
-        self._before = {}
