@@ -380,6 +380,33 @@ def test_a_run_that_counts_in_steps(
     assert same(parts.weights, whole.weights)
 
 
+# of the run that was cut short, on purpose
+@pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended")
+@pytest.mark.parametrize(
+    "limits", [{"valid": False}, {"check_val_every_n_epoch": 2}, {"val_check_interval": 2}, {"max_steps": 7}], ids=str
+)
+def test_a_run_that_counts_in_steps_goes_on_from_its_own_checkpoint(limits: dict[str, Any], tmp_path: Path) -> None:
+    """However it ended: a row for each epoch, and `epoch_end` once, or twice for the one that was cut short."""
+
+    def run(ckpt: Any, **kwargs: Any) -> list[int]:
+        ends = StageLog("epoch", stages=("on_epoch_end",))
+        own = t_clbk("checkpoint", path=tmp_path / "own", freq=1)
+        adapter = CallbackSetAdapter({"history": CallbackSetHistory(), "ends": ends, "checkpoint": own})
+        native = ModelCheckpoint(tmp_path / "steps", "{step}", every_n_train_steps=3, save_top_k=-1)
+        loaders = (ones(4), ones(1)) if kwargs.pop("valid", True) else (ones(4),)
+        trainer = quiet(callbacks=[adapter, native], enable_checkpointing=True, max_epochs=-1, **kwargs)
+        trainer.fit(Tiny(), *loaders, ckpt_path=ckpt)
+        ended.extend(ends.at("epoch_end"))
+        return adapter.states["history"]["epoch"]
+
+    ended: list[int] = []
+    run(None, **({"max_steps": 8} | limits))
+    epochs = run(latest_checkpoint(tmp_path / "own"), **(limits | {"max_steps": 16}))
+    assert epochs == [1, 2, 3, 4]
+    assert ended == ([1, 2, 2, 3, 4] if "max_steps" in limits else [1, 2, 3, 4])
+    assert latest_checkpoint(tmp_path / "own") == tmp_path / "own" / "epoch4.ckpt"
+
+
 def test_an_end_that_has_failed_is_not_made_up_for_when_a_callback_saves_the_failure(tmp_path: Path) -> None:
     class Fails(L.Callback):
         def on_train_epoch_end(self, *args: Any) -> None:

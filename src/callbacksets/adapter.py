@@ -173,6 +173,7 @@ class AdapterHooks:
         loop.epoch = run.trainer.current_epoch
         loop.global_step = run.trainer.fit_loop.total_batch_idx + 1
         loop.automatic = run.ctx.learner.automatic_optimization
+        loop.epochs_processed = _epochs_processed(run.trainer)
         if run.given is not None and starts_over(loop, run.given["loop"]):
             rank_zero_warn(
                 f"Lightning starts over, though the checkpoint was written after {run.given['loop']['global_step']} "
@@ -207,12 +208,13 @@ class AdapterHooks:
         run = self._running()
         if run.loop.missed_epoch_begin:
             return  # the epoch had begun when the checkpoint was written, but not yet for Lightning
-        if run.loop.ended_epoch == trainer.current_epoch + 1:
+        if self._has_ended(run):
             return
         self._begin_epoch(run)
 
     def _begin_epoch(self, run: Run) -> None:
         run.reader.explain_late()
+        run.loop.epochs_processed = _epochs_processed(run.trainer)
         run.loop.validated = False
         self._enter_epoch(run)
         run.find_stages()
@@ -359,9 +361,9 @@ class AdapterHooks:
 
     def on_train_epoch_end(self, trainer: Trainer, pl_module: "LightningModule") -> None:
         run = self._running()
-        if not run.loop.in_epoch and run.loop.ended_epoch == trainer.current_epoch + 1:
-            return
-        if not self._was_ahead(run, "on_train_epoch_end"):
+        if self._has_ended(run):
+            run.loop.in_epoch = run.loop.missed_epoch_begin = False  # Lightning may have trained one batch more
+        elif not self._was_ahead(run, "on_train_epoch_end"):
             self._end_epoch(run)
         self._stop_if_asked(run)
 
@@ -374,6 +376,8 @@ class AdapterHooks:
         elif loop.scored_at != loop.global_step:
             self._complete_train_scores(run)
         loop.in_epoch = False
+        progress = run.trainer.fit_loop.epoch_loop.batch_progress
+        loop.complete = progress.is_last_batch or progress.current.ready >= run.trainer.num_training_batches
         run.call("on_epoch_end")
         loop.missed_epoch_begin = False
 
@@ -473,7 +477,8 @@ class AdapterHooks:
         if loop.caller is not None or run.trainer.interrupted:
             return  # one of ours saves, or what ends has failed
         # the epoch first: one that a module cuts short leaves its last batch open
-        if loop.in_epoch and counted(fit_loop.epoch_progress):
+        epoch_ends = _epochs_processed(run.trainer) > loop.epochs_processed and not self._has_ended(run)
+        if loop.in_epoch and epoch_ends:
             loop.ahead, end = "on_train_epoch_end", self._end_epoch
         elif loop.validation_ends and run.reader.validation_is_over():
             loop.ahead, end = "on_validation_end", self._end_validation
@@ -482,6 +487,10 @@ class AdapterHooks:
         else:
             return
         end(run)
+
+    def _has_ended(self, run: Run) -> bool:
+        """Whether the epoch of Lightning had ended when the checkpoint was written that this run continues."""
+        return run.loop.ended_epoch == run.trainer.current_epoch + 1
 
     def _was_ahead(self, run: Run, hook: str) -> bool:
         """Whether what a hook is for was done before it came."""
@@ -508,6 +517,12 @@ class AdapterHooks:
         # Lightning binds the module's `log` and `log_dict` to its callbacks: a copy would drag the module along
         state = {name: value for name, value in vars(self).items() if name not in ("log", "log_dict")}
         return state | {"_run": None, "_weights_before": None}
+
+
+def _epochs_processed(trainer: Trainer) -> int:
+    """How many epochs Lightning counts as done, that of which the last hooks are still running included."""
+    progress: Any = trainer.fit_loop.epoch_progress
+    return int(progress.total.processed)
 
 
 def _scaler(trainer: Trainer) -> Any:

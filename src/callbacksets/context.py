@@ -37,7 +37,9 @@ class Loop:
     validation_ends: bool = False  # all its batches are done
     validated: bool = False  # validation started in this epoch
     ahead: str = ""  # the hook whose part has been done before it came, so that it could be saved
+    complete: bool = True  # the last epoch that ended had all its batches
     ended_epoch: int | None = None  # the one that the resumed run begins once more, though it had ended
+    epochs_processed: int = 0  # what Lightning had counted when the epoch began
     missed_epoch_begin: bool = False  # the run was resumed inside this epoch
     resumed: bool = False
 

@@ -60,6 +60,7 @@ def save_run(loop: Loop, ctx: ContextTorch, callbacks: Mapping[str, SavedState])
             "last_loss": ctx.last_loss,
             "epoch": loop.epoch,
             "in_epoch": loop.in_epoch,
+            "complete": loop.complete,
             "validated": loop.validated,
             # what was asked for and is still to come; a fit that it has stopped is another one's past
             "terminate": loop.terminate and (loop.in_epoch or not may_stop(ctx.trainer, loop)),
@@ -76,7 +77,7 @@ def save_run(loop: Loop, ctx: ContextTorch, callbacks: Mapping[str, SavedState])
 
 
 def counted(progress: Any) -> bool:
-    """Whether Lightning counts the current epoch or batch as done, though its last hooks are still running."""
+    """Whether Lightning counts the current batch as done, though its last hooks are still running."""
     return bool(progress.current.processed > progress.current.completed)
 
 
@@ -92,8 +93,11 @@ def restore_loop(loop: Loop, saved: Mapping[str, Any]) -> None:
     # a checkpoint written on the last batch of an epoch Lightning resumes with the next one
     loop.in_epoch = loop.missed_epoch_begin = saved["in_epoch"] and saved["epoch"] == loop.epoch + 1
     if not saved["in_epoch"] and saved["epoch"] == loop.epoch + 1:
-        # where it counts in steps, Lightning begins an epoch that has ended once more, and has no batches for it
-        loop.epoch = loop.ended_epoch = saved["epoch"]
+        # Where it counts in steps, Lightning goes on in an epoch that had ended: in one that had all its batches only
+        # to end it once more, in one that was cut short to train the rest of it.
+        loop.epoch = saved["epoch"]
+        loop.ended_epoch = saved["epoch"] if saved["complete"] else None
+        loop.in_epoch = loop.missed_epoch_begin = not saved["complete"]
     loop.validated = saved["validated"]
     loop.terminate = saved["terminate"]
     loop.terminated_by = saved["terminated_by"]

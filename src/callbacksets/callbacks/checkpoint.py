@@ -62,6 +62,7 @@ class CallbackSetCheckpoint(StartsOver):
         self._folder: Path | None = None
         self._resumed_folder: str | None = None
         self._is_unsaved = False
+        self._epoch_at_begin = 0
 
     def on_begin(self) -> None:
         super().on_begin()
@@ -73,6 +74,7 @@ class CallbackSetCheckpoint(StartsOver):
                 "complete. Use one of them without the other."
             )
         self._is_unsaved = False
+        self._epoch_at_begin = ctx.epoch
         # rank zero decides: a function may return another folder on each rank, and files appear at another moment
         decided = self._decide_folder() if ctx.trainer.is_global_zero else (Path(), None)
         self._folder, problem = ctx.trainer.strategy.broadcast(decided)
@@ -151,7 +153,7 @@ class CallbackSetCheckpoint(StartsOver):
         complete = self._folder / f"epoch{epoch}.ckpt"
         begun = self._folder / f".{complete.name}.part"
         if trainer.is_global_zero:
-            if complete.exists():
+            if complete.exists() and epoch != self._epoch_at_begin:
                 raise FileExistsError(f"{complete} has appeared while this run was training: another run writes there.")
             self._folder.mkdir(parents=True, exist_ok=True)
             _remove_leftovers(self._folder)
@@ -160,6 +162,8 @@ class CallbackSetCheckpoint(StartsOver):
         if trainer.is_global_zero:
             for entry in (begun, *begun.rglob("*")):
                 _fsync(entry)
+            if complete.is_dir():
+                shutil.rmtree(complete)  # of the epoch, cut short then, with whose rest this run began
             begun.replace(complete)
             _fsync(self._folder)
         trainer.strategy.barrier("the checkpoint is complete")

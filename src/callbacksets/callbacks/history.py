@@ -47,6 +47,8 @@ class CallbackSetHistory(StartsOver):
         row: dict[str, Any] = {"epoch": self.ctx.epoch}
         for loop, scores in (("train", self.ctx.last_scores_train), ("valid", self.ctx.last_scores_valid)):
             row |= {f"{loop}.{name}": score for name, score in (scores or {}).items()}
+        if self.rows and self.rows[-1]["epoch"] == self.ctx.epoch:
+            self.rows.pop()  # the epoch was cut short, and a resumed run has trained the rest of it
         self.rows.append(row)
 
     def on_exit(self) -> None:
