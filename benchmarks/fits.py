@@ -11,6 +11,7 @@ import torch
 from torch import Tensor, nn
 
 from callbacksets import CallbackSet, CallbackSetAdapter, SupervisedModule
+from callbacksets.testing.bench import QUIET
 
 clock = time.thread_time
 """Seconds of computing, without those in which others had the core; all that is timed so runs in one thread."""
@@ -77,15 +78,7 @@ class Ticking(Batches):
 
 def quiet(**kwargs: Any) -> L.Trainer:
     """A Trainer that prints and writes nothing, on the CPU unless told otherwise."""
-    defaults = {
-        "accelerator": "cpu",
-        "devices": 1,
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-    }
-    return L.Trainer(**(defaults | kwargs))
+    return L.Trainer(**{**QUIET, **kwargs})
 
 
 def nothings(n: int) -> dict[str, CallbackSet]:

@@ -1,7 +1,9 @@
 """Tiny modules, data and Trainers for the tests."""
 
+import json
 from collections.abc import Callable, Iterator
 from functools import partial
+from pathlib import Path
 from typing import Any
 
 import lightning as L
@@ -11,19 +13,12 @@ from torch import nn
 
 from callbacksets import CallbackSet, CallbackSetAdapter
 from callbacksets.base import STAGES
+from callbacksets.testing.bench import QUIET
 
 
 def quiet(**kwargs: Any) -> L.Trainer:
     """A Trainer on the CPU that prints and writes nothing."""
-    defaults = {
-        "accelerator": "cpu",
-        "devices": 1,
-        "logger": False,
-        "enable_checkpointing": False,
-        "enable_progress_bar": False,
-        "enable_model_summary": False,
-    }
-    return L.Trainer(**(defaults | kwargs))
+    return L.Trainer(**{**QUIET, **kwargs})
 
 
 class Batches:
@@ -96,6 +91,17 @@ class StageLog(CallbackSet):
     def at(self, stage: str) -> list[Any]:
         """What was seen at one stage: the value, or a tuple of the values."""
         return [row[1] if len(row) == 2 else row[1:] for row in self.rows if row[0] == stage]
+
+
+class Writing(CallbackSet):
+    """Writes what a rank sees as JSON lines to `<folder>/<rank>.jsonl`."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+
+    def write(self, **row: Any) -> None:
+        with (self.folder / f"{self.ctx.trainer.global_rank}.jsonl").open("a") as file:
+            file.write(json.dumps(row) + "\n")
 
 
 class Act(CallbackSet):

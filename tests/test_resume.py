@@ -216,6 +216,19 @@ def same(one: Any, other: Any) -> bool:
     return bool(one == other)
 
 
+def assert_same(parts: Outcome, whole: Outcome) -> None:
+    assert parts.rates == whole.rates
+    assert same(parts.states, whole.states), (parts.states, whole.states)
+    assert same(parts.weights, whole.weights)
+
+
+def assert_same_but_for_training_scores(parts: Outcome, whole: Outcome, epoch: int) -> None:
+    for outcome in (whole, parts):
+        for column in {"train.loss", "train.acc"} & set(outcome.states.get("history", {})):
+            outcome.states["history"][column][epoch - 1] = None
+    assert_same(parts, whole)
+
+
 def checkpoint(folder: Path, kind: str) -> tuple[list[L.Callback], str]:
     """Callbacks of Lightning that write a checkpoint after two epochs and interrupt the fit, and its name."""
     save = partial(ModelCheckpoint, dirpath=folder, filename="{epoch}", save_top_k=-1)
@@ -255,9 +268,7 @@ def test_resumed_run_ends_as_one_never_interrupted(
         saved = tmp_path / name
     assert trainer.global_step == 2 * BATCHES
     fit(callbacks, parts, ckpt=saved, shuffle=shuffle, own=own)
-    assert parts.rates == whole.rates
-    assert same(parts.states, whole.states), (parts.states, whole.states)
-    assert same(parts.weights, whole.weights)
+    assert_same(parts, whole)
 
 
 @pytest.mark.parametrize("callbacks", [[callback] for callback in CALLBACKS] + [TOGETHER], ids=[*CALLBACKS, "together"])
@@ -273,13 +284,7 @@ def test_mid_epoch(callbacks: list[str], tmp_path: Path, monkeypatch: pytest.Mon
     fit(callbacks, parts, save, Interrupt("on_train_batch_start", 11), stateful=True)
     parts.rates = {step: rate for step, rate in parts.rates.items() if step < 10}
     fit(callbacks, parts, ckpt=tmp_path / "step=10.ckpt", stateful=True)
-    assert parts.rates == whole.rates
-    assert same(parts.weights, whole.weights)
-    for outcome in (whole, parts):
-        for column in ("train.loss", "train.acc"):
-            if column in outcome.states.get("history", {}):
-                outcome.states["history"][column][2] = None
-    assert same(parts.states, whole.states), (parts.states, whole.states)
+    assert_same_but_for_training_scores(parts, whole, epoch=3)
 
 
 class Save(L.Callback):
@@ -305,9 +310,7 @@ def test_saved_by_a_callback_before_the_adapter(
     save = Save(hook, 2 * BATCHES, tmp_path / "two.ckpt")
     fit(callbacks, parts, Interrupt("on_train_epoch_start", 2 * BATCHES), ahead=(save,))
     fit(callbacks, parts, ckpt=tmp_path / "two.ckpt")
-    assert parts.rates == whole.rates
-    assert same(parts.states, whole.states), (parts.states, whole.states)
-    assert same(parts.weights, whole.weights)
+    assert_same(parts, whole)
 
 
 @pytest.mark.parametrize("callbacks", [["steps"], ["loss_ema"], TOGETHER], ids=["steps", "loss_ema", "together"])
@@ -321,13 +324,7 @@ def test_saved_in_a_batch_by_a_callback_before_the_adapter(
     fit(callbacks, parts, Interrupt("on_train_batch_start", 11), ahead=(save,), stateful=True)
     parts.rates = {step: rate for step, rate in parts.rates.items() if step < 10}
     fit(callbacks, parts, ckpt=tmp_path / "ten.ckpt", stateful=True)
-    assert parts.rates == whole.rates
-    assert same(parts.weights, whole.weights)
-    for outcome in (whole, parts):
-        for column in ("train.loss", "train.acc"):
-            if column in outcome.states.get("history", {}):
-                outcome.states["history"][column][2] = None
-    assert same(parts.states, whole.states), (parts.states, whole.states)
+    assert_same_but_for_training_scores(parts, whole, epoch=3)
 
 
 def test_saving_after_an_epoch_that_the_module_cuts_short(tmp_path: Path) -> None:
@@ -375,9 +372,7 @@ def test_a_run_that_counts_in_steps(
         saved = latest_checkpoint("saved")
     fit(callbacks, parts, ckpt=saved, own=own, **kwargs)
     assert parts.states["history"]["epoch"] == [1, 2, 3, 4]
-    assert parts.rates == whole.rates
-    assert same(parts.states, whole.states), (parts.states, whole.states)
-    assert same(parts.weights, whole.weights)
+    assert_same(parts, whole)
 
 
 # of the run that was cut short, on purpose
@@ -456,9 +451,7 @@ def test_saved_after_a_finished_fit(callback: str, tmp_path: Path) -> None:
     trainer, _ = fit([callback], parts, max_epochs=2)
     trainer.save_checkpoint(tmp_path / "finished.ckpt")
     fit([callback], parts, ckpt=tmp_path / "finished.ckpt")
-    assert parts.rates == whole.rates
-    assert same(parts.states, whole.states)
-    assert same(parts.weights, whole.weights)
+    assert_same(parts, whole)
 
 
 def test_saved_after_exit_is_not_exact(tmp_path: Path) -> None:

@@ -16,12 +16,13 @@ from callbacksets.arguments import choice
 from callbacksets.base import CallbackSet
 from callbacksets.context import NOTHING, ContextTorch, Loop, check_names, may_stop
 from callbacksets.handover import Handover, trains_in_child
+from callbacksets.natives import callbacks_of
 from callbacksets.plan import plan_as_html, plan_as_text
 from callbacksets.run import Run
 from callbacksets.scores import Scores
 from callbacksets.shards import put_together
 from callbacksets.sources import generate, sources_by_id
-from callbacksets.states import KEY, Saved, check_saved, counted, restore_loop, starts_over
+from callbacksets.states import KEY, Saved, check_saved, counts_batch, restore_loop, starts_over
 from callbacksets.taps import WeightsBefore
 
 if TYPE_CHECKING:
@@ -136,8 +137,7 @@ class AdapterHooks:
                 f"Expected a Trainer of {self.trainer_class.__module__.split('.trainer')[0]} but got one of "
                 f"{type(trainer).__module__.split('.trainer')[0]}. For that: from {other} import CallbackSetAdapter."
             )
-        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]  # set where mypy does not look
-        adapters = [callback for callback in callbacks if isinstance(callback, AdapterHooks)]
+        adapters = [callback for callback in callbacks_of(trainer) if isinstance(callback, AdapterHooks)]
         if len(adapters) > 1:
             raise ValueError(
                 f"The Trainer has {len(adapters)} adapters, each with an order and a state of its own. "
@@ -436,10 +436,9 @@ class AdapterHooks:
     def _weights_to_save(self, run: Run, pl_module: "LightningModule") -> dict[str, Any] | None:
         """A copy of the weights for what saves a checkpoint on the exception, behind us, when `exit` changed them."""
         trainer = run.trainer
-        callbacks: list[Callback] = trainer.callbacks  # type: ignore[attr-defined]
         saves = any(
             isinstance(other, self.checkpoint_class) and getattr(other, "save_on_exception", True)
-            for other in callbacks
+            for other in callbacks_of(trainer)
         )
         # of a sharded module no rank alone has them, and the others may be gone
         whole = trainer.world_size == 1 or "DDP" in type(trainer.strategy).__name__
@@ -473,7 +472,7 @@ class AdapterHooks:
 
     def _go_ahead(self, run: Run) -> None:
         """A callback before us saves, and Lightning counts what ends as done: end it now, as a resumed run will not."""
-        loop, fit_loop = run.loop, run.trainer.fit_loop
+        loop = run.loop
         if loop.caller is not None or run.trainer.interrupted:
             return  # one of ours saves, or what ends has failed
         # the epoch first: one that a module cuts short leaves its last batch open
@@ -482,7 +481,7 @@ class AdapterHooks:
             loop.ahead, end = "on_train_epoch_end", self._end_epoch
         elif loop.validation_ends and run.reader.validation_is_over():
             loop.ahead, end = "on_validation_end", self._end_validation
-        elif loop.in_batch and counted(fit_loop.epoch_loop.batch_progress):
+        elif loop.in_batch and counts_batch(run.trainer):
             loop.ahead, end = "on_train_batch_end", self._end_batch
         else:
             return

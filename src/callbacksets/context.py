@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from callbacksets.errors import did_you_mean, listed
+from callbacksets.natives import callbacks_of, is_a
 from callbacksets.scores import ByName, Measures, Reading, Scores, short_name
 
 if TYPE_CHECKING:
@@ -165,8 +166,8 @@ class ContextTorch:
     @property
     def optimizers(self) -> list[Optimizer]:
         """The torch optimizers."""
-        # Lightning puts a mock where configure_optimizers() returned None; by name, as its class is private
-        return [optimizer for optimizer in self._trainer.optimizers if type(optimizer).__name__ != "_MockOptimizer"]
+        # Lightning puts a mock where configure_optimizers() returned None
+        return [optimizer for optimizer in self._trainer.optimizers if not is_a(optimizer, "_MockOptimizer")]
 
     @property
     def device(self) -> torch.device:
@@ -486,8 +487,7 @@ def _total_steps(trainer: "Trainer", automatic: bool) -> int | None:
         totals.append(epochs * int(per_epoch))
     if steps is not None:
         window = trainer.accumulate_grad_batches
-        callbacks: list[Any] = trainer.callbacks  # type: ignore[attr-defined]  # set where mypy does not look
-        if not automatic or "GradientAccumulationScheduler" in (type(callback).__name__ for callback in callbacks):
+        if not automatic or any(is_a(native, "GradientAccumulationScheduler") for native in callbacks_of(trainer)):
             return None  # how often an optimizer steps is the module's, or changes
         if per_epoch == float("inf"):
             if window > 1:

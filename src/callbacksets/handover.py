@@ -12,6 +12,8 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
+from callbacksets.natives import is_a
+
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
 
@@ -51,8 +53,7 @@ class Handover:
 
 def trains_in_child(trainer: "Trainer") -> bool:
     """Whether this process was started by the Trainer of another one, to train."""
-    launchers = [cls.__name__ for cls in type(trainer.strategy.launcher).__mro__]
-    return "_MultiProcessingLauncher" in launchers and multiprocessing.parent_process() is not None
+    return is_a(trainer.strategy.launcher, "_MultiProcessingLauncher") and multiprocessing.parent_process() is not None
 
 
 def _path(name: str, pid: int | None) -> Path:

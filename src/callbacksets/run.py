@@ -10,6 +10,7 @@ from torch.nn.parameter import is_lazy
 from callbacksets.base import STAGES, CallbackSet, check_instance
 from callbacksets.capture import Capture
 from callbacksets.context import ContextTorch, Loop
+from callbacksets.natives import is_a
 from callbacksets.scores import ScoreReader
 from callbacksets.states import Saved, SavedState, nothing_saved, save_run, unloadable
 
@@ -53,7 +54,7 @@ class Run:
     def find_stages(self) -> None:
         """Look again which callback has which stage, and bind the methods: a batch should only have to call them."""
         profiler = self.trainer.profiler  # type: ignore[attr-defined]  # set where mypy does not look
-        is_profiled = type(profiler).__name__ != "PassThroughProfiler"  # by name: each namespace has one
+        is_profiled = not is_a(profiler, "PassThroughProfiler")
         for stage in STAGES:
             self._calls[stage] = [
                 (id, _profiled(id, callback, stage, profiler), {}) if is_profiled else (id, method, vars(callback))

@@ -7,7 +7,7 @@ import pickle
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypedDict, cast
+from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
@@ -18,6 +18,9 @@ from callbacksets.context import ContextTorch, Loop, may_stop
 from callbacksets.errors import did_you_mean, listed
 from callbacksets.scores import Scores
 from callbacksets.shards import is_part
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
 
 KEY = "CallbackSetAdapter"
 """Where Lightning's checkpoints hold the adapter's part: `checkpoint["callbacks"][KEY]`."""
@@ -50,7 +53,7 @@ def nothing_saved() -> Saved:
 
 def save_run(loop: Loop, ctx: ContextTorch, callbacks: Mapping[str, SavedState]) -> Saved:
     """The adapter's part of a checkpoint written now."""
-    will_run_again = loop.in_batch and not counted(ctx.trainer.fit_loop.epoch_loop.batch_progress)
+    will_run_again = loop.in_batch and not counts_batch(ctx.trainer)
     return {
         "version": _VERSION,
         "begun": True,
@@ -76,9 +79,10 @@ def save_run(loop: Loop, ctx: ContextTorch, callbacks: Mapping[str, SavedState])
     }
 
 
-def counted(progress: Any) -> bool:
+def counts_batch(trainer: "Trainer") -> bool:
     """Whether Lightning counts the current batch as done, though its last hooks are still running."""
-    return bool(progress.current.processed > progress.current.completed)
+    progress: Any = trainer.fit_loop.epoch_loop.batch_progress.current
+    return bool(progress.processed > progress.completed)
 
 
 def starts_over(loop: Loop, saved: Mapping[str, Any]) -> bool:
@@ -96,8 +100,9 @@ def restore_loop(loop: Loop, saved: Mapping[str, Any]) -> None:
         # Where it counts in steps, Lightning goes on in an epoch that had ended: in one that had all its batches only
         # to end it once more, in one that was cut short to train the rest of it.
         loop.epoch = saved["epoch"]
-        loop.ended_epoch = saved["epoch"] if saved["complete"] else None
-        loop.in_epoch = loop.missed_epoch_begin = not saved["complete"]
+        complete = saved.get("complete", True)  # which the first checkpoints do not say
+        loop.ended_epoch = saved["epoch"] if complete else None
+        loop.in_epoch = loop.missed_epoch_begin = not complete
     loop.validated = saved["validated"]
     loop.terminate = saved["terminate"]
     loop.terminated_by = saved["terminated_by"]

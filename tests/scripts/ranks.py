@@ -4,7 +4,6 @@ Every rank writes what it sees as JSON lines to `FOLDER/<rank>.jsonl`. A scenari
 one does: `terminate.batch_end.1`.
 """
 
-import json
 import os
 import sys
 import warnings
@@ -27,7 +26,7 @@ from callbacksets import (
     t_clbk,
 )
 from callbacksets.base import STAGES
-from tests.helpers import Act, Endless, Tiny, ones, quiet
+from tests.helpers import Act, Endless, Tiny, Writing, ones, quiet
 
 
 class Unlike(Tiny):
@@ -73,13 +72,13 @@ def weights(ctx: Any) -> list[list[float]]:
     return [parameter.flatten().tolist() for parameter in ctx.learner.parameters()]
 
 
-class CallbackSetSee(CallbackSet):
+class CallbackSetSee(Writing):
     """Writes down what a rank sees."""
 
     weight = 2000
 
     def __init__(self, folder: Path) -> None:
-        self.folder = folder
+        super().__init__(folder)
         for stage in STAGES:
             setattr(self, stage, partial(self.see, stage.removeprefix("on_")))
 
@@ -96,10 +95,6 @@ class CallbackSetSee(CallbackSet):
             row |= {"train": dict(ctx.last_scores_train), "valid": dict(ctx.last_scores_valid)}
             row |= {"weights": weights(ctx), "lr": ctx.optimizer.param_groups[0]["lr"]}
         self.write(**row)
-
-    def write(self, **row: Any) -> None:
-        with (self.folder / f"{self.ctx.trainer.global_rank}.jsonl").open("a") as file:
-            file.write(json.dumps(row) + "\n")
 
 
 class CallbackSetReport(CallbackSet):

@@ -4,7 +4,6 @@ Run it by `python -m tests.scripts.sharded FOLDER`, with a checkpoint behind it 
 `--alone` for a single rank. Every rank writes what it sees as JSON lines to `FOLDER/<rank>.jsonl`.
 """
 
-import json
 import os
 import sys
 from pathlib import Path
@@ -17,7 +16,7 @@ from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
 from callbacksets import CallbackSet, CallbackSetAdapter, CallbackSetEarlyStopping, CallbackSetHistory, t_clbk
-from tests.helpers import Tiny, ones, quiet
+from tests.helpers import Tiny, Writing, ones, quiet
 
 
 class Sharded(Tiny):
@@ -43,11 +42,12 @@ def parts(ctx: Any) -> list[Any]:
     return list(ctx.network.state_dict().values())  # not its parameters, which are whole ones after a forward call
 
 
-class CallbackSetSee(CallbackSet):
+class CallbackSetSee(Writing):
     """Writes down what a rank sees."""
 
     def __init__(self, folder: Path, fails: bool) -> None:
-        self.folder, self.fails = folder, fails
+        super().__init__(folder)
+        self.fails = fails
 
     def on_after_backward(self) -> None:
         grads = whole(parameter.grad for parameter in self.ctx.network.parameters())
@@ -58,10 +58,6 @@ class CallbackSetSee(CallbackSet):
         self.write(stage="epoch_end", epoch=self.ctx.epoch, weights=whole(parts(self.ctx)), **scores)
         if self.fails and self.ctx.epoch == 2 and self.ctx.trainer.global_rank == 1:
             raise RuntimeError("boom")
-
-    def write(self, **row: Any) -> None:
-        with (self.folder / f"{self.ctx.trainer.global_rank}.jsonl").open("a") as file:
-            file.write(json.dumps(row) + "\n")
 
 
 class CallbackSetReport(CallbackSet):

@@ -17,6 +17,7 @@ from callbacksets.callbacks.monitor import (
     scores_to_monitor,
 )
 from callbacksets.callbacks.starts_over import StartsOver
+from callbacksets.natives import callbacks_of, is_a
 from callbacksets.scores import ByName
 from callbacksets.shards import divided
 
@@ -85,13 +86,11 @@ class CallbackSetEarlyStopping(StartsOver):
                 "Early stopping needs validation, but this fit has none. Give trainer.fit() a validation loader that "
                 "is not empty and the module a validation_step(), and leave limit_val_batches above 0."
             )
-        natives: list[Any] = self.ctx.trainer.callbacks  # type: ignore[attr-defined]  # set where mypy does not look
-        averaging = [native for native in natives if "WeightAveraging" in (c.__name__ for c in type(native).__mro__)]
-        if self.restore_best_weights and averaging:
+        if self.restore_best_weights and any(is_a(n, "WeightAveraging") for n in callbacks_of(self.ctx.trainer)):
             rank_zero_warn(
-                f"{type(averaging[0]).__name__} validates with averaged weights, and has put the others back when "
-                "early stopping comes to keep the best: these are what restore_best_weights will restore. For the "
-                "averaged ones, save them: ModelCheckpoint(monitor=...)."
+                "WeightAveraging validates with averaged weights, and has put the others back when early stopping "
+                "comes to keep the best: these are what restore_best_weights will restore. For the averaged ones, "
+                "save them: ModelCheckpoint(monitor=...)."
             )
         if (known := measures_at_begin(self, self.monitor)) is not None:
             self._choose(known)

@@ -7,7 +7,7 @@ import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -31,6 +31,15 @@ Make = Callable[[], CallbackSet]
 Training = Callable[[], tuple[L.LightningModule, Any, Any]]
 
 EPOCHS = 4
+QUIET: Mapping[str, Any] = {
+    "accelerator": "cpu",
+    "devices": 1,
+    "logger": False,
+    "enable_checkpointing": False,
+    "enable_progress_bar": False,
+    "enable_model_summary": False,
+}
+"""The arguments of a Trainer on the CPU that prints and writes nothing."""
 MOMENTS = {
     "middle": "in the middle of an epoch",
     "validation": "when validation had ended, before the end of its epoch",
@@ -109,16 +118,10 @@ class Bench:
             module, train, valid = self._training_data()
             arguments: dict[str, Any] = {
                 "max_epochs": EPOCHS,
-                "accelerator": "cpu",
-                "devices": 1,
-                "logger": False,
-                "enable_checkpointing": False,
-                "enable_progress_bar": False,
-                "enable_model_summary": False,
                 "plugins": [_TrustingIO()],
                 "callbacks": [conditions, adapter, *natives],
             }
-            trainer = L.Trainer(**arguments | trainer_arguments)
+            trainer = L.Trainer(**{**QUIET, **arguments, **trainer_arguments})
             trainer.fit(module, train, valid if validation else None, ckpt_path=checkpoint)
         return Outcome(callback, adapter.states.get(id), module.state_dict())
 
