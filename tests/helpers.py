@@ -1,6 +1,10 @@
 """Tiny modules, data and Trainers for the tests."""
 
 import json
+import os
+import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -102,6 +106,35 @@ class Writing(CallbackSet):
     def write(self, **row: Any) -> None:
         with (self.folder / f"{self.ctx.trainer.global_rank}.jsonl").open("a") as file:
             file.write(json.dumps(row) + "\n")
+
+
+def written(folder: Path) -> list[list[dict[str, Any]]]:
+    """What each rank wrote."""
+    return [[json.loads(line) for line in file.read_text().splitlines()] for file in sorted(folder.glob("*.jsonl"))]
+
+
+def script(name: str, folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
+    """Run `tests/scripts/<name>.py` in a process of its own, for which it makes a folder.
+
+    Gloo's threads may abort a process that has done all it had to, and leave no meaning to how it ended
+    (https://github.com/pytorch/pytorch/pull/179291): such a run is done anew, once.
+    """
+    run = partial(
+        subprocess.run,
+        [sys.executable, "-m", f"tests.scripts.{name}", *arguments],
+        cwd=Path(__file__).parents[1],
+        env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
+        capture_output=True,
+        text=True,
+        timeout=120,  # ends a run in which ranks wait for each other
+    )
+    folder.mkdir()
+    done = run()
+    if "terminate called" in done.stderr:  # the word of C++ for it
+        shutil.rmtree(folder)
+        folder.mkdir()
+        done = run()
+    return done
 
 
 class Act(CallbackSet):

@@ -4,35 +4,27 @@ import copy
 import json
 import os
 import pickle
-import subprocess
-import sys
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from callbacksets import CallbackSetAdapter
-from tests.helpers import fit
+from tests.helpers import fit, script
 
 
 @pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="gloo between processes, and ddp_notebook, are for POSIX")
 @pytest.mark.parametrize("strategy", ["ddp_spawn", "ddp_notebook"])
 def test_states_come_back_from_child_processes(tmp_path: Path, strategy: str) -> None:
-    result = subprocess.run(
-        [sys.executable, "-m", "tests.scripts.children", strategy],
-        cwd=Path(__file__).parents[1],
-        env=os.environ | {"OMP_NUM_THREADS": "1", "TMPDIR": str(tmp_path)},
-        capture_output=True,
-        text=True,
-        timeout=120,
-    )
+    folder = tmp_path / "children"
+    result = script("children", folder, strategy, TMPDIR=str(folder))
     assert result.returncode == 0, result.stderr
     stopped, failed = map(json.loads, result.stdout.splitlines())
     by = "callback 'guard' set ctx.terminate in on_epoch_end, epoch 2 was the last"
     assert stopped == {"epochs": [1, 2], "weight": [1, 2], "stopped_by": by, "files": 0}
     assert failed == {"epochs": [1, 2], "weight": [1, 2], "stopped_by": "None", "files": 0}
-    assert not list(tmp_path.glob("callbacksets-*"))  # of the third fit, after which nobody asked
+    assert not list(folder.glob("callbacksets-*"))  # of the third fit, after which nobody asked
 
 
 def os_process() -> SimpleNamespace:

@@ -1,8 +1,5 @@
 """Two ranks: they stop together, see the same scores and gradients, and no one waits for a rank that is gone."""
 
-import json
-import os
-import subprocess
 import sys
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -11,6 +8,8 @@ from typing import Any
 
 import pytest
 
+from tests.helpers import script, written
+
 pytestmark = [
     pytest.mark.slow,
     pytest.mark.skipif(
@@ -18,7 +17,6 @@ pytestmark = [
     ),
 ]
 
-ROOT = Path(__file__).parents[1]
 STRATEGIES = ("ddp", "ddp_spawn")
 
 
@@ -44,19 +42,10 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
     def once(scenario: str, strategy: str) -> Outcome:
         if (scenario, strategy) not in done:
-            folder = tmp_path_factory.mktemp("ranks")
-            result = subprocess.run(
-                [sys.executable, "-m", "tests.scripts.ranks", scenario, strategy, str(folder)],
-                cwd=ROOT,
-                env=os.environ | {"OMP_NUM_THREADS": "1"},
-                capture_output=True,
-                text=True,
-                timeout=120,  # ends a run in which ranks wait for each other
-            )
-            assert (folder / "0.jsonl").exists(), result.stderr
-            rows = [
-                [json.loads(line) for line in (folder / f"{rank}.jsonl").read_text().splitlines()] for rank in (0, 1)
-            ]
+            folder = tmp_path_factory.mktemp("ranks") / scenario
+            result = script("ranks", folder, scenario, strategy, str(folder))
+            rows = written(folder)
+            assert len(rows) == 2, result.stderr
             done[scenario, strategy] = Outcome(result.returncode, result.stdout, result.stderr, folder, rows)
         return done[scenario, strategy]
 

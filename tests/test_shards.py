@@ -1,9 +1,5 @@
 """Two ranks that each hold half of every parameter: checkpoints hold the whole, and resuming divides it again."""
 
-import json
-import os
-import subprocess
-import sys
 from collections import Counter, deque
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,6 +12,7 @@ from torch import nn
 
 from callbacksets import read_states
 from callbacksets.shards import divided, put_together
+from tests.helpers import script, written
 
 fsdp = pytest.importorskip("torch.distributed.fsdp", reason="a torch without torch.distributed")
 if not hasattr(fsdp, "fully_shard"):
@@ -50,26 +47,16 @@ def test_what_is_no_part_stays_as_it_is() -> None:
     assert divided({"w": tensor, "n": 1}, like={"w": torch.zeros(2)})["w"] is tensor
 
 
-def fit(folder: Path, *options: str) -> tuple[int, list[list[dict[str, Any]]]]:
-    """The exit status, and what each rank saw."""
-    folder.mkdir()
-    result = subprocess.run(
-        [sys.executable, "-m", "tests.scripts.sharded", str(folder), *options],
-        cwd=Path(__file__).parents[1],
-        env=os.environ | {"OMP_NUM_THREADS": "1"},
-        capture_output=True,
-        text=True,
-        timeout=120,  # ends a run in which ranks wait for each other
-    )
-    files = sorted(folder.glob("*.jsonl"))
-    assert files, result.stderr
-    return result.returncode, [[json.loads(line) for line in file.read_text().splitlines()] for file in files]
+def fit(folder: Path, *options: str, fails: bool = False) -> list[list[dict[str, Any]]]:
+    """What each rank saw."""
+    done = script("sharded", folder, str(folder), *options)
+    assert (done.returncode != 0) == fails, (done.returncode, done.stderr)
+    return written(folder)
 
 
 @pytest.mark.slow
 def test_a_checkpoint_has_the_whole_and_resuming_divides_it(tmp_path: Path) -> None:
-    status, rows = fit(tmp_path / "first")
-    assert status == 0
+    rows = fit(tmp_path / "first")
     best = check_ranks(*rows)
     assert best != rows[0][-2]["weights"]  # of the last epoch
 
@@ -78,16 +65,14 @@ def test_a_checkpoint_has_the_whole_and_resuming_divides_it(tmp_path: Path) -> N
     assert {type(tensor) for tensor in saved.values()} == {torch.Tensor}
     assert [tensor.flatten().tolist() for tensor in saved.values()] == best
 
-    status, rows = fit(tmp_path / "resumed", str(checkpoint))
-    assert status == 0
+    rows = fit(tmp_path / "resumed", str(checkpoint))
     assert check_ranks(*rows) == best  # of the first run, as none was better
     assert [row["epoch"] for row in rows[0] if row["stage"] == "epoch_end"] == [3]
 
 
 @pytest.mark.slow
 def test_a_single_rank_saves_whole_tensors_as_well(tmp_path: Path) -> None:
-    status, (rows,) = fit(tmp_path / "alone", "--alone")
-    assert status == 0
+    (rows,) = fit(tmp_path / "alone", "--alone")
     saved = read_states(tmp_path / "alone" / "checkpoints" / "epoch2.ckpt")["early_stopping"]["best_weights"]
     assert {type(tensor) for tensor in saved.values()} == {torch.Tensor}
     assert [tensor.flatten().tolist() for tensor in saved.values()] == rows[-1]["weights"]
@@ -95,9 +80,8 @@ def test_a_single_rank_saves_whole_tensors_as_well(tmp_path: Path) -> None:
 
 @pytest.mark.slow
 def test_after_a_failure_each_rank_restores_its_part(tmp_path: Path) -> None:
-    _, rows = fit(tmp_path / "whole")
-    status, failed = fit(tmp_path / "failed", "--fail")
-    assert status != 0
+    rows = fit(tmp_path / "whole")
+    failed = fit(tmp_path / "failed", "--fail", fails=True)
     for own, expected in zip(failed, rows, strict=True):
         assert own[-1]["stage"] == "exit"
         assert own[-1]["held"] == expected[-1]["held"]
