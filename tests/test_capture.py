@@ -10,7 +10,7 @@ import pytest
 import torch
 from torch import nn
 
-from callbacksets import CallbackSet, CallbackSetAdapter
+from callbacksets import CallbackSet, CallbackSetAdapter, CallbackSetHistory
 from tests.helpers import Act, Batches, StageLog, Tiny, fit, ones, quiet
 
 STAGES = ("on_after_backward", "on_batch_end", "on_batch_valid_end")
@@ -280,6 +280,16 @@ def test_outputs_are_kept_only_where_a_callback_may_read_them() -> None:
     fit({"alone": alone, "history": "history"})
     fit({"beside": beside, "act": Act(on_batch_end=lambda ctx: ctx.y_hat)})
     assert (alone.hooks, beside.hooks) == (0, 1)
+
+
+def test_a_subclass_of_a_predefined_callback_reads_the_output() -> None:
+    class Counts(CallbackSetHistory):
+        def on_batch_end(self) -> None:
+            self.n = len(self.ctx.y_hat)
+
+    counts = Counts()
+    fit(counts)
+    assert counts.n == 2
 
 
 def test_reading_what_is_not_kept_says_how_to_have_it() -> None:

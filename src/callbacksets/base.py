@@ -86,7 +86,7 @@ class CallbackSet(metaclass=_CallbackSetMeta):
         ctx: The context of the fit, None outside of one. Any stand-in may be put there to test a method alone.
         weight: Callbacks run by ascending weight within a stage, ties in the order given.
         reads_y_hats: False for a callback that never reads `ctx.y_hat` or `ctx.y_hats`. Where no callback of a run
-            does, the output of a batch is not kept until the next, which saves its memory.
+            does, the output of a batch is not kept until the next, which saves its memory. A subclass says so anew.
 
     Raises:
         TypeError: When a class is made that has a public `on_...` that is no stage, or a stage that takes more than
@@ -104,6 +104,7 @@ class CallbackSet(metaclass=_CallbackSetMeta):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
+        cls.reads_y_hats = vars(cls).get("reads_y_hats", True)  # what a subclass adds may read them
         found = {name: inspect.getattr_static(cls, name) for name in dir(cls) if name.startswith("on_")}
         _check_stages(cls.__name__, {name: _unbound(value, cls) for name, value in found.items()})
 

@@ -51,6 +51,7 @@ class CallbackSetCheckpoint(StartsOver):
     mlr3torch: `t_clbk("checkpoint")`.
     """
 
+    reads_y_hats = False
     weight = math.inf
 
     def __init__(self, path: AnyPath | Callable[[], AnyPath], freq: int) -> None:

@@ -48,6 +48,7 @@ class CallbackSetEarlyStopping(StartsOver):
     mlr3torch: the parameters `patience`, `min_delta` and `restore_best_weights` of a learner.
     """
 
+    reads_y_hats = False
     weight = 1000
 
     def __init__(

@@ -29,6 +29,8 @@ class CallbackSetHistory(StartsOver):
     mlr3torch: `t_clbk("history")`.
     """
 
+    reads_y_hats = False
+
     def __init__(self) -> None:
         self.start_over()
 

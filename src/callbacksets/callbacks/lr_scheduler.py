@@ -53,6 +53,8 @@ class CallbackSetLRScheduler(StartsOver):
     `t_clbk("lr_multiplicative")`.
     """
 
+    reads_y_hats = False
+
     def __init__(self, scheduler: Callable[..., Any], step_on_epoch: bool = True, **kwargs: Any) -> None:
         if not callable(scheduler):
             raise TypeError(
@@ -187,6 +189,7 @@ class CallbackSetLRSchedulerOneCycle(CallbackSetLRScheduler):
     mlr3torch: `t_clbk("lr_one_cycle")`.
     """
 
+    reads_y_hats = False
     on_epoch_end = None  # type: ignore[assignment]
 
     def __init__(self, **kwargs: Any) -> None:
@@ -252,6 +255,7 @@ class CallbackSetLRSchedulerReduceOnPlateau(CallbackSetLRScheduler):
     mlr3torch: `t_clbk("lr_reduce_on_plateau")`.
     """
 
+    reads_y_hats = False
     on_batch_end = None  # type: ignore[assignment]
 
     def __init__(self, monitor: str | None = None, **kwargs: Any) -> None:

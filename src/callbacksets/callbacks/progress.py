@@ -30,6 +30,8 @@ class CallbackSetProgress(StartsOver):
     mlr3torch: `t_clbk("progress")`.
     """
 
+    reads_y_hats = False
+
     def __init__(self, digits: int = 2) -> None:
         self.digits = whole_number("digits", digits, at_least=0)
         self._bar: Any = None

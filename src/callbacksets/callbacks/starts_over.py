@@ -14,7 +14,6 @@ class StartsOver(CallbackSet):
     A subclass defines `start_over()`, and calls `self.loaded_state()` at the end of its `load_state_dict()`.
     """
 
-    reads_y_hats = False
     has_begun = False  # in this fit, so that what there is to restore in `exit` is of this fit
     _state_is_loaded = False
     _ctx: "ContextTorch" = None  # type: ignore[assignment]  # as in the base class

@@ -43,6 +43,8 @@ class CallbackSetUnfreeze(StartsOver):
     mlr3torch: `t_clbk("unfreeze")`.
     """
 
+    reads_y_hats = False
+
     def __init__(self, starting_weights: Selector, unfreeze: Iterable[Mapping[str, Any]]) -> None:
         self.starting_weights = _selector("starting_weights", starting_weights)
         self.unfreeze = _rows(unfreeze)
