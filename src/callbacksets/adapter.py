@@ -305,10 +305,18 @@ class AdapterHooks:
     # --- validation --------------------------------------------------------------------------------------------------
 
     def on_validation_start(self, trainer: Trainer, pl_module: "LightningModule") -> None:
-        if (run := self._training(trainer)) is not None:
-            self._enter_epoch(run)
-            run.loop.validated = run.loop.in_validation = True
-            self._before_valid(run, in_epoch=True)
+        if (run := self._training(trainer)) is None:
+            return
+        if self._has_validated(run.loop):
+            run.loop.repeats_validation = True
+            return
+        self._enter_epoch(run)
+        run.loop.validated = run.loop.in_validation = True
+        self._before_valid(run, in_epoch=True)
+
+    def _has_validated(self, loop: Loop) -> bool:
+        """Lightning 2.4 validates once more what had been validated when the checkpoint was written."""
+        return loop.resumed and loop.validated and loop.scores_valid is not None and loop.scored_at == loop.global_step
 
     def _before_valid(self, run: Run, *, in_epoch: bool = False) -> None:
         run.loop.scores_train = run.reader.train(in_epoch=in_epoch)
@@ -350,6 +358,8 @@ class AdapterHooks:
                 self._end_validation(run)
             if self.terminate_at == "validation":
                 self._stop_if_asked(run)
+        elif self._run is not None:
+            self._run.loop.repeats_validation = False
 
     def _end_validation(self, run: Run) -> None:
         run.loop.in_validation = run.loop.validation_ends = False
@@ -502,9 +512,11 @@ class AdapterHooks:
         return run
 
     def _training(self, trainer: Trainer) -> Run | None:
-        """The run, unless this is the sanity check or trainer.validate()."""
+        """The run, unless this is the sanity check, a validation made once more, or trainer.validate()."""
         run = self._run
-        return run if run is not None and run.loop.begun and run.trainer is trainer else None
+        if run is None or run.trainer is not trainer or not run.loop.begun or run.loop.repeats_validation:
+            return None
+        return run
 
     def __repr__(self) -> str:
         return plan_as_text(type(self).__name__, self._sources)
@@ -548,8 +560,8 @@ class CallbackSetAdapter(AdapterHooks, Callback):
     several fits, one after the other. An instance is used as it is; of all else a callback is made anew for every fit.
 
     Args:
-        callbacks: One of, a list of, or a mapping id -> a `CallbackSet` instance or class, a `TorchCallback`, a key of
-            the dictionary, or `{key: {values}}` as a YAML file has it.
+        callbacks: One of, a list of, or a mapping id -> a `CallbackSet` instance or class, a `TorchCallback`, or a key
+            of the dictionary; in a list or as a mapping's value also `{key: {values}}`, as a YAML file has it.
         network: The name of the module's submodule that is `ctx.network`, and whose output is `ctx.y_hats`; by
             default its attribute `network`, else the module itself.
         loss_fn: The name of the module's attribute that is `ctx.loss_fn`; by default `loss_fn` or `criterion`.
@@ -559,7 +571,8 @@ class CallbackSetAdapter(AdapterHooks, Callback):
     Raises:
         KeyError: For a string that is no key of the dictionary.
         TypeError: For what is no callback, or the wrong kind of argument.
-        ValueError: When two callbacks have the same id, or one instance has two.
+        ValueError: When two callbacks have the same id, one instance has two, or `terminate_at` is none of the two.
+        AttributeError: In a fit, when the module has no `network` or `loss_fn` of that name.
 
     mlr3torch: the training loop of `LearnerTorch`.
     """

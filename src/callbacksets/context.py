@@ -36,6 +36,7 @@ class Loop:
     in_batch: bool = False  # between `batch_begin` and `batch_end`
     in_validation: bool = False  # between the start of a validation and `valid_end`
     validation_ends: bool = False  # all its batches are done
+    repeats_validation: bool = False  # the one under way had ended when the checkpoint was written
     validated: bool = False  # validation started in this epoch
     ahead: str = ""  # the hook whose part has been done before it came, so that it could be saved
     complete: bool = True  # the last epoch that ended had all its batches
@@ -334,7 +335,7 @@ class ContextTorch:
 
     @property
     def last_loss(self) -> float | None:
-        """The loss of the last training batch, as `training_step()` returned it.
+        """The loss of the last training batch that had one, as `training_step()` returned it.
 
         Not divided by `accumulate_grad_batches`. Taken off the device when it is read.
         """
