@@ -17,8 +17,10 @@ from typing import Any
 from unittest import SkipTest
 
 import lightning as L
+import numpy as np
 import pytest
 import torch
+from packaging.version import Version
 from torch import nn
 from torchmetrics.classification import MulticlassAccuracy
 
@@ -100,10 +102,19 @@ def failed(make: Make, **arguments: Any) -> list[str]:
 
 @pytest.mark.parametrize("broken", zoo.ZOO, ids=lambda broken: broken.__name__)
 def test_broken(broken: type[CallbackSet]) -> None:
+    if broken is zoo.CallbackSetCountsInEpoch and Version(L.__version__) < Version("2.5"):
+        pytest.skip("resumed inside an epoch, Lightning 2.4 validates at once, so that nothing is compared there")
     check, message = zoo.ZOO[broken]
     with pytest.raises(AssertionError, match=rf"(?s)^{broken.__name__} fails '{check}'\.\n- {check}: .*{message}"):
         check_callback_set(broken)
     zoo.KEPT.clear()
+
+
+def test_the_middle_of_an_epoch_is_compared_where_the_loader_goes_on_there() -> None:
+    def training() -> tuple[L.LightningModule, Any, Any]:
+        return Tiny(), ones(3), ones(1)
+
+    check_callback_set(zoo.CallbackSetCountsInEpoch, checks="resume", training=training)
 
 
 def test_every_check_has_a_broken_callback() -> None:
@@ -370,6 +381,16 @@ def test_recorder_of_some_stages() -> None:
     assert recorder.rows == [("on_end",), ("on_exit",)]
 
 
+def test_recorder_keeps_copies() -> None:
+    recorder = StageRecorder("seen", "array", "loader_train", stages="on_batch_end")
+    recorder.ctx = ctx = make_context(loader_train=(loader := ones(1)))
+    ctx.seen, ctx.array = {1}, np.zeros(1)
+    recorder.on_batch_end()
+    ctx.seen.add(2)
+    ctx.array[0] = 7
+    assert recorder.rows == [("on_batch_end", {1}, np.zeros(1), loader)]
+
+
 def test_recorder_of_a_field_that_does_not_exist() -> None:
     with pytest.raises(AttributeError, match=r"ctx has no field 'epohc'. Did you mean 'epoch'"):
         fit(StageRecorder("epohc"))
@@ -391,6 +412,7 @@ def test_context_has_what_it_was_given() -> None:
     scored = make_context(last_scores_valid={"acc": 0.5, "loss": 2.0}, measures_valid={"acc": MulticlassAccuracy(2)})
     assert (scored.minimize(), scored.minimize("loss"), scored.minimize("other")) == (False, True, None)
     assert make_context().minimize() is None
+    assert make_context(y_hats=(network, 2)).y_hat is network
     assert repr(make_context(epoch=3)) == "make_context(terminate=False, epoch=3)"
     assert make_context(last_scores_valid=None).last_scores_valid is None
 

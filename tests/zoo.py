@@ -157,6 +157,26 @@ class CallbackSetEma(CallbackSet):
         self.ema = state_dict["ema"]
 
 
+class CallbackSetCountsInEpoch(CallbackSet):
+    """Forgets, inside an epoch, what it has counted since the epoch began."""
+
+    def __init__(self) -> None:
+        self.batches, self.epochs = 0, list[int]()
+
+    def on_batch_end(self) -> None:
+        self.batches += 1
+
+    def on_epoch_end(self) -> None:
+        self.epochs.append(self.batches)
+        self.batches = 0
+
+    def state_dict(self) -> Any:
+        return {"epochs": list(self.epochs), "batches": self.batches if self.ctx.step == 3 else 0}
+
+    def load_state_dict(self, state_dict: Any) -> None:
+        self.epochs, self.batches = list(state_dict["epochs"]), state_dict["batches"]
+
+
 class CallbackSetDecays(CallbackSet):
     """Changes the weights, by something that it does not save."""
 
@@ -195,7 +215,7 @@ ZOO: dict[type[CallbackSet], tuple[str, str]] = {
     CallbackSetAverage: ("nothing_to_train", "max_epochs=0.*ZeroDivisionError.*in on_end.*no epoch and no batch"),
     CallbackSetFile: ("interruption", "interrupted before on_begin. There was also AttributeError: .*on_exit"),
     CallbackSetHolds: ("ctx_released", "still holds ctx after the fit"),
-    CallbackSetLeaks: ("fits_are_independent", r"different states: at \['seen'\].*class attribute"),
+    CallbackSetLeaks: ("fits_are_independent", r"second ends in another state: at \['seen'\].*class attribute"),
     CallbackSetSavesOnly: ("state_methods", r"state_dict\(\) without load_state_dict\(\)"),
     CallbackSetForgets: ("round_trip", r"another: at \['last'\] None instead of.*Restore all"),
     CallbackSetAdds: ("round_trip", r"mixture: at \['losses'\].*18 values instead of 6.*Replace"),
@@ -204,6 +224,7 @@ ZOO: dict[type[CallbackSet], tuple[str, str]] = {
     CallbackSetTakesWhatItIsGiven: ("no_aliasing", r"load_state_dict\(\) was given changed.*Keep a copy"),
     CallbackSetDeque: ("weights_only", r"\['losses'\] \(a collections.deque\).*weights_only=True"),
     CallbackSetEma: ("resume", r"at the end of an epoch ends in another state: at \['ema'\].*Keep in state_dict"),
+    CallbackSetCountsInEpoch: ("resume", r"middle of an epoch .* at \['epochs'\]\[1\] 2 instead of 3"),
     CallbackSetDecays: ("resume", "other weights of the network"),
     CallbackSetNeedsEpochBegin: ("resume_inside_epoch", "middle of an epoch. AttributeError.*set in __init__"),
     CallbackSetUncloned: ("clone", r"clone\(deep=True\), before a fit. TypeError: there is only one"),

@@ -158,11 +158,11 @@ class Bench:
         """An empty folder."""
         return Path(tempfile.mkdtemp(dir=self._folder))
 
-    def interrupt(self, moment: str, place: Path) -> Path | None:
+    def interrupt(self, moment: str, place: Path, callback: CallbackSet, *spies: CallbackSet) -> Path | None:
         """The checkpoint of a fit that is interrupted right after it was written, if it came to that."""
         folder = self.new_place()
         with contextlib.suppress(Interruption):
-            self.fit(natives=(_Saver(folder, interrupts=moment),), place=place)
+            self.fit(callback, *spies, natives=(_Saver(folder, interrupts=moment),), place=place)
             return None
         return folder / f"{moment}.ckpt"
 
@@ -207,13 +207,31 @@ def small_classifier() -> tuple[L.LightningModule, Any, Any]:
     x = torch.randn(40, 4)
     y = (x[:, 0] + torch.randn(40) > 0).long()
     train, valid = TensorDataset(x[:24], y[:24]), TensorDataset(x[24:], y[24:])
-    return module, DataLoader(train, batch_size=8), DataLoader(valid, batch_size=8)
+    return module, _Continued(train, batch_size=8), DataLoader(valid, batch_size=8)
 
 
 def described(error: BaseException) -> str:
     """An error with its notes, which say where it was."""
     notes = "; ".join(getattr(error, "__notes__", ()))
     return f"{type(error).__name__}: {error}{f' ({notes})' if notes else ''}"
+
+
+class _Continued(DataLoader[Any]):
+    """Goes on in the middle of an epoch where it was when a checkpoint was written."""
+
+    _done = _skip = 0
+
+    def __iter__(self) -> Any:
+        skip, self._skip = self._skip, 0
+        for self._done, batch in enumerate(super().__iter__(), start=1):
+            if self._done > skip:
+                yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        return {"done": self._done % len(self)}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        self._skip = state_dict["done"]
 
 
 class _EveryBatch(L.Callback):

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from callbacksets.context import ContextTorch, Loop
+from callbacksets.context import ContextTorch, Loop, first_output
 from callbacksets.errors import did_you_mean
 from callbacksets.scores import by_name
 
@@ -14,8 +14,8 @@ def make_context(**fields: Any) -> ContextTorch:
     """A stand-in for `ctx` that has the given fields and no others, so that a method can be tested without a Trainer.
 
     It behaves as in a fit: what cannot be set there cannot be set here, scores take positions, a batch can be
-    exchanged as in `batch_begin`, `terminate` is False until it is set, and `minimize()` goes by the scores and
-    measures that were given. For the next moment, make another.
+    exchanged as in `batch_begin`, `y_hat` is of the `y_hats` that were given, `terminate` is False until it is set, and
+    `minimize()` goes by the scores and measures that were given. For the next moment, make another.
 
     Example:
         >>> from callbacksets import CallbackSet
@@ -73,6 +73,8 @@ class _StandIn(ContextTorch):
             return super().__getattribute__(name)
         if name == "minimize" and name not in self._given:
             return self._real.minimize
+        if name == "y_hat" and name not in self._given and "y_hats" in self._given:
+            return first_output(self._given["y_hats"])
         if name not in self._given:
             raise AttributeError  # which __getattr__ explains
         return self._given[name]

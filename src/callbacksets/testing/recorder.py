@@ -1,6 +1,7 @@
 """A callback that writes down what happens."""
 
-from collections.abc import Callable, Iterable, Mapping
+import copy
+from collections.abc import Callable, Collection, Iterable, Mapping
 from typing import Any
 
 from torch import Tensor
@@ -41,7 +42,7 @@ class StageRecorder(CallbackSet):
 
     Raises:
         TypeError: For what is no name.
-        ValueError: For what is no stage.
+        ValueError: For what is no stage, or an empty name.
         AttributeError: In a fit, for a field that `ctx` does not have.
     """
 
@@ -92,4 +93,4 @@ def _copied(value: Any) -> Any:
         return {key: _copied(item) for key, item in value.items()}
     if type(value) in (list, tuple):
         return type(value)(_copied(item) for item in value)
-    return value
+    return copy.copy(value) if isinstance(value, Collection) else value
