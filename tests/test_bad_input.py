@@ -13,7 +13,7 @@ import torch
 from lightning.pytorch.callbacks import Timer
 from torch import nn
 from torch.optim import SGD
-from torch.optim.lr_scheduler import ReduceLROnPlateau, StepLR
+from torch.optim.lr_scheduler import ChainedScheduler, ReduceLROnPlateau, StepLR
 from torchmetrics import MeanMetric
 
 import callbacksets
@@ -106,6 +106,31 @@ CASES: dict[str, dict[str, Case]] = {
         ),
         "ids": (lambda: CallbackSetAdapter(["history", history]), ValueError, ("id 'history'", "{'a': ..., 'b': ...}")),
         "id": (lambda: CallbackSetAdapter({1: history}), TypeError, ("ids", "strings", "got 1")),
+        "values alone": (
+            lambda: CallbackSetAdapter({"early_stopping": {"patience": 5}}),
+            TypeError,
+            ("Expected callbacks", "go into a list: [{'early_stopping': {'patience': 5}}]"),
+        ),
+        "class path alone": (
+            lambda: CallbackSetAdapter({"class_path": "callbacksets.CallbackSetHistory"}),
+            TypeError,
+            ("a list: [{'class_path': 'callbacksets.CallbackSetHistory'}]",),
+        ),
+        "configuration": (
+            lambda: CallbackSetAdapter([{"class_path": "callbacksets.CallbackSetProgress", "init_arg": {"digits": 7}}]),
+            TypeError,
+            ("'init_arg'", "Did you mean 'init_args'?"),
+        ),
+        "adapter": (
+            lambda: CallbackSetAdapter([CallbackSetAdapter([])]),
+            TypeError,
+            ("CallbackSetAdapter", "make one"),
+        ),
+        "weight": (
+            lambda: CallbackSetAdapter(type("CallbackSetX", (CallbackSet,), {"weight": "a"})),
+            TypeError,
+            ("the weight of CallbackSetX", "a number", "got 'a'"),
+        ),
         "network": (lambda: CallbackSetAdapter([], network=network), TypeError, ("network", "the name", "got Linear")),
         "loss_fn": (lambda: CallbackSetAdapter([], loss_fn=torch.mean), TypeError, ("loss_fn", "the name")),
         "terminate_at": (lambda: CallbackSetAdapter([], terminate_at="step"), ValueError, ("'validation'", "'step'")),
@@ -149,6 +174,13 @@ CASES: dict[str, dict[str, Case]] = {
     "as_lr_scheduler": {
         "class": (lambda: as_lr_scheduler(SGD, True), TypeError, ("x", "scheduler class", "SGD")),
         "instance": (lambda: as_lr_scheduler(3, True), TypeError, ("x", "scheduler class", "got 3")),
+        "plateau": (lambda: as_lr_scheduler(ReduceLROnPlateau, True), TypeError, ("t_clbk('lr_reduce_on_plateau'",)),
+        "chained": (
+            lambda: as_lr_scheduler(ChainedScheduler, True),
+            TypeError,
+            ("x", "the optimizer first", "ChainedScheduler", "lambda optimizer:"),
+        ),
+        "no optimizer": (lambda: as_lr_scheduler(lambda: 1, True), TypeError, ("x", "the optimizer first")),
         "when": (lambda: as_lr_scheduler(StepLR, "epoch"), TypeError, ("step_on_epoch", "True or False", "'epoch'")),
     },
     "TorchCallback": {
@@ -163,6 +195,16 @@ CASES: dict[str, dict[str, Case]] = {
             ("'history'", "pip install no_such_package"),
         ),
         "weight": (lambda: TorchCallback(CallbackSetTB, weight=float("nan")), ValueError, ("weight", "got nan")),
+        "no argument": (
+            lambda: TorchCallback(CallbackSetProgress, additional_args={"digit": 3}),
+            TypeError,
+            ("additional_args", "CallbackSetProgress", "'digit'", "Did you mean 'digits'?"),
+        ),
+        "no parameter": (
+            lambda: TorchCallback(CallbackSetProgress, param_set=ParamSet(["digit"])),
+            TypeError,
+            ("param_set", "CallbackSetProgress", "'digit'", "Did you mean 'digits'?"),
+        ),
         "arguments": (lambda: TorchCallback(CallbackSetTB, additional_args=[1]), TypeError, ("additional_args", "[1]")),
         "parameters": (lambda: TorchCallback(CallbackSetTB, param_set={}), TypeError, ("param_set", "ParamSet", "{}")),
         "reserved": (
@@ -214,6 +256,7 @@ CASES: dict[str, dict[str, Case]] = {
         "weight": (lambda: callback_set("CallbackSetX", weight="a"), TypeError, ("weight", "a number", "got 'a'")),
     },
     "torch_callback": {
+        "hyphen": (lambda: torch_callback("my-callback"), ValueError, ("id", "underscores", "'my-callback'")),
         "id": (lambda: torch_callback(3), TypeError, ("id", "a string", "got 3")),
         "typo": (lambda: torch_callback("x", pakages="a"), TypeError, ("'pakages'", "Did you mean 'packages'?")),
         "stage": (lambda: torch_callback("x", on_ned=nothing), TypeError, ("on_ned is no stage", "'on_end'")),
@@ -261,7 +304,7 @@ CASES: dict[str, dict[str, Case]] = {
             ValueError,
             ("unfreeze[0]", "either 'epoch' or 'batch'"),
         ),
-        "scheduler": (lambda: CallbackSetLRScheduler(3), TypeError, ("scheduler", "torch scheduler class", "got 3")),
+        "scheduler": (lambda: CallbackSetLRScheduler(3), TypeError, ("scheduler", "scheduler class", "got 3")),
         "scheduler's argument": (
             lambda: CallbackSetLRScheduler(StepLR, step_sise=3),
             TypeError,
@@ -281,6 +324,21 @@ CASES: dict[str, dict[str, Case]] = {
             lambda: CallbackSetLRSchedulerReduceOnPlateau(mode="up"),
             ValueError,
             ("mode", "'min', 'max'", "got 'up'"),
+        ),
+        "plateau's typo": (
+            lambda: CallbackSetLRSchedulerReduceOnPlateau(monitr="loss"),
+            TypeError,
+            ("'monitr'", "Did you mean 'monitor'?"),
+        ),
+        "plateau's step": (
+            lambda: CallbackSetLRSchedulerReduceOnPlateau(step_on_epoch=True),
+            TypeError,
+            ("ReduceLROnPlateau has no argument 'step_on_epoch'",),
+        ),
+        "one cycle's step": (
+            lambda: CallbackSetLRSchedulerOneCycle(max_lr=0.1, step_on_epoch=False),
+            TypeError,
+            ("OneCycleLR has no argument 'step_on_epoch'",),
         ),
         "one cycle": (lambda: CallbackSetLRSchedulerOneCycle(), TypeError, ("without 'max_lr'", "max_lr=...")),
         "one cycle's length": (
@@ -315,6 +373,8 @@ CASES: dict[str, dict[str, Case]] = {
         "encoder": (lambda: supervised(prediction_encoder=3), TypeError, ("prediction_encoder", "callable", "got 3")),
     },
     "results": {
+        "axes": (lambda: plot_history({"epoch": [1], "a.b": [1]}, ax=5), TypeError, ("ax", "one Axes", "got 5")),
+        "column": (lambda: plot_history({"epoch": [1], "a.b": 5}), TypeError, ("state", "lists", "'a.b' is 5")),
         "no history": (lambda: plot_history({"epoch": []}), ValueError, ("no scores to plot", "logged none")),
         "path": (lambda: latest_checkpoint(3), TypeError, ("path", "a folder", "got 3")),
         "no checkpoint": (lambda: read_states({"a": 1}), ValueError, ("checkpoint", "Lightning Trainer")),

@@ -259,7 +259,7 @@ REFUSED = [
     ),
     (refused(torch_callback, "x", on_ned=nothing), TypeError, "CallbackSetX.on_ned is no stage."),
     (refused(torch_callback, ""), ValueError, "Expected id to be a string with something in it but got ''."),
-    (refused(torch_callback, "a b"), ValueError, "Expected classname to be a name that starts with 'CallbackSet' but"),
+    (refused(torch_callback, "a b"), ValueError, "Expected id to be made of letters, digits and underscores"),
     (refused(torch_callback, "x", initialize=lambda self, weight: None), ValueError, "can be called 'weight'"),
 ]
 

@@ -46,6 +46,12 @@ def test_draws_where_it_is_told() -> None:
     assert [ax.get_title() for ax in axes] == ["loss", "acc"]
 
 
+def test_the_figure_of_a_subfigure_is_the_whole() -> None:
+    whole = plt.figure()
+    axes = whole.subfigures(1, 2)[1].subplots()
+    assert plot_history({"epoch": [1], "train.loss": [0.5]}, axes) == (whole, axes)
+
+
 def test_one_score_gives_one_axes() -> None:
     _, ax = plot_history({"epoch": [1], "train.loss": [2.0]})
     assert ax.get_title() == "loss"

@@ -48,6 +48,16 @@ def logs(**kwargs: Any) -> Callable[[Tiny, torch.Tensor], None]:
 # --- names ----------------------------------------------------------------------------------------------------------
 
 
+def test_a_logged_name_or_a_position_sets_what_it_gets() -> None:
+    scores = Scores({"acc": 0.9, "loss": 0.2}, logged={"val_acc": "acc", "val_loss": "loss"})
+    scores["val_acc"] = 0.8
+    scores[1] = 0.3
+    scores.update({"val_loss": 0.4}, val_new=1.0)
+    assert dict(scores) == {"acc": 0.8, "loss": 0.4, "val_new": 1.0}
+    with pytest.raises(IndexError, match="no position 3 among 3 names"):
+        scores[3] = 1.0
+
+
 @pytest.mark.parametrize(
     ("logged", "short"),
     [

@@ -55,6 +55,12 @@ def test_ids(callbacks: Any, ids: list[str]) -> None:
     assert list(sources_by_id(callbacks)) == ids
 
 
+def test_what_fails_when_it_is_made_says_what_it_was() -> None:
+    with pytest.raises(TypeError, match="patience") as caught:
+        fit([t_clbk("early_stopping", patience=5), t_clbk("lr_reduce_on_plateau", patience="5")])
+    assert caught.value.__notes__ == ["when callback 'lr_reduce_on_plateau' was made for the fit"]
+
+
 def test_what_a_fit_makes_of_them() -> None:
     instance, descriptor = CallbackSetSized(1), TorchCallback(CallbackSetSized, id="described")
     descriptor.param_set.set_values(size=2)
@@ -119,7 +125,7 @@ REFUSED = [
     ([lambda: CallbackSet()], TypeError, "but got <function"),
     ([L.Callback()], TypeError, "Callback is a Lightning callback, not a CallbackSet."),
     ([L.pytorch.callbacks.Timer], TypeError, "Timer is a Lightning callback, not a CallbackSet."),
-    ([CallbackSetAdapter([])], TypeError, "CallbackSetAdapter is a Lightning callback, not a CallbackSet."),
+    ([CallbackSetAdapter([])], TypeError, "Expected callbacks to be CallbackSets but got a CallbackSetAdapter."),
     (["history", "history"], ValueError, "Two callbacks have the id 'history'. Give ids of your own"),
     ([t_clbk("history"), CallbackSetHistory()], ValueError, "Two callbacks have the id 'history'."),
     ([SAME, SAME], ValueError, "is given twice, as 'callback_set' and 'callback_set'."),

@@ -325,10 +325,12 @@ def test_a_checkpoint_on_an_exception_has_the_weights_from_before_and_what_other
     assert "lightning_module_state_dict" not in vars(trainer.strategy)
 
 
-@pytest.mark.parametrize("bad", ["missing.ckpt", "other.pt"])
+@pytest.mark.parametrize("bad", ["missing.ckpt", "other.pt", "half.pt"])
 def test_read_states_refuses_what_is_no_checkpoint(bad: str, tmp_path: Path) -> None:
     torch.save({"weight": torch.zeros(1)}, tmp_path / "other.pt")
-    with pytest.raises((FileNotFoundError, ValueError)):
+    whole = (tmp_path / "other.pt").read_bytes()
+    (tmp_path / "half.pt").write_bytes(whole[: len(whole) // 2])
+    with pytest.raises((FileNotFoundError, ValueError), match=bad):
         read_states(tmp_path / bad)
 
 

@@ -81,8 +81,8 @@ def folder(name: str, value: Any) -> Path:
     return Path(path).expanduser()
 
 
-def keywords(function: Callable[..., Any], given: Mapping[str, Any], *, after: int) -> None:
-    """What a function can be called with by keyword, after so many positional arguments."""
+def keywords(function: Callable[..., Any], given: Mapping[str, Any], *, after: int, also: Iterable[str] = ()) -> None:
+    """What a function can be called with by keyword, after so many positional arguments; and what else is known."""
     name = getattr(function, "__name__", repr(function))
     try:
         parameters = list(inspect.signature(function).parameters.values())[after:]
@@ -90,7 +90,7 @@ def keywords(function: Callable[..., Any], given: Mapping[str, Any], *, after: i
         return
     takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
     named = [one for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
-    known = [parameter.name for parameter in named]
+    known = [*also, *(parameter.name for parameter in named)]
     if not takes_any and (unknown := [key for key in given if key not in known]):
         raise TypeError(
             f"{name} has no argument {listed(unknown)}.{did_you_mean(unknown[0], known)} It has {listed(known)}."

@@ -141,6 +141,7 @@ class CallbackSet(metaclass=_CallbackSetMeta):
             deep: Whether the values it holds are copied as well.
 
         Raises:
+            TypeError: For a `deep` that is no bool.
             RuntimeError: During a fit.
         """
         if self.ctx is not None:

@@ -10,7 +10,7 @@ from callbacksets import html
 from callbacksets.arguments import names_of, text
 from callbacksets.arguments import weight as checked_weight
 from callbacksets.base import CallbackSet, identify, stages_of
-from callbacksets.errors import NotALightningCallback, listed, misplaced
+from callbacksets.errors import NotALightningCallback, did_you_mean, listed, misplaced
 from callbacksets.param_set import ParamSet
 
 _RESERVED = {
@@ -47,9 +47,10 @@ class TorchCallback:
     Attributes:
         generator: The class.
         id, label, packages, man, weight, param_set: As given. They may be changed, and the next `generate()` heeds it.
+            An adapter has taken the id when it was made.
 
     Raises:
-        TypeError: For an argument of the wrong kind.
+        TypeError: For an argument of the wrong kind, or one that the class does not take.
         ValueError: When a parameter is called `weight` or `ctx`, or a string is empty.
 
     mlr3torch: `TorchCallback`.
@@ -87,6 +88,14 @@ class TorchCallback:
         if not isinstance(additional_args, Mapping | None):
             raise TypeError(f"Expected additional_args to be a mapping of names to values but got {additional_args!r}.")
         self._additional_args = dict(additional_args or {})
+        takes = ParamSet.from_callable(callback_generator)
+        given = {} if param_set is None else {"param_set": _param_set("param_set", param_set).ids()}
+        for argument, names in ({"additional_args": list(self._additional_args)} | given).items():
+            if unknown := [name for name in names if not takes.takes(name)]:
+                raise TypeError(
+                    f"Expected {argument} to have arguments of {callback_generator.__name__} but got "
+                    f"{listed(unknown)}.{did_you_mean(unknown[0], takes.ids())} It has {listed(takes.ids())}."
+                )
         self.param_set = (
             ParamSet.from_callable(callback_generator, without=self._additional_args)
             if param_set is None

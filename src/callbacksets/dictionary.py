@@ -52,6 +52,7 @@ class DictionaryTorchCallbacks(Mapping[str, TorchCallback]):
 
         Raises:
             TypeError: For a key that is no string, or what is no function.
+            ValueError: For an empty key.
         """
         text("key", key)
         if not callable(make) or isinstance(make, type):
@@ -141,6 +142,7 @@ def t_clbk(key: str | None = None, **values: Any) -> TorchCallback | DictionaryT
     Raises:
         KeyError: When there is no such callback.
         TypeError: For a value of what is no parameter, or a key that is no string.
+        ValueError: For an empty string as key, id or label.
 
     mlr3torch: `t_clbk()`.
     """
@@ -193,7 +195,7 @@ def t_clbks(
     Raises:
         KeyError: When there is no such callback.
         TypeError: For keys that are no strings.
-        ValueError: When a key is given twice.
+        ValueError: When a key is given twice, or an id is empty.
 
     mlr3torch: `t_clbks()`.
     """

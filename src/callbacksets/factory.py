@@ -79,7 +79,8 @@ def callback_set(
         <CallbackSetCount: on_batch_end>
 
     In such a function `super()` needs its arguments, as Python supplies them in the body of a class only:
-    `super(CallbackSetCount, self).on_begin()`, or name the class it inherits from: `CallbackSet.print(self)`.
+    `super(CallbackSetCount, self).print()`, or name the class it inherits from: `CallbackSet.print(self)`. A stage is
+    there to be called only if `inherit` has it.
 
     Its instances can be pickled, as some strategies need, when the class is a global of its own name, as above. The
     functions may be any, lambdas as well.
@@ -178,6 +179,10 @@ def torch_callback(
     """
     _refuse_unknown(parts, torch_callback, callback_set)
     words = text("id", id).split("_")
+    if classname is None and not f"CallbackSet{''.join(words)}".isidentifier():
+        raise ValueError(
+            f"Expected id to be made of letters, digits and underscores, or a classname beside it, but got {id!r}."
+        )
     return TorchCallback(
         callback_set(classname or "CallbackSet" + "".join(word[:1].upper() + word[1:] for word in words), **parts),
         id=id,

@@ -28,6 +28,7 @@ class ParamSet:
         any_other: Whether values of other names may be given too.
 
     Raises:
+        TypeError: For names that are no strings, or what is no function.
         ValueError: When a name is given twice.
 
     mlr3torch: paradox's `ParamSet`.

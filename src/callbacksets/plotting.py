@@ -1,6 +1,6 @@
 """Pictures of a history."""
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from callbacksets.errors import listed
@@ -35,7 +35,7 @@ def plot_history(
 
     Raises:
         ModuleNotFoundError: Without matplotlib.
-        TypeError: For what is no state of a history.
+        TypeError: For what is no state of a history, or no Axes.
         ValueError: When the history has no scores, or the number of Axes is not theirs.
     """
     try:
@@ -53,13 +53,17 @@ def plot_history(
     panels = list(dict.fromkeys(column.split(".", 1)[1] for column in state if "." in column))
     if not panels:
         raise ValueError("The history has no scores to plot: the module logged none for the epoch.")
+    if wrong := [column for column, values in state.items() if isinstance(values, str | float | int)]:
+        raise TypeError(f"Expected the columns of state to be lists but {wrong[0]!r} is {state[wrong[0]]!r}.")
     if ax is None:
-        fig, grid = plt.subplots(1, len(panels), figsize=(4.5 * len(panels), 3.4), layout="constrained", squeeze=False)
+        _, grid = plt.subplots(1, len(panels), figsize=(4.5 * len(panels), 3.4), layout="constrained", squeeze=False)
         axes = list(grid[0])
     elif isinstance(ax, Axes):
         axes = [ax] * len(panels)
     else:
-        axes = list(getattr(ax, "flat", ax))  # plt.subplots() gives an array of them
+        axes = list(getattr(ax, "flat", ax)) if isinstance(ax, Iterable) else [ax]  # plt.subplots() gives an array
+        if not all(isinstance(one, Axes) for one in axes):
+            raise TypeError(f"Expected ax to be one Axes of matplotlib, or one for each score, but got {ax!r}.")
     if len(axes) != len(panels):
         raise ValueError(f"Expected one Axes, or {len(panels)} for {', '.join(panels)}, but got {len(axes)}.")
 
@@ -79,6 +83,4 @@ def plot_history(
         panel.xaxis.set_major_locator(MaxNLocator(integer=True))
         panel.spines[["top", "right"]].set_visible(False)
         panel.legend(framealpha=0.9, edgecolor="none")
-    fig = axes[0].get_figure(root=True)
-    assert fig is not None
-    return fig, axes[0] if axes[0] is axes[-1] else axes
+    return axes[0].figure.figure, axes[0] if axes[0] is axes[-1] else axes

@@ -175,8 +175,8 @@ class Run:
                 self._warned.add(f"{id}{path}")
                 rank_zero_warn(
                     f"The state of callback {id!r} holds, at {path}, what torch.load(..., weights_only=True) refuses, "
-                    "and so does a Trainer that resumes. Keep numbers, strings, tensors, and lists, tuples and dicts "
-                    "of these."
+                    "and so does a Trainer that resumes. Keep numbers, strings, tensors, and lists, tuples, dicts and "
+                    "sets of these."
                 )
 
 

@@ -8,7 +8,7 @@ from torch.optim.lr_scheduler import LRScheduler
 
 from callbacksets.arguments import flag
 from callbacksets.base import snake_case
-from callbacksets.callbacks.lr_scheduler import CallbackSetLRScheduler
+from callbacksets.callbacks.lr_scheduler import CallbackSetLRScheduler, check_scheduler
 from callbacksets.descriptor import TorchCallback
 from callbacksets.param_set import ParamSet
 
@@ -25,7 +25,7 @@ def as_lr_scheduler(x: Callable[..., LRScheduler], step_on_epoch: bool) -> Torch
         ('lr_exponential', ParamSet(gamma=0.9, last_epoch=-1))
 
     Args:
-        x: A scheduler class of torch, or a function that makes a scheduler from the optimizer, its first argument.
+        x: A scheduler class of torch, or a function that makes a scheduler; the optimizer is its first argument.
             The other arguments are the parameters.
         step_on_epoch: Whether the scheduler steps after every epoch; else after every batch.
 
@@ -35,10 +35,7 @@ def as_lr_scheduler(x: Callable[..., LRScheduler], step_on_epoch: bool) -> Torch
     mlr3torch: `as_lr_scheduler()`.
     """
     flag("step_on_epoch", step_on_epoch)
-    if not callable(x) or (isinstance(x, type) and not issubclass(x, LRScheduler)):
-        raise TypeError(
-            f"Expected x to be a scheduler class of torch or a function that makes one from an optimizer but got {x!r}."
-        )
+    check_scheduler("x", x)
     return describe_scheduler(CallbackSetLRScheduler, x, {"scheduler": x, "step_on_epoch": step_on_epoch})
 
 

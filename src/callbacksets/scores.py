@@ -71,6 +71,14 @@ class ByName(dict[str, V], Generic[V]):
         except LookupError:
             return False
 
+    def __setitem__(self, key: str | int, value: V) -> None:
+        super().__setitem__(self.name(key) if key in self or isinstance(key, int) else key, value)
+
+    def update(self, *others: Any, **values: V) -> None:
+        """Set the values of other mappings, as `[...] = ` does."""
+        for name, value in dict(*others, **values).items():
+            self[name] = value
+
     def __delitem__(self, key: str | int) -> None:
         super().__delitem__(self.name(key))
 

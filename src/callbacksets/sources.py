@@ -8,10 +8,13 @@ from callbacksets.arguments import weight
 from callbacksets.base import CallbackSet, identify
 from callbacksets.descriptor import TorchCallback
 from callbacksets.dictionary import t_clbk
-from callbacksets.errors import listed
+from callbacksets.errors import did_you_mean, listed
+from callbacksets.natives import is_a
 from callbacksets.param_set import ParamSet
 
 Source = CallbackSet | type[CallbackSet] | TorchCallback
+
+_CONFIGURED = ("class_path", "init_args", "dict_kwargs")
 
 
 def sources_by_id(callbacks: Any) -> dict[str, Source]:
@@ -23,6 +26,7 @@ def sources_by_id(callbacks: Any) -> dict[str, Source]:
         ValueError: When two have the same id, or one instance has two ids.
     """
     if isinstance(callbacks, Mapping):
+        _refuse_configured(callbacks)
         pairs = [(key, _source(value)) for key, value in callbacks.items()]
     else:
         several = isinstance(callbacks, Iterable) and not isinstance(
@@ -46,18 +50,36 @@ def sources_by_id(callbacks: Any) -> dict[str, Source]:
     return by_id
 
 
+def _refuse_configured(callbacks: Mapping[Any, Any]) -> None:
+    """In a mapping, keys are ids: what a configuration file says of a callback goes into a list."""
+    if "class_path" in callbacks:
+        listed_instead: list[Any] = [dict(callbacks)]
+    elif any(isinstance(value, Mapping) and not _is_configured(value) for value in callbacks.values()):
+        listed_instead = [{key: value} for key, value in callbacks.items()]
+    else:
+        return
+    raise TypeError(
+        f"Expected callbacks to be a list, or a mapping of ids to callbacks, but got {dict(callbacks)!r}. Keys with "
+        f"their values go into a list: {listed_instead!r}."
+    )
+
+
 def generate(sources: Mapping[str, Source]) -> dict[str, CallbackSet]:
     """The CallbackSets of one fit by id, in the order in which they run."""
-    callbacks = {id: _callback(source) for id, source in sources.items()}
+    callbacks = {id: _callback(id, source) for id, source in sources.items()}
     for id, callback in callbacks.items():
         weight(f"the weight of callback {id!r}", callback.weight)
     return dict(sorted(callbacks.items(), key=lambda item: item[1].weight))
 
 
-def _callback(source: Source) -> CallbackSet:
+def _callback(id: str, source: Source) -> CallbackSet:
     if isinstance(source, CallbackSet):
         return source
-    return source.generate() if isinstance(source, TorchCallback) else source()
+    try:
+        return source.generate() if isinstance(source, TorchCallback) else source()
+    except Exception as error:
+        error.add_note(f"when callback {id!r} was made for the fit")
+        raise
 
 
 def _id(source: Source) -> str:
@@ -76,11 +98,17 @@ def _source(value: Any) -> Source:
         return _described(value, {})
     if isinstance(value, type) and issubclass(value, CallbackSet):
         name = value.__name__
+        weight(f"the weight of {name}", value.weight)
         _check_complete(f"{name} is given as a class but", ParamSet.from_callable(value), f"Give an instance: {name}(")
         return value
     if isinstance(value, Mapping):
         return _configured(value)
     cls = value if isinstance(value, type) else type(value)
+    if is_a(value, "AdapterHooks"):
+        raise TypeError(
+            f"Expected callbacks to be CallbackSets but got a {cls.__name__}. Of two adapters make one, with the "
+            "callbacks of both."
+        )
     if any(base.__name__ == "Callback" and "lightning" in base.__module__ for base in cls.__mro__):
         raise TypeError(
             f"{cls.__name__} is a Lightning callback, not a CallbackSet. Give it to the Trainer, beside the adapter: "
@@ -101,19 +129,28 @@ def _described(key: str, values: Mapping[str, Any]) -> TorchCallback:
 def _configured(value: Mapping[str, Any]) -> Source:
     """What a configuration file says: a key with its values, or a `class_path` that LightningCLI did not make."""
     if "class_path" in value:
+        if unknown := [key for key in value if key not in _CONFIGURED]:
+            raise TypeError(
+                f"Expected beside class_path init_args or dict_kwargs but got {listed(map(str, unknown))}."
+                f"{did_you_mean(unknown[0], _CONFIGURED)}"
+            )
         make = pydoc.locate(str(value["class_path"]))
         if not callable(make):
             raise TypeError(f"There is no class {value['class_path']!r} to import.")
         # LightningCLI has tried, and will show the error that is raised here
-        return _source(make(**value.get("init_args", {}), **value.get("dict_kwargs", {})))
-    if len(value) == 1:
+        return _source(make(**value.get("init_args") or {}, **value.get("dict_kwargs") or {}))
+    if _is_configured(value):
         [(key, values)] = value.items()
-        if isinstance(values, Mapping):
-            return _described(key, values)
+        return _described(key, values)
     raise TypeError(
         "Expected a key of the dictionary with its values, {'early_stopping': {'patience': 3}}, or a class_path with "
         f"init_args, but got {dict(value)!r}."
     )
+
+
+def _is_configured(value: Mapping[Any, Any]) -> bool:
+    """Whether a mapping is a key with its values, or has a class path."""
+    return "class_path" in value or (len(value) == 1 and isinstance(next(iter(value.values())), Mapping))
 
 
 def _check_complete(what: str, param_set: ParamSet, remedy: str) -> None:

@@ -187,7 +187,8 @@ def read_states(checkpoint: str | os.PathLike[str] | Mapping[str, Any], *, weigh
 
     Raises:
         FileNotFoundError: When there is no such checkpoint.
-        ValueError: When it is no Lightning checkpoint.
+        TypeError: For what is neither, as None, which `latest_checkpoint()` gives for a folder without one.
+        ValueError: When it is no Lightning checkpoint, or not a whole one.
 
     mlr3torch: `learner$model$callbacks` of a checkpoint.
     """
@@ -212,7 +213,7 @@ def _load(checkpoint: Any, weights_only: bool) -> Any:
         path = path / "meta.pt"
     try:
         return torch.load(path, map_location="cpu", weights_only=weights_only)
-    except (pickle.UnpicklingError, KeyError, EOFError) as error:
+    except (pickle.UnpicklingError, KeyError, EOFError, RuntimeError) as error:
         raise ValueError(
             f"Expected checkpoint to be one of a Lightning Trainer's but {_what(path)}: {error}"
         ) from error

@@ -167,6 +167,10 @@ SCHEDULES = [
 ]
 
 
+def test_plateau_takes_none_for_its_mode() -> None:
+    assert "mode" not in CallbackSetLRSchedulerReduceOnPlateau(mode=None).scheduler_args
+
+
 @pytest.mark.parametrize("optimizer", ["sgd", "adam"])
 @pytest.mark.parametrize(("make", "torch_make", "step_on_epoch"), SCHEDULES)
 def test_equals_torch(make: Any, torch_make: Any, step_on_epoch: bool, optimizer: str) -> None:
@@ -329,7 +333,7 @@ def test_a_scheduler_of_the_module_is_told_of() -> None:
 
 CONSTRUCTED: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: CallbackSetLRScheduler(), TypeError, "scheduler"),
-    (lambda: CallbackSetLRScheduler("StepLR"), TypeError, "a torch scheduler class.* but got 'StepLR'"),
+    (lambda: CallbackSetLRScheduler("StepLR"), TypeError, "a scheduler class of torch.* but got 'StepLR'"),
     (lambda: CallbackSetLRScheduler(Halving, step_on_epoch=1), TypeError, "step_on_epoch to be True or False"),
     (lambda: CallbackSetLRScheduler(Halving, decay=1), TypeError, "Halving has no argument 'decay'"),
     (lambda: CallbackSetLRScheduler(torch_schedulers.ReduceLROnPlateau), TypeError, "SchedulerReduceOnPlateau"),

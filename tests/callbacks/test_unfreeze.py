@@ -40,6 +40,21 @@ class Trainable(Act):
         self.names.append([name for name, parameter in ctx.network.named_parameters() if parameter.requires_grad])
 
 
+def test_says_when_the_first_batch_has_nothing_to_train() -> None:
+    with (
+        pytest.warns(UserWarning, match="No parameter is trained at first.*'0.weight', '0.bias'"),
+        pytest.raises(RuntimeError, match="does not require grad"),
+    ):
+        fit([CallbackSetUnfreeze(select_none(), [{"epoch": 2, "weights": select_all()}])], Module())
+    fit([CallbackSetUnfreeze(select_none(), [{"epoch": 1, "weights": select_all()}])], Module())
+    fit([CallbackSetUnfreeze(select_none(), [{"batch": 1, "weights": select_all()}])], Module())
+
+
+def test_a_selector_that_selects_nothing_at_all() -> None:
+    with pytest.raises(TypeError, match=r"starting_weights to be names of parameters but .* returned None"):
+        fit([CallbackSetUnfreeze(lambda names: None, [])], Module())
+
+
 def test_by_epoch() -> None:
     trainable = Trainable()
     rows = [{"epoch": 2, "weights": select_name("0.bias")}, {"epoch": 3, "weights": select_all()}]

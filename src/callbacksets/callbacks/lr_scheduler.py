@@ -1,15 +1,17 @@
 """Learning rate schedules: torch's schedulers, stepped by the training loop."""
 
 import copy
+import inspect
 import types
 import warnings
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.optim import Optimizer
-from torch.optim.lr_scheduler import OneCycleLR, ReduceLROnPlateau
+from torch.optim.lr_scheduler import ChainedScheduler, OneCycleLR, ReduceLROnPlateau
 
 from callbacksets.arguments import choice, flag, keywords, number, text, whole_number
 from callbacksets.callbacks.monitor import (
@@ -24,11 +26,33 @@ from callbacksets.errors import listed
 from callbacksets.scores import ByName
 
 
+def check_scheduler(name: str, value: Any) -> None:
+    """Raise a `TypeError` for what does not make a scheduler from an optimizer."""
+    is_other_class = isinstance(value, type) and (issubclass(value, Optimizer) or not hasattr(value, "step"))
+    if not callable(value) or is_other_class:
+        raise TypeError(
+            f"Expected {name} to be a scheduler class of torch, or a function that makes a scheduler from the "
+            f"optimizer, but got {value!r}."
+        )
+    if value is ReduceLROnPlateau:
+        raise TypeError(
+            "ReduceLROnPlateau needs a score in every step. Use CallbackSetLRSchedulerReduceOnPlateau(...), or "
+            "t_clbk('lr_reduce_on_plateau', ...)."
+        )
+    with suppress(ValueError):  # some builtins have no signature
+        if value is ChainedScheduler or not inspect.signature(value).parameters:
+            raise TypeError(
+                f"Expected {name} to take the optimizer first, which {value!r} does not. Give a function that does: "
+                "lambda optimizer: ... ."
+            )
+
+
 class CallbackSetLRScheduler(StartsOver):
     """Changes the learning rate as a torch scheduler does, after every epoch or after every batch.
 
     Its state is the scheduler's `state_dict()`, less the functions in it. As it holds the scheduler's configuration
-    too, a resumed run goes on with the schedule of the checkpoint, whatever arguments it was given itself.
+    too, a resumed run goes on with the schedule of the checkpoint, whatever numbers it was given itself; functions, as
+    those of `LambdaLR`, are always its own.
 
     Example:
         >>> from torch.optim.lr_scheduler import StepLR
@@ -37,7 +61,8 @@ class CallbackSetLRScheduler(StartsOver):
         <CallbackSetLRScheduler: on_begin, on_epoch_end>
 
     Args:
-        scheduler: A class of `torch.optim.lr_scheduler`, or a callable that makes a scheduler from the optimizer.
+        scheduler: A class of `torch.optim.lr_scheduler` that takes the optimizer first, or a callable that makes a
+            scheduler from the optimizer.
         step_on_epoch: Whether to step when an epoch ends; else at the end of every batch, also of those after which
             `accumulate_grad_batches` leaves the weights as they are.
         **kwargs: The scheduler's other arguments.
@@ -56,15 +81,8 @@ class CallbackSetLRScheduler(StartsOver):
     reads_y_hats = False
 
     def __init__(self, scheduler: Callable[..., Any], step_on_epoch: bool = True, **kwargs: Any) -> None:
-        if not callable(scheduler):
-            raise TypeError(
-                "Expected scheduler to be a torch scheduler class, or a callable that makes a scheduler from the "
-                f"optimizer, but got {scheduler!r}."
-            )
-        if scheduler is ReduceLROnPlateau and not isinstance(self, CallbackSetLRSchedulerReduceOnPlateau):
-            raise TypeError(
-                "ReduceLROnPlateau needs a score in every step. Use CallbackSetLRSchedulerReduceOnPlateau(...)."
-            )
+        if not isinstance(self, CallbackSetLRSchedulerReduceOnPlateau):
+            check_scheduler("scheduler", scheduler)
         keywords(scheduler, kwargs, after=1)
         if getattr(scheduler, "__module__", None) == "torch.optim.lr_scheduler":
             kwargs = {name: _checked(name, value) for name, value in kwargs.items()}
@@ -194,6 +212,7 @@ class CallbackSetLRSchedulerOneCycle(CallbackSetLRScheduler):
 
     def __init__(self, **kwargs: Any) -> None:
         given = {name: value for name, value in kwargs.items() if value is not None}
+        keywords(OneCycleLR, given, after=1)
         super().__init__(OneCycleLR, step_on_epoch=False, **given)
         if "total_steps" not in given and ("epochs" in given) != ("steps_per_epoch" in given):
             raise ValueError(
@@ -259,10 +278,12 @@ class CallbackSetLRSchedulerReduceOnPlateau(CallbackSetLRScheduler):
     on_batch_end = None  # type: ignore[assignment]
 
     def __init__(self, monitor: str | None = None, **kwargs: Any) -> None:
-        super().__init__(ReduceLROnPlateau, step_on_epoch=True, **kwargs)
+        given = {name: value for name, value in kwargs.items() if (name, value) != ("mode", None)}
+        keywords(ReduceLROnPlateau, given, after=1, also=("monitor",))
+        super().__init__(ReduceLROnPlateau, step_on_epoch=True, **given)
         self.monitor = None if monitor is None else text("monitor", monitor)
-        if "mode" in kwargs:
-            choice("mode", kwargs["mode"], ("min", "max"))
+        if "mode" in given:
+            choice("mode", given["mode"], ("min", "max"))
 
     def start_over(self) -> None:
         super().start_over()

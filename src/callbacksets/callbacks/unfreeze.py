@@ -70,6 +70,12 @@ class CallbackSetUnfreeze(StartsOver):
         self._check_strategy(trainable, ever)
         for name, parameter in parameters.items():
             parameter.requires_grad_(name in trainable)
+        soon = [names for (unit, at), names in self._later.items() if names and at == now[unit] + 1]
+        if not soon and not any(parameter.requires_grad for parameter in ctx.learner.parameters()):
+            rank_zero_warn(
+                "No parameter is trained at first, so that the first batch will have nothing to go backward to. Let "
+                f"starting_weights select some of {listed(parameters)}, or unfreeze some from the first epoch on."
+            )
         self._warn_of_unoptimized(ever)
         rank_zero_info(f"Training {listed(name for name in parameters if name in trainable)}.")
 
@@ -100,6 +106,8 @@ class CallbackSetUnfreeze(StartsOver):
     def _select(self, what: str, selector: Selector) -> list[str]:
         known = [name for name, _ in self.ctx.network.named_parameters()]
         selected = selector(known)
+        if not isinstance(selected, Iterable):
+            raise TypeError(f"Expected {what} to be names of parameters but {selector!r} returned {selected!r}.")
         selected = [selected] if isinstance(selected, str) else list(selected)
         if unknown := [name for name in selected if name not in known]:
             raise ValueError(
