@@ -349,7 +349,7 @@ CASES: dict[str, dict[str, Case]] = {
     },
     "selectors": {
         "names": (lambda: select_name(3), TypeError, ("names", "a string or several", "got 3")),
-        "an empty name": (lambda: select_name(["a", ""]), TypeError, ("names", "none of them empty")),
+        "an empty name": (lambda: select_name(["a", ""]), ValueError, ("names", "none of them empty")),
         "typo": (
             lambda: select_name("wieght")(["weight", "bias"]),
             ValueError,

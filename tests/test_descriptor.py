@@ -164,7 +164,7 @@ def changed(field: str, value: Any) -> Callable[[], Any]:
         (made(label=3), TypeError, "Expected label to be a string but got 3."),
         (made(man=3), TypeError, "Expected man to be a string but got 3."),
         (made(packages=3), TypeError, "Expected packages to be a string or several, none of them empty, but got 3."),
-        (made(packages=["torch", ""]), TypeError, "Expected packages to be a string or several"),
+        (made(packages=["torch", ""]), ValueError, "Expected packages to be a string or several"),
         (made(weight="1"), TypeError, "Expected weight to be a number but got '1'."),
         (made(weight=math.nan), ValueError, "Expected weight to be a number but got nan."),
         (changed("weight", True), TypeError, "Expected weight to be a number but got True."),

@@ -68,7 +68,7 @@ def test_a_name_that_does_not_exist() -> None:
             TypeError,
             "Expected assert_present to be True or False but got 1",
         ),
-        (lambda: select_grep(""), TypeError, "Expected patterns to be a string or several"),
+        (lambda: select_grep(""), ValueError, "Expected patterns to be a string or several"),
         (
             lambda: select_grep(["a", "("]),
             ValueError,

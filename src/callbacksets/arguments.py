@@ -66,8 +66,10 @@ def weight(name: str, value: Any) -> float:
 def names_of(name: str, value: Any) -> list[str]:
     """A list of strings with something in them; a single string is the list of it."""
     values = [value] if isinstance(value, str) or not isinstance(value, Iterable) else list(value)
-    if not all(isinstance(one, str) and one for one in values):
+    if not all(isinstance(one, str) for one in values):
         raise TypeError(f"Expected {name} to be a string or several, none of them empty, but got {value!r}.")
+    if not all(values):
+        raise ValueError(f"Expected {name} to be a string or several, none of them empty, but got {value!r}.")
     return values
 
 

@@ -29,7 +29,7 @@ class ParamSet:
 
     Raises:
         TypeError: For names that are no strings, or what is no function.
-        ValueError: When a name is given twice.
+        ValueError: When a name is empty or given twice.
 
     mlr3torch: paradox's `ParamSet`.
     """

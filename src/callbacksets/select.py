@@ -73,7 +73,7 @@ def select_name(names: str | Iterable[str], assert_present: bool = True) -> Sele
 
     Raises:
         TypeError: For names that are no strings.
-        ValueError: When parameters are selected, for a name that does not exist.
+        ValueError: For an empty one; when parameters are selected, for a name that does not exist.
 
     mlr3torch: `select_name()`.
     """
@@ -96,7 +96,7 @@ def select_grep(patterns: str | Iterable[str], ignore_case: bool = False) -> Sel
 
     Raises:
         TypeError: For patterns that are no strings.
-        ValueError: For what is no regular expression.
+        ValueError: For an empty one, or what is no regular expression.
 
     mlr3torch: `select_grep()`.
     """
