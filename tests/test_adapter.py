@@ -8,7 +8,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from lightning.pytorch.callbacks import LambdaCallback
+from lightning.pytorch.callbacks import LambdaCallback, StochasticWeightAveraging
 from lightning.pytorch.plugins.precision import MixedPrecision
 from packaging.version import Version
 from torch import nn
@@ -738,6 +738,15 @@ def test_manual_optimization_with_max_steps_has_no_known_length() -> None:
     assert log.at("end") == [(None, 3)]
 
 
+def test_no_after_backward_where_an_optimizer_step_is_announced_without_gradients() -> None:
+    """`StochasticWeightAveraging` trains one epoch more for the sake of batch norms, without a backward call."""
+    log = StageLog("epoch", "step", stages=("on_batch_end", "on_after_backward"))
+    module = Tiny(nn.Sequential(nn.BatchNorm1d(2), nn.Linear(2, 1)))
+    fit(log, module, max_epochs=2, native=(StochasticWeightAveraging(0.01, swa_epoch_start=1, annealing_epochs=1),))
+    assert log.at("after_backward") == [(1, 1), (1, 2), (2, 1), (2, 2)]
+    assert log.at("batch_end")[-2:] == [(3, 1), (3, 2)]
+
+
 def test_lbfgs_runs_after_backward_once_per_closure() -> None:
     calls = []
 
@@ -872,6 +881,11 @@ class Heavy(CallbackSet):
     weight = "heavy"
 
 
+class Fails(CallbackSet):
+    def __init__(self) -> None:
+        raise ZeroDivisionError
+
+
 fine = Fine()
 BAD = {
     "no callback": (lambda: CallbackSetAdapter([3]), TypeError, "got 3"),
@@ -886,7 +900,7 @@ BAD = {
     "an adapter": (
         lambda: CallbackSetAdapter([CallbackSetAdapter([])]),
         TypeError,
-        "CallbackSetAdapter is a Lightning",
+        "got a CallbackSetAdapter. Of two adapters make one",
     ),
     "the same id": (
         lambda: CallbackSetAdapter([Fine(), Fine]),
@@ -902,7 +916,7 @@ BAD = {
     "no id": (lambda: CallbackSetAdapter({"": fine}), TypeError, "non-empty strings but got ''"),
     "an id that is no string": (lambda: CallbackSetAdapter({1: fine}), TypeError, "strings but got 1"),
     "a class that needs arguments": (lambda: CallbackSetAdapter(Needs), TypeError, r"'what'.*Needs\(what=\.\.\.\)"),
-    "weight": (lambda: fit(Heavy), TypeError, "weight of callback 'heavy' to be a number but got 'heavy'"),
+    "weight": (lambda: fit(Heavy), TypeError, "the weight of Heavy to be a number but got 'heavy'"),
     "weight NaN": (lambda: fit(with_(Fine(), weight=float("nan"))), ValueError, "'fine' to be a number but got nan"),
     "weight True": (lambda: fit(with_(Fine(), weight=True)), TypeError, "to be a number but got True"),
     "weight set later": (lambda: set_later("weight", "9"), TypeError, "to be a number but got '9'"),
@@ -996,8 +1010,8 @@ def test_bad_input(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_failed_setup_leaves_nothing_behind() -> None:
     log = StageLog()
-    adapter = CallbackSetAdapter({"log": log, "bad": Heavy})
-    with pytest.raises(TypeError):
+    adapter = CallbackSetAdapter({"log": log, "bad": Fails})
+    with pytest.raises(ZeroDivisionError):
         fit(adapter)
     assert log.rows == []
     assert log.ctx is None

@@ -124,7 +124,7 @@ def test_the_saved_configuration_gives_the_same_callbacks(tmp_path: Path) -> Non
         ("[early_stopping]", "'early_stopping' cannot be made without 'patience'"),
         ("[{early_stopping: {min_delta: 1}}]", "'early_stopping' cannot be made without 'patience'"),
         ("[{history: {}, progress: {}}]", "Expected a key of the dictionary with its values"),
-        ("{early_stopping: {patience: 2}}", "Expected a key of the dictionary with its values"),
+        ("{early_stopping: {patience: 2}}", "go into a list: [{'early_stopping': {'patience': 2}}]"),
         (
             "[{class_path: callbacksets.CallbackSetEarlyStopping, init_args: {patience: 2, monitr: loss}}]",
             "unexpected keyword argument 'monitr'",

@@ -177,6 +177,13 @@ def test_totals_of_unlimited_runs(kwargs: dict[str, Any], totals: tuple[int | No
     assert log.at("begin") == [totals]
 
 
+@pytest.mark.filterwarnings("ignore:Total length of .* across ranks is zero")  # on purpose
+def test_an_empty_loader_makes_no_steps() -> None:
+    seen = []
+    fit(Act(on_begin=lambda ctx: seen.append(ctx.total_steps)), None, ones(0), max_epochs=-1, max_steps=4)
+    assert seen == [0]
+
+
 def test_the_total_is_unknown_where_the_window_of_accumulated_batches_changes() -> None:
     log = StageLog("total_steps", stages=("on_begin",))
     native = (GradientAccumulationScheduler({0: 1, 1: 2}),)

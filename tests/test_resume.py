@@ -1,5 +1,6 @@
 """Interrupted and resumed, a run ends as one that was never interrupted: every kind of checkpoint, every callback."""
 
+import shutil
 from collections.abc import Callable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ from lightning.pytorch.callbacks import Checkpoint, LambdaCallback, ModelCheckpo
 from packaging.version import Version
 from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
+from torchmetrics import MeanSquaredError
 from torchmetrics.classification import MulticlassAccuracy
 
 from callbacksets import (
@@ -30,7 +32,7 @@ from callbacksets import (
     select_name,
     t_clbk,
 )
-from tests.helpers import StageLog, Tiny, ones, quiet
+from tests.helpers import Act, StageLog, Tiny, ones, quiet
 from tests.helpers import fit as tiny_fit
 
 EPOCHS, BATCHES = 6, 4
@@ -351,6 +353,78 @@ def test_saving_after_an_epoch_that_the_module_cuts_short(tmp_path: Path) -> Non
     save = LambdaCallback(on_train_epoch_end=lambda trainer, module: trainer.save_checkpoint(tmp_path / "end.ckpt"))
     tiny_fit(log, Short(), ones(3), ones(1), native=(save,))
     assert log.rows == [("batch_end", 1), ("epoch_end", 2)]
+
+
+@pytest.mark.parametrize("limits", [{}, {"limit_val_batches": 0}, {"check_val_every_n_epoch": 3}], ids=str)
+def test_saved_before_the_end_of_an_epoch_without_validation(limits: dict[str, Any], tmp_path: Path) -> None:
+    """`before_valid` comes there when Lightning takes the epoch for done, and `epoch_end` is still to come."""
+
+    def callbacks() -> list[Any]:
+        save = Act(on_before_valid=lambda ctx: ctx.epoch == 2 and ctx.trainer.save_checkpoint(tmp_path / "two.ckpt"))
+        save.weight = 2000
+        return ["history", t_clbk("lr_step", step_size=2, gamma=0.1), save]
+
+    valid = (ones(1),) if limits else ()
+    whole, parts = Tiny(), Tiny()
+    parts.load_state_dict(whole.state_dict())
+    adapter = tiny_fit(callbacks(), whole, ones(2), *valid, max_epochs=4, **limits)
+    resumed = CallbackSetAdapter(callbacks())
+    quiet(callbacks=[resumed], max_epochs=4, **limits).fit(parts, ones(2), *valid, ckpt_path=tmp_path / "two.ckpt")
+    assert resumed.states == adapter.states
+    assert resumed.states["history"]["epoch"] == [1, 2, 3, 4]
+    assert same(list(parts.state_dict().values()), list(whole.state_dict().values()))
+
+
+@INSIDE_EPOCH
+@pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended")
+@pytest.mark.parametrize("name", ["step=2.ckpt", "step=4.ckpt", "own"])
+def test_a_run_stopped_at_a_validation_trains_no_further(name: str, tmp_path: Path) -> None:
+    """Inside its epoch, early stopping stops in `begin` what it had stopped, and goes on with what it had not."""
+    log = StageLog("global_step", stages=("on_batch_end",))
+
+    def train(ckpt: Path | None, *natives: L.Callback) -> CallbackSetAdapter:
+        own = t_clbk("checkpoint", path=tmp_path / "own", freq=1)
+        stops = t_clbk("early_stopping", patience=1, min_delta=1e9)
+        adapter = CallbackSetAdapter([log, "history", stops, own], terminate_at="validation")
+        limits: dict[str, Any] = {"max_epochs": -1, "max_steps": 100, "val_check_interval": 2}
+        trainer = quiet(callbacks=[adapter, *natives], enable_checkpointing=bool(natives), **limits)
+        trainer.fit(Tiny(), ones(20), ones(1), ckpt_path=ckpt)
+        return adapter
+
+    train(None, ModelCheckpoint(tmp_path, "{step}", save_top_k=-1))
+    assert log.rows == [("batch_end", n) for n in (1, 2, 3, 4)]
+    log.rows.clear()
+    ckpt = latest_checkpoint(tmp_path / "own")
+    if name != "own":
+        shutil.rmtree(tmp_path / "own")
+        ckpt = tmp_path / name
+    if name == "step=2.ckpt":
+        train(ckpt)
+        assert log.rows == [("batch_end", n) for n in (3, 4)]
+    else:
+        with pytest.warns(UserWarning, match="Early stopping had ended the run that is resumed"):
+            adapter = train(ckpt)
+        assert log.rows == []
+        assert str(adapter.stopped_by).startswith("callback 'early_stopping' set ctx.terminate in on_begin")
+
+
+def test_training_measures_have_their_direction_in_a_resumed_run(tmp_path: Path) -> None:
+    class Measured(Tiny):
+        def __init__(self) -> None:
+            super().__init__()
+            self.mse = MeanSquaredError()
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            self.mse.update(self.network(batch).detach(), torch.zeros(2, 1))
+            self.log("train_mse", self.mse, on_step=False, on_epoch=True)
+            return self.loss(batch)
+
+    seen = []
+    look = Act(on_epoch_begin=lambda ctx: seen.append((ctx.epoch, ctx.minimize("mse"))))
+    save = LambdaCallback(on_train_epoch_end=lambda trainer, module: trainer.save_checkpoint(tmp_path / "one.ckpt"))
+    tiny_fit(look, Measured(), native=(save,))
+    quiet(callbacks=[CallbackSetAdapter(look)], max_epochs=2).fit(Measured(), ones(2), ckpt_path=tmp_path / "one.ckpt")
+    assert seen == [(1, None), (2, True)]
 
 
 @INSIDE_EPOCH

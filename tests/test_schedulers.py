@@ -76,7 +76,7 @@ def test_help_shows_torchs_page(capsys: pytest.CaptureFixture[str]) -> None:
     ],
 )
 def test_refuses_what_is_no_scheduler(scheduler: Any) -> None:
-    message = "Expected x to be a scheduler class of torch or a function that makes one from an optimizer but got"
+    message = "scheduler class of torch, or a function that makes a scheduler from the optimizer, but got"
     with pytest.raises(TypeError, match=re.escape(f"{message} {scheduler!r}.")):
         as_lr_scheduler(scheduler, step_on_epoch=True)
 

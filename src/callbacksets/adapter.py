@@ -189,7 +189,9 @@ class AdapterHooks:
                     "weights, perhaps). This run goes on from that network, not from where training was."
                 )
         run.load_states()
+        pending, loop.terminate = loop.terminate, False  # asked for inside the epoch in which the run is resumed
         run.call("on_begin")
+        asked, loop.terminate = loop.terminate, loop.terminate or pending
         loop.begun = True
         run.given = None  # all of it is with the callbacks now, and may be as large as the network
         run.check_stages()
@@ -198,9 +200,13 @@ class AdapterHooks:
         run.capture.watch_steps()
         run.capture.watch_saving(lambda: self._go_ahead(run))
         if loop.in_epoch:
-            self._enter_epoch(run)  # the run is resumed inside of it, and ctx.terminate looked at when it ends
-        else:
+            self._enter_epoch(run)  # the run is resumed inside of it
+        elif loop.epoch_ends:
+            self._leave_epoch(run)  # a callback has saved in `before_valid`, with which Lightning was done
+        if not loop.in_epoch:
             self._stop_if_asked(run)
+        elif self.terminate_at == "validation":
+            self._stop_if_asked(run, asked)  # what was asked for earlier waits for the next validation, as it did then
 
     # --- an epoch of training ----------------------------------------------------------------------------------------
 
@@ -267,6 +273,7 @@ class AdapterHooks:
                 run.call("on_after_backward")
             finally:
                 run.loop.optimizer = None
+        run.loop.backward = 0  # a step that comes without another backward call is not on gradients of its window
 
     def _steps_on_gradients(self, loop: Loop, trainer: Trainer) -> bool:
         """Lightning announces an optimizer step also when training_step() returned None."""
@@ -381,11 +388,17 @@ class AdapterHooks:
         loop = run.loop
         self._enter_epoch(run)
         if not loop.validated:
+            loop.epoch_ends = True
             self._before_valid(run)
-            loop.scores_valid = None
         elif loop.scored_at != loop.global_step:
             self._complete_train_scores(run)
-        loop.in_epoch = False
+        self._leave_epoch(run)
+
+    def _leave_epoch(self, run: Run) -> None:
+        loop = run.loop
+        if not loop.validated:
+            loop.scores_valid = None
+        loop.in_epoch = loop.epoch_ends = False
         progress = run.trainer.fit_loop.epoch_loop.batch_progress
         loop.complete = progress.is_last_batch or progress.current.ready >= run.trainer.num_training_batches
         run.call("on_epoch_end")
@@ -400,9 +413,9 @@ class AdapterHooks:
             computed = set(scores)
             scores.update({name: value for name, value in before.items() if name not in computed})
 
-    def _stop_if_asked(self, run: Run) -> None:
+    def _stop_if_asked(self, run: Run, asked: bool | None = None) -> None:
         loop, trainer = run.loop, run.trainer
-        asked = loop.terminate
+        asked = loop.terminate if asked is None else asked
         if trainer.world_size > 1:
             asked = trainer.strategy.reduce_boolean_decision(asked, all=False)
         if not asked:
@@ -411,7 +424,7 @@ class AdapterHooks:
         loop.terminate = True
         if not may_stop(trainer, loop):
             return  # Lightning, once asked, would stop inside the epoch in which its minimum is met
-        trainer.should_stop = True
+        trainer.should_stop = loop.stops = True
         self._stopped_by = StoppedBy(*who, epoch=loop.epoch)
 
     def on_train_end(self, trainer: Trainer, pl_module: "LightningModule") -> None:

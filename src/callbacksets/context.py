@@ -39,6 +39,7 @@ class Loop:
     repeats_validation: bool = False  # the one under way had ended when the checkpoint was written
     validated: bool = False  # validation started in this epoch
     ahead: str = ""  # the hook whose part has been done before it came, so that it could be saved
+    epoch_ends: bool = False  # Lightning has ended the epoch, and `before_valid` runs, as it did not validate
     complete: bool = True  # the last epoch that ended had all its batches
     ended_epoch: int | None = None  # the one that the resumed run begins once more, though it had ended
     epochs_processed: int = 0  # what Lightning had counted when the epoch began
@@ -54,7 +55,7 @@ class Loop:
     outputs: Any = NOTHING
     loss_of_step: Any = None  # what the step has returned, to be `loss` at the end of the batch
     loss: Any = None
-    backward: int = 0  # the global step of the last backward call since the gradients were zeroed
+    backward: int = 0  # the global step of the last backward call since the gradients were zeroed or stepped on
     optimizer: Optimizer | None = None  # the one about to step
     automatic: bool = True  # the module's `automatic_optimization`
 
@@ -69,6 +70,7 @@ class Loop:
     caller: str | None = None  # the id of the callback that runs
     terminate: bool = False
     terminated_by: tuple[str | None, str] | None = None  # the id and the stage
+    stops: bool = False  # it was looked at, and training ends
 
 
 _REMEDIES = {
@@ -479,9 +481,9 @@ def _limit(limit: int | None) -> int | None:
 
 
 def _total_steps(trainer: "Trainer", automatic: bool) -> int | None:
-    if trainer.limit_train_batches == 0:
-        return 0  # Lightning then leaves num_training_batches alone
     per_epoch = trainer.num_training_batches
+    if trainer.limit_train_batches == 0 or per_epoch == 0:
+        return 0  # with such a limit, Lightning leaves num_training_batches alone
     epochs, steps = _limit(trainer.max_epochs), _limit(trainer.max_steps)
     totals = []
     if epochs is not None and per_epoch != float("inf"):

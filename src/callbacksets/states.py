@@ -54,6 +54,7 @@ def nothing_saved() -> Saved:
 def save_run(loop: Loop, ctx: ContextTorch, callbacks: Mapping[str, SavedState]) -> Saved:
     """The adapter's part of a checkpoint written now."""
     will_run_again = loop.in_batch and not counts_batch(ctx.trainer)
+    measures = loop.measures_train | loop.measures_valid
     return {
         "version": _VERSION,
         "begun": True,
@@ -63,17 +64,18 @@ def save_run(loop: Loop, ctx: ContextTorch, callbacks: Mapping[str, SavedState])
             "last_loss": ctx.last_loss,
             "epoch": loop.epoch,
             "in_epoch": loop.in_epoch,
+            "epoch_ends": loop.epoch_ends and not ctx.trainer.interrupted,
             "complete": loop.complete,
             "validated": loop.validated,
             # what was asked for and is still to come; a fit that it has stopped is another one's past
-            "terminate": loop.terminate and (loop.in_epoch or not may_stop(ctx.trainer, loop)),
+            "terminate": loop.terminate and not loop.stops and (loop.in_epoch or not may_stop(ctx.trainer, loop)),
             "terminated_by": loop.terminated_by,
             "scores_train": _save_scores(ctx.last_scores_train),
             # a validation under way will run again, or is lost: those of the one before are not its scores
             "scores_valid": None if loop.in_validation else _save_scores(ctx.last_scores_valid),
             "scored_at": loop.scored_at,
-            # a resumed run has no sanity check to know its measures from
-            "minimize": {name: ctx.minimize(name) for name in loop.measures_valid} or loop.minimize,
+            # a resumed run has no sanity check to know its measures from, and has not trained
+            "minimize": loop.minimize | {name: ctx.minimize(name) for name in measures},
         },
         "callbacks": dict(callbacks),
     }
@@ -103,6 +105,7 @@ def restore_loop(loop: Loop, saved: Mapping[str, Any]) -> None:
         complete = saved.get("complete", True)  # which the first checkpoints do not say
         loop.ended_epoch = saved["epoch"] if complete else None
         loop.in_epoch = loop.missed_epoch_begin = not complete
+    loop.epoch_ends = saved.get("epoch_ends", False) and saved["epoch"] == loop.epoch
     loop.validated = saved["validated"]
     loop.terminate = saved["terminate"]
     loop.terminated_by = saved["terminated_by"]

@@ -125,6 +125,26 @@ def test_new_in_a_resumed_run_catches_up(tmp_path: Path) -> None:
     assert trainable.names == [["0.bias", "1.weight", "1.bias"]]
 
 
+@pytest.mark.filterwarnings("ignore:train_dataloader yielded None")  # on purpose
+def test_a_batch_of_none_is_made_up_for_in_the_next() -> None:
+    batches = ones(4)
+    batches.batches[2] = None
+    trainable = Trainable()
+    fit([CallbackSetUnfreeze(HEAD, [{"batch": 3, "weights": select_all()}]), trainable], Module(), batches)
+    assert [len(names) for names in trainable.names] == [2, 2, 4]
+
+
+@pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended")
+@pytest.mark.parametrize("epoch", [1, 2, 3])
+def test_new_in_a_run_that_is_resumed_inside_an_epoch(epoch: int, tmp_path: Path) -> None:
+    six = tmp_path / "six.ckpt"
+    save = Act(on_batch_end=lambda ctx: ctx.global_step == 6 and ctx.trainer.save_checkpoint(six))
+    fit(save, Module(), ones(4), max_epochs=2)
+    adapter = CallbackSetAdapter(CallbackSetUnfreeze(HEAD, [{"epoch": epoch, "weights": select_all()}]))
+    quiet(callbacks=[adapter], max_epochs=3).fit(Module(), ones(4), ckpt_path=six)
+    assert len(adapter.states["unfreeze"]["trainable"]) == 4
+
+
 def test_nothing_to_train() -> None:
     adapter = fit([CallbackSetUnfreeze(HEAD, [])], Module(), max_epochs=0)
     assert adapter.states["unfreeze"] == {"trainable": ["1.weight", "1.bias"]}

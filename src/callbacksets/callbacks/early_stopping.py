@@ -98,8 +98,8 @@ class CallbackSetEarlyStopping(StartsOver):
         if self.stagnation >= self.patience:
             rank_zero_warn(
                 f"Early stopping had ended the run that is resumed: {self.measure!r} did not improve in "
-                f"{self.stagnation} evaluations, with a patience of {self.patience}. It trains no further. "
-                "Start a new run, or resume with more patience."
+                f"{self.stagnation} evaluations, with a patience of {self.patience}. It trains no further, unless it "
+                "was interrupted inside an epoch, to whose end it goes. Start a new run, or resume with more patience."
             )
             self.ctx.terminate = True
         elif self.restore_best_weights and self.best_score is not None and self.best_weights is None:

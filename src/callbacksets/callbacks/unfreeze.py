@@ -52,25 +52,24 @@ class CallbackSetUnfreeze(StartsOver):
 
     def start_over(self) -> None:
         self._loaded: list[str] | None = None
-        self._later: dict[tuple[str, int], list[str]] = {}
+        self._later: list[tuple[str, int, list[str]]] = []
 
     def on_begin(self) -> None:
         super().on_begin()
         ctx = self.ctx
         parameters = dict(ctx.network.named_parameters())
         start = self._select("starting_weights", self.starting_weights)
-        self._later = {}
-        for row in self.unfreeze:
-            when = _when(row)
-            self._later[when] = self._select(f"the weights at {when[0]} {when[1]}", row["weights"])
+        rows = []
+        for unit, at, selector in sorted((*_when(row), row["weights"]) for row in self.unfreeze):
+            rows.append((unit, at, self._select(f"the weights at {unit} {at}", selector)))
         now = {"epoch": ctx.epoch, "batch": ctx.global_step}
-        due = [names for (unit, at), names in self._later.items() if at <= now[unit]]
-        trainable = set(start).union(self._loaded or (), *due)
-        ever = trainable.union(*self._later.values())
+        trainable = set(start).union(self._loaded or (), *(names for unit, at, names in rows if at <= now[unit]))
+        self._later = [(unit, at, names) for unit, at, names in rows if at > now[unit]]
+        ever = trainable.union(*(names for *_, names in rows))
         self._check_strategy(trainable, ever)
         for name, parameter in parameters.items():
             parameter.requires_grad_(name in trainable)
-        soon = [names for (unit, at), names in self._later.items() if names and at == now[unit] + 1]
+        soon = [names for unit, at, names in self._later if names and at == now[unit] + 1]
         if not soon and not any(parameter.requires_grad for parameter in ctx.learner.parameters()):
             rank_zero_warn(
                 "No parameter is trained at first, so that the first batch will have nothing to go backward to. Let "
@@ -80,10 +79,10 @@ class CallbackSetUnfreeze(StartsOver):
         rank_zero_info(f"Training {listed(name for name in parameters if name in trainable)}.")
 
     def on_epoch_begin(self) -> None:
-        self._unfreeze("epoch", self.ctx.epoch)
+        self._unfreeze_due()
 
     def on_batch_begin(self) -> None:
-        self._unfreeze("batch", self.ctx.global_step)
+        self._unfreeze_due()  # also for an epoch inside of which the run was resumed, and after a None batch
 
     def state_dict(self) -> dict[str, list[str]] | None:
         if self.ctx is None:
@@ -95,13 +94,17 @@ class CallbackSetUnfreeze(StartsOver):
         self._loaded = state_dict["trainable"]
         self.loaded_state()
 
-    def _unfreeze(self, unit: str, at: int) -> None:
-        names = self._later.get((unit, at))
-        if names:
+    def _unfreeze_due(self) -> None:
+        while self._later:
+            unit, at, names = self._later[0]
+            if at > (self.ctx.epoch if unit == "epoch" else self.ctx.global_step):
+                return
+            del self._later[0]
             parameters = dict(self.ctx.network.named_parameters())
             for name in names:
                 parameters[name].requires_grad_(True)
-            rank_zero_info(f"Training {listed(names)} as well, from {unit} {at} on.")
+            if names:
+                rank_zero_info(f"Training {listed(names)} as well, from {unit} {at} on.")
 
     def _select(self, what: str, selector: Selector) -> list[str]:
         known = [name for name, _ in self.ctx.network.named_parameters()]
