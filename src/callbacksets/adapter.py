@@ -189,7 +189,7 @@ class AdapterHooks:
                     "weights, perhaps). This run goes on from that network, not from where training was."
                 )
         run.load_states()
-        pending, loop.terminate = loop.terminate, False  # asked for inside the epoch in which the run is resumed
+        pending, loop.terminate = loop.terminate, False  # asked for before the checkpoint was written
         run.call("on_begin")
         asked, loop.terminate = loop.terminate, loop.terminate or pending
         loop.begun = True
@@ -206,7 +206,7 @@ class AdapterHooks:
         if not loop.in_epoch:
             self._stop_if_asked(run)
         elif self.terminate_at == "validation":
-            self._stop_if_asked(run, asked)  # what was asked for earlier waits for the next validation, as it did then
+            self._stop_if_asked(run, asked)  # what is pending waits for the next validation, as it did then
 
     # --- an epoch of training ----------------------------------------------------------------------------------------
 
