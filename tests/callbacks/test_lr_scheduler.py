@@ -167,6 +167,17 @@ SCHEDULES = [
 ]
 
 
+def test_a_run_longer_than_its_cycle_keeps_the_last_rate() -> None:
+    rates: list[float] = []
+    look = Act(on_batch_end=lambda ctx: rates.append(ctx.optimizer.param_groups[0]["lr"]))
+    look.weight = 1
+    with pytest.warns(UserWarning, match="longer than the cycle of OneCycleLR, 4 batches") as warned:
+        fit([CallbackSetLRSchedulerOneCycle(max_lr=0.1, total_steps=4), look], None, Endless(7))
+    assert len(rates) == 7
+    assert rates[4:] == [rates[3]] * 3
+    assert len([one for one in warned if "OneCycleLR" in str(one.message)]) == 1
+
+
 def test_plateau_takes_none_for_its_mode() -> None:
     assert "mode" not in CallbackSetLRSchedulerReduceOnPlateau(mode=None).scheduler_args
 

@@ -189,7 +189,8 @@ class CallbackSetLRScheduler(StartsOver):
 class CallbackSetLRSchedulerOneCycle(CallbackSetLRScheduler):
     """Lets the learning rate rise and fall once over the run, as torch's `OneCycleLR`; stepped after every batch.
 
-    The cycle is as long as the run has batches, `ctx.total_steps`, unless `total_steps` is given.
+    The cycle is as long as the run has batches, `ctx.total_steps`, unless `total_steps` is given. A run that turns out
+    longer (batches of None with `max_steps`, a batch that Lightning trains again) keeps its last rate, with a warning.
 
     Example:
         >>> from callbacksets import CallbackSetLRSchedulerOneCycle
@@ -220,6 +221,10 @@ class CallbackSetLRSchedulerOneCycle(CallbackSetLRScheduler):
                 f"own, but got {listed(name for name in ('epochs', 'steps_per_epoch') if name in given)}."
             )
 
+    def start_over(self) -> None:
+        super().start_over()
+        self._cycle_is_over = False
+
     def _arguments(self) -> dict[str, Any]:
         given = self.scheduler_args
         if "total_steps" in given or "epochs" in given:
@@ -239,6 +244,13 @@ class CallbackSetLRSchedulerOneCycle(CallbackSetLRScheduler):
                 f"The cycle of OneCycleLR has {steps} steps, but this run has {batches} batches, and torch refuses to "
                 f"step beyond the cycle. Give total_steps={batches}, or train less: Trainer(max_steps=...)."
             )
+
+    def _step(self) -> None:
+        if (steps := self.scheduler.total_steps) > self.scheduler.last_epoch:
+            super()._step()
+        elif not self._cycle_is_over:
+            self._cycle_is_over = True
+            rank_zero_warn(f"The run is longer than the cycle of OneCycleLR, {steps} batches, and keeps its last rate.")
 
     def _check_state(self, current: Mapping[str, Any], restored: Mapping[str, Any]) -> None:
         super()._check_state(current, restored)
