@@ -408,6 +408,39 @@ def test_a_run_stopped_at_a_validation_trains_no_further(name: str, tmp_path: Pa
         assert str(adapter.stopped_by).startswith("callback 'early_stopping' set ctx.terminate in on_begin")
 
 
+@INSIDE_EPOCH
+@pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended")
+def test_a_stop_asked_for_before_the_checkpoint_waits_for_the_next_validation(tmp_path: Path) -> None:
+    def train(ckpt: Path | None) -> tuple[list[Any], bool]:
+        log = StageLog("global_step", stages=("on_batch_end",))
+        seen = []
+        look = Act(on_begin=lambda ctx: seen.append(ctx.terminate))
+        adapter = CallbackSetAdapter({"log": log, "look": look, "stop": stop}, terminate_at="validation")
+        limits: dict[str, Any] = {"max_epochs": -1, "max_steps": 100, "val_check_interval": 3}
+        quiet(callbacks=[adapter, save], **limits).fit(Tiny(), ones(20), ones(1), ckpt_path=ckpt)
+        assert seen == [False]  # in every fit
+        return log.rows, adapter.stopped_by is not None
+
+    stop = Act(on_batch_end=lambda ctx: setattr(ctx, "terminate", ctx.terminate or ctx.global_step == 1))
+    save = Save("on_train_batch_end", 1, tmp_path / "one.ckpt")
+    assert train(None) == ([("batch_end", n) for n in (1, 2, 3)], True)
+    assert train(tmp_path / "one.ckpt") == ([("batch_end", n) for n in (2, 3)], True)
+
+
+@INSIDE_EPOCH
+@pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended")
+def test_a_stop_inside_an_epoch_is_that_of_the_fit_it_stopped(tmp_path: Path) -> None:
+    """As one at the end of an epoch: who resumes the run wants to go on, unless a callback asks again."""
+    log = StageLog("global_step", stages=("on_batch_end",))
+    stop = Act(on_valid_end=lambda ctx: ctx.global_step == 2 and setattr(ctx, "terminate", True))
+    save = LambdaCallback(on_validation_end=lambda trainer, module: trainer.save_checkpoint(tmp_path / "two.ckpt"))
+    limits: dict[str, Any] = {"max_epochs": -1, "max_steps": 6, "val_check_interval": 2, "num_sanity_val_steps": 0}
+    for ckpt, native in ((None, [save]), (tmp_path / "two.ckpt", [])):
+        adapter = CallbackSetAdapter([log, stop], terminate_at="validation")
+        quiet(callbacks=[adapter, *native], **limits).fit(Tiny(), ones(20), ones(1), ckpt_path=ckpt)
+    assert log.rows == [("batch_end", n) for n in range(1, 7)]
+
+
 def test_training_measures_have_their_direction_in_a_resumed_run(tmp_path: Path) -> None:
     class Measured(Tiny):
         def __init__(self) -> None:

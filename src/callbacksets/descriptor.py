@@ -88,19 +88,18 @@ class TorchCallback:
         if not isinstance(additional_args, Mapping | None):
             raise TypeError(f"Expected additional_args to be a mapping of names to values but got {additional_args!r}.")
         self._additional_args = dict(additional_args or {})
-        takes = ParamSet.from_callable(callback_generator)
-        given = {} if param_set is None else {"param_set": _param_set("param_set", param_set).ids()}
-        for argument, names in ({"additional_args": list(self._additional_args)} | given).items():
-            if unknown := [name for name in names if not takes.takes(name)]:
-                raise TypeError(
-                    f"Expected {argument} to have arguments of {callback_generator.__name__} but got "
-                    f"{listed(unknown)}.{did_you_mean(unknown[0], takes.ids())} It has {listed(takes.ids())}."
-                )
         self.param_set = (
             ParamSet.from_callable(callback_generator, without=self._additional_args)
             if param_set is None
             else param_set
         )
+        known = ParamSet.from_callable(callback_generator)
+        for argument, names in (("additional_args", self._additional_args), ("param_set", self.param_set.ids())):
+            if unknown := [name for name in names if not known.takes(name)]:
+                raise TypeError(
+                    f"Expected {argument} to have arguments of {callback_generator.__name__} but got "
+                    f"{listed(unknown)}.{did_you_mean(unknown[0], known.ids())} It has {listed(known.ids())}."
+                )
 
     def __setattr__(self, name: str, value: Any) -> None:
         check = _CHECKS.get(name)
