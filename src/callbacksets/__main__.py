@@ -1,5 +1,5 @@
 """`python -m callbacksets` prints the dictionary of callbacks."""
 
-from callbacksets.dictionary import torch_callbacks
+from callbacksets.describe.dictionary import torch_callbacks
 
 print(torch_callbacks)

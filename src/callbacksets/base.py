@@ -9,12 +9,12 @@ from abc import ABCMeta
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Self
 
-from callbacksets import html
-from callbacksets.arguments import flag
+from callbacksets.show import html
+from callbacksets.checks import flag
 from callbacksets.errors import NotALightningCallback, did_you_mean, listed, misplaced
 
 if TYPE_CHECKING:
-    from callbacksets.context import ContextTorch
+    from callbacksets.fit.context import ContextTorch
 
 STAGES = (
     "on_begin",

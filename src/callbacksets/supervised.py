@@ -11,7 +11,7 @@ from torch.optim import Optimizer
 from torchmetrics import Metric
 
 from callbacksets.base import snake_case
-from callbacksets.context import datasets, first_output
+from callbacksets.fit.context import datasets, first_output
 from callbacksets.errors import listed
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 
 from lightning.pytorch.plugins.io import AsyncCheckpointIO
 
-from callbacksets.arguments import folder, whole_number
+from callbacksets.checks import folder, whole_number
 from callbacksets.base import CallbackSet
 from callbacksets.callbacks.starts_over import StartsOver
 from callbacksets.errors import listed

@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 
 from callbacksets.callbacks.early_stopping import CallbackSetEarlyStopping
 from callbacksets.callbacks.starts_over import StartsOver
-from callbacksets.plotting import plot_history
+from callbacksets.show.plotting import plot_history
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

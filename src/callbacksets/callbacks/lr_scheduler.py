@@ -13,7 +13,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ChainedScheduler, OneCycleLR, ReduceLROnPlateau
 
-from callbacksets.arguments import choice, flag, keywords, number, text, whole_number
+from callbacksets.checks import choice, flag, keywords, number, text, whole_number
 from callbacksets.callbacks.monitor import (
     choose_measure,
     has_validation,

@@ -7,7 +7,7 @@ from typing import Any
 from lightning.pytorch.utilities import rank_zero_warn
 from tqdm.auto import tqdm
 
-from callbacksets.arguments import whole_number
+from callbacksets.checks import whole_number
 from callbacksets.callbacks.starts_over import StartsOver
 
 

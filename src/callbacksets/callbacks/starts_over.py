@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 from callbacksets.base import CallbackSet
 
 if TYPE_CHECKING:
-    from callbacksets.context import ContextTorch
+    from callbacksets.fit.context import ContextTorch
 
 
 class StartsOver(CallbackSet):

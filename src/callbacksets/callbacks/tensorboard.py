@@ -6,7 +6,7 @@ from pathlib import Path
 
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from callbacksets.arguments import flag, folder
+from callbacksets.checks import flag, folder
 from callbacksets.base import CallbackSet
 
 

@@ -24,7 +24,7 @@ from torchmetrics.classification import MulticlassAccuracy
 
 from callbacksets.adapter import CallbackSetAdapter
 from callbacksets.base import CallbackSet, identify
-from callbacksets.states import read_states
+from callbacksets.fit.states import read_states
 from callbacksets.supervised import SupervisedModule
 
 Make = Callable[[], CallbackSet]

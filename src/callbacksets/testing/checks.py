@@ -18,12 +18,12 @@ from typing import Any
 import lightning as L
 from torch import nn
 
-from callbacksets.arguments import names_of, text, weight
+from callbacksets.checks import names_of, text, weight
 from callbacksets.base import STAGES, CallbackSet, check_instance
 from callbacksets.callbacks.history import CallbackSetHistory
-from callbacksets.descriptor import TorchCallback
+from callbacksets.describe.descriptor import TorchCallback
 from callbacksets.errors import did_you_mean, listed
-from callbacksets.states import unloadable
+from callbacksets.fit.states import unloadable
 from callbacksets.testing.bench import MOMENTS, Bench, CannotTrain, Interruption, Make, Outcome, Training, described
 from callbacksets.testing.compare import difference, leaves
 from callbacksets.testing.recorder import StageRecorder

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from typing import Any
 
-from callbacksets.context import ContextTorch, Loop, first_output
+from callbacksets.fit.context import ContextTorch, Loop, first_output
 from callbacksets.errors import did_you_mean
 from callbacksets.scores import by_name
 

@@ -6,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from callbacksets.arguments import choice, names_of, text
+from callbacksets.checks import choice, names_of, text
 from callbacksets.base import STAGES, CallbackSet
 
 

@@ -11,7 +11,7 @@ import torch
 from torch import nn
 
 from callbacksets import read_states
-from callbacksets.shards import divided, put_together
+from callbacksets.fit.shards import divided, put_together
 from tests.helpers import script, written
 
 fsdp = pytest.importorskip("torch.distributed.fsdp", reason="a torch without torch.distributed")

@@ -9,7 +9,7 @@ import lightning as L
 import pytest
 
 from callbacksets import CallbackSet, CallbackSetAdapter, CallbackSetHistory, TorchCallback, t_clbk, t_clbks
-from callbacksets.sources import generate, sources_by_id
+from callbacksets.describe.sources import generate, sources_by_id
 from tests.helpers import fit
 
 
@@ -121,7 +121,7 @@ REFUSED = [
     ("", ValueError, "Expected key to be a string with something in it but got ''."),
     (3, TypeError, "Expected callbacks to be CallbackSet instances or classes, descriptors or dictionary keys"),
     ([None], TypeError, "a list or a mapping, but got None."),
-    ([TorchCallback], TypeError, "but got <class 'callbacksets.descriptor.TorchCallback'>."),
+    ([TorchCallback], TypeError, "but got <class 'callbacksets.describe.descriptor.TorchCallback'>."),
     ([lambda: CallbackSet()], TypeError, "but got <function"),
     ([L.Callback()], TypeError, "Callback is a Lightning callback, not a CallbackSet."),
     ([L.pytorch.callbacks.Timer], TypeError, "Timer is a Lightning callback, not a CallbackSet."),

@@ -4,13 +4,13 @@ import pydoc
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from callbacksets.arguments import weight
+from callbacksets.checks import weight
 from callbacksets.base import CallbackSet, identify
-from callbacksets.descriptor import TorchCallback
-from callbacksets.dictionary import t_clbk
+from callbacksets.describe.descriptor import TorchCallback
+from callbacksets.describe.dictionary import t_clbk
 from callbacksets.errors import did_you_mean, listed
-from callbacksets.natives import is_a
-from callbacksets.param_set import ParamSet
+from callbacksets.fit.lightning import is_a
+from callbacksets.describe.param_set import ParamSet
 
 Source = CallbackSet | type[CallbackSet] | TorchCallback
 

@@ -7,12 +7,12 @@ import types
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypedDict, Unpack, cast
 
-from callbacksets.arguments import flag, text
-from callbacksets.arguments import weight as checked_weight
+from callbacksets.checks import flag, text
+from callbacksets.checks import weight as checked_weight
 from callbacksets.base import STAGES, CallbackSet
-from callbacksets.descriptor import TorchCallback
+from callbacksets.describe.descriptor import TorchCallback
 from callbacksets.errors import did_you_mean, listed
-from callbacksets.param_set import ParamSet
+from callbacksets.describe.param_set import ParamSet
 
 Stage = Callable[[Any], object] | None
 

@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from callbacksets.context import Loop
-from callbacksets.taps import WEIGHTS, Taps
+from callbacksets.fit.context import Loop
+from callbacksets.fit.taps import WEIGHTS, Taps
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer

@@ -17,7 +17,7 @@ from lightning.pytorch.tuner import Tuner
 from packaging.version import Version
 
 from callbacksets import CallbackSet, CallbackSetAdapter, CallbackSetHistory, read_states
-from callbacksets.states import KEY, unloadable
+from callbacksets.fit.states import KEY, unloadable
 from tests.helpers import Act, Tiny, fit, ones, quiet
 
 # checkpoints are written and read here in all combinations of callbacks

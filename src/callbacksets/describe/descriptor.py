@@ -6,12 +6,12 @@ import pydoc
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Self
 
-from callbacksets import html
-from callbacksets.arguments import names_of, text
-from callbacksets.arguments import weight as checked_weight
+from callbacksets.show import html
+from callbacksets.checks import names_of, text
+from callbacksets.checks import weight as checked_weight
 from callbacksets.base import CallbackSet, identify, stages_of
 from callbacksets.errors import NotALightningCallback, did_you_mean, listed, misplaced
-from callbacksets.param_set import ParamSet
+from callbacksets.describe.param_set import ParamSet
 
 _RESERVED = {
     "weight": "it orders callbacks within a stage: TorchCallback(..., weight=...)",

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Any
 
 import torch
 
-from callbacksets.natives import is_a
+from callbacksets.fit.lightning import is_a
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer

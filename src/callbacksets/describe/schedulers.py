@@ -6,11 +6,11 @@ from typing import Any
 
 from torch.optim.lr_scheduler import LRScheduler
 
-from callbacksets.arguments import flag
+from callbacksets.checks import flag
 from callbacksets.base import snake_case
 from callbacksets.callbacks.lr_scheduler import CallbackSetLRScheduler, check_scheduler
-from callbacksets.descriptor import TorchCallback
-from callbacksets.param_set import ParamSet
+from callbacksets.describe.descriptor import TorchCallback
+from callbacksets.describe.param_set import ParamSet
 
 
 def as_lr_scheduler(x: Callable[..., LRScheduler], step_on_epoch: bool) -> TorchCallback:

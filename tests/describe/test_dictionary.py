@@ -24,7 +24,7 @@ from callbacksets import (
     torch_callback,
     torch_callbacks,
 )
-from callbacksets.dictionary import DictionaryTorchCallbacks
+from callbacksets.describe.dictionary import DictionaryTorchCallbacks
 
 REQUIRED: dict[str, dict[str, Any]] = {
     "checkpoint": {"path": "checkpoints", "freq": 1},

@@ -8,11 +8,11 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch.nn.parameter import is_lazy
 
 from callbacksets.base import STAGES, CallbackSet, check_instance
-from callbacksets.capture import Capture
-from callbacksets.context import ContextTorch, Loop
-from callbacksets.natives import is_a
+from callbacksets.fit.capture import Capture
+from callbacksets.fit.context import ContextTorch, Loop
+from callbacksets.fit.lightning import is_a
 from callbacksets.scores import ScoreReader
-from callbacksets.states import Saved, SavedState, nothing_saved, save_run, unloadable
+from callbacksets.fit.states import Saved, SavedState, nothing_saved, save_run, unloadable
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer

@@ -14,7 +14,7 @@ import torch
 
 from callbacksets import CallbackSet, CallbackSetEarlyStopping, TorchCallback, callback_set, torch_callback
 from callbacksets.base import STAGES
-from callbacksets.factory import Parts, Stages
+from callbacksets.describe.factory import Parts, Stages
 
 
 def nothing(self: Any) -> None: ...

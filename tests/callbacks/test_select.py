@@ -6,7 +6,7 @@ from collections.abc import Callable
 import pytest
 
 from callbacksets import select_all, select_grep, select_invert, select_name, select_none
-from callbacksets.select import Select
+from callbacksets.callbacks.select import Select
 
 NAMES = ["0.weight", "0.bias", "3.weight", "3.bias"]
 

@@ -5,11 +5,11 @@ import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from callbacksets import html
+from callbacksets.show import html
 from callbacksets.base import STAGES, CallbackSet, stages_of
-from callbacksets.descriptor import TorchCallback
+from callbacksets.describe.descriptor import TorchCallback
 from callbacksets.errors import listed
-from callbacksets.sources import Source
+from callbacksets.describe.sources import Source
 
 
 @dataclass(frozen=True)

@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from callbacksets.errors import did_you_mean, listed
-from callbacksets.natives import callbacks_of, is_a
+from callbacksets.fit.lightning import callbacks_of, is_a
 from callbacksets.scores import ByName, Measures, Reading, Scores, short_name
 
 if TYPE_CHECKING:

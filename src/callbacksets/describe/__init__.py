@@ -1,0 +1,1 @@
+"""How callbacks are named, given parameters and found."""
