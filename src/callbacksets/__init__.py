@@ -11,17 +11,17 @@ from callbacksets.callbacks.lr_scheduler import (
     CallbackSetLRSchedulerReduceOnPlateau,
 )
 from callbacksets.callbacks.progress import CallbackSetProgress
+from callbacksets.callbacks.select import select_all, select_grep, select_invert, select_name, select_none
 from callbacksets.callbacks.tensorboard import CallbackSetTB
 from callbacksets.callbacks.unfreeze import CallbackSetUnfreeze
-from callbacksets.fit.context import ContextTorch
 from callbacksets.describe.descriptor import TorchCallback
 from callbacksets.describe.dictionary import as_torch_callback, as_torch_callbacks, t_clbk, t_clbks, torch_callbacks
 from callbacksets.describe.factory import callback_set, torch_callback
 from callbacksets.describe.param_set import ParamSet
-from callbacksets.show.plotting import plot_history
 from callbacksets.describe.schedulers import as_lr_scheduler
-from callbacksets.callbacks.select import select_all, select_grep, select_invert, select_name, select_none
+from callbacksets.fit.context import ContextTorch
 from callbacksets.fit.states import read_states
+from callbacksets.show.plotting import plot_history
 from callbacksets.supervised import SupervisedModule
 
 __all__ = [

@@ -12,18 +12,18 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch import Tensor
 from torch.optim import Optimizer
 
-from callbacksets.checks import choice
 from callbacksets.base import CallbackSet
+from callbacksets.checks import choice
+from callbacksets.describe.plan import plan_as_html, plan_as_text
+from callbacksets.describe.sources import generate, sources_by_id
 from callbacksets.fit.context import NOTHING, ContextTorch, Loop, check_names, may_stop
 from callbacksets.fit.handover import Handover, trains_in_child
 from callbacksets.fit.lightning import callbacks_of
-from callbacksets.describe.plan import plan_as_html, plan_as_text
 from callbacksets.fit.run import Run
-from callbacksets.scores import Scores
 from callbacksets.fit.shards import put_together
-from callbacksets.describe.sources import generate, sources_by_id
 from callbacksets.fit.states import KEY, Saved, check_saved, counts_batch, restore_loop, starts_over
 from callbacksets.fit.taps import WeightsBefore
+from callbacksets.scores import Scores
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule

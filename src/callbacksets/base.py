@@ -9,9 +9,8 @@ from abc import ABCMeta
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Self
 
+from callbacksets.checks import NotALightningCallback, did_you_mean, flag, listed, misplaced
 from callbacksets.show import html
-from callbacksets.checks import flag
-from callbacksets.errors import NotALightningCallback, did_you_mean, listed, misplaced
 
 if TYPE_CHECKING:
     from callbacksets.fit.context import ContextTorch

@@ -11,8 +11,8 @@ from torch.optim import Optimizer
 from torchmetrics import Metric
 
 from callbacksets.base import snake_case
+from callbacksets.checks import listed
 from callbacksets.fit.context import datasets, first_output
-from callbacksets.errors import listed
 
 
 class SupervisedModule(L.LightningModule):

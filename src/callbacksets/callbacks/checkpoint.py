@@ -9,10 +9,9 @@ from pathlib import Path
 
 from lightning.pytorch.plugins.io import AsyncCheckpointIO
 
-from callbacksets.checks import folder, whole_number
 from callbacksets.base import CallbackSet
 from callbacksets.callbacks.starts_over import StartsOver
-from callbacksets.errors import listed
+from callbacksets.checks import folder, listed, whole_number
 
 AnyPath = str | os.PathLike[str]
 

@@ -8,7 +8,6 @@ from typing import Any, Literal
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from callbacksets.checks import choice, flag, number, text, whole_number
 from callbacksets.callbacks.monitor import (
     choose_measure,
     has_validation,
@@ -17,9 +16,10 @@ from callbacksets.callbacks.monitor import (
     scores_to_monitor,
 )
 from callbacksets.callbacks.starts_over import StartsOver
+from callbacksets.checks import choice, flag, number, text, whole_number
 from callbacksets.fit.lightning import callbacks_of, is_a
-from callbacksets.scores import ByName
 from callbacksets.fit.shards import divided
+from callbacksets.scores import ByName
 
 
 class CallbackSetEarlyStopping(StartsOver):

@@ -13,7 +13,6 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ChainedScheduler, OneCycleLR, ReduceLROnPlateau
 
-from callbacksets.checks import choice, flag, keywords, number, text, whole_number
 from callbacksets.callbacks.monitor import (
     choose_measure,
     has_validation,
@@ -22,7 +21,7 @@ from callbacksets.callbacks.monitor import (
     scores_to_monitor,
 )
 from callbacksets.callbacks.starts_over import StartsOver
-from callbacksets.errors import listed
+from callbacksets.checks import choice, flag, keywords, listed, number, text, whole_number
 from callbacksets.scores import ByName
 
 

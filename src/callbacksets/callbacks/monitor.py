@@ -5,8 +5,8 @@ from typing import Any
 from lightning.pytorch.utilities import rank_zero_info
 
 from callbacksets.base import CallbackSet
+from callbacksets.checks import did_you_mean, listed
 from callbacksets.fit.context import ContextTorch
-from callbacksets.errors import did_you_mean, listed
 from callbacksets.scores import ByName, Measures, Scores, by_name
 
 

@@ -7,8 +7,8 @@ from typing import Any
 from lightning.pytorch.utilities import rank_zero_warn
 from tqdm.auto import tqdm
 
-from callbacksets.checks import whole_number
 from callbacksets.callbacks.starts_over import StartsOver
+from callbacksets.checks import whole_number
 
 
 class CallbackSetProgress(StartsOver):

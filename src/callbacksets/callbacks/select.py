@@ -4,8 +4,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
-from callbacksets.checks import flag, names_of
-from callbacksets.errors import did_you_mean, listed
+from callbacksets.checks import did_you_mean, flag, listed, names_of
 
 
 class Select:

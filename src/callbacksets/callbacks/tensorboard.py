@@ -6,8 +6,8 @@ from pathlib import Path
 
 from lightning.pytorch.loggers import TensorBoardLogger
 
-from callbacksets.checks import flag, folder
 from callbacksets.base import CallbackSet
+from callbacksets.checks import flag, folder
 
 
 class CallbackSetTB(CallbackSet):

@@ -6,9 +6,8 @@ from typing import Any
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch.nn.parallel import DistributedDataParallel
 
-from callbacksets.checks import whole_number
 from callbacksets.callbacks.starts_over import StartsOver
-from callbacksets.errors import did_you_mean, listed
+from callbacksets.checks import did_you_mean, listed, whole_number
 
 Selector = Callable[[Sequence[str]], Iterable[str]]
 

@@ -6,12 +6,11 @@ import pydoc
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import Any, Self
 
-from callbacksets.show import html
-from callbacksets.checks import names_of, text
-from callbacksets.checks import weight as checked_weight
 from callbacksets.base import CallbackSet, identify, stages_of
-from callbacksets.errors import NotALightningCallback, did_you_mean, listed, misplaced
+from callbacksets.checks import NotALightningCallback, did_you_mean, listed, misplaced, names_of, text
+from callbacksets.checks import weight as checked_weight
 from callbacksets.describe.param_set import ParamSet
+from callbacksets.show import html
 
 _RESERVED = {
     "weight": "it orders callbacks within a stage: TorchCallback(..., weight=...)",

@@ -6,8 +6,6 @@ from typing import Any, overload
 
 from torch.optim import lr_scheduler as torch_schedulers
 
-from callbacksets.show import html
-from callbacksets.checks import names_of, text
 from callbacksets.base import CallbackSet, stages_of
 from callbacksets.callbacks.checkpoint import CallbackSetCheckpoint
 from callbacksets.callbacks.early_stopping import CallbackSetEarlyStopping
@@ -16,9 +14,10 @@ from callbacksets.callbacks.lr_scheduler import CallbackSetLRSchedulerOneCycle, 
 from callbacksets.callbacks.progress import CallbackSetProgress
 from callbacksets.callbacks.tensorboard import CallbackSetTB
 from callbacksets.callbacks.unfreeze import CallbackSetUnfreeze
+from callbacksets.checks import did_you_mean, listed, names_of, text
 from callbacksets.describe.descriptor import TorchCallback
-from callbacksets.errors import did_you_mean, listed
 from callbacksets.describe.schedulers import as_lr_scheduler, describe_scheduler
+from callbacksets.show import html
 
 _FIELDS = ("id", "label", "weight")
 _COLUMNS = ("key", "label", "weight", "packages", "stages")

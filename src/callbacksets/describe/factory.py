@@ -7,11 +7,10 @@ import types
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypedDict, Unpack, cast
 
-from callbacksets.checks import flag, text
-from callbacksets.checks import weight as checked_weight
 from callbacksets.base import STAGES, CallbackSet
+from callbacksets.checks import did_you_mean, flag, listed, text
+from callbacksets.checks import weight as checked_weight
 from callbacksets.describe.descriptor import TorchCallback
-from callbacksets.errors import did_you_mean, listed
 from callbacksets.describe.param_set import ParamSet
 
 Stage = Callable[[Any], object] | None

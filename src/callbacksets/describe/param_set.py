@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, Self
 
-from callbacksets.checks import names_of
-from callbacksets.errors import did_you_mean, listed
+from callbacksets.checks import did_you_mean, listed, names_of
 
 
 class ParamSet:

@@ -5,11 +5,11 @@ import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from callbacksets.show import html
 from callbacksets.base import STAGES, CallbackSet, stages_of
+from callbacksets.checks import listed
 from callbacksets.describe.descriptor import TorchCallback
-from callbacksets.errors import listed
 from callbacksets.describe.sources import Source
+from callbacksets.show import html
 
 
 @dataclass(frozen=True)

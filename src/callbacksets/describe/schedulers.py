@@ -6,9 +6,9 @@ from typing import Any
 
 from torch.optim.lr_scheduler import LRScheduler
 
-from callbacksets.checks import flag
 from callbacksets.base import snake_case
 from callbacksets.callbacks.lr_scheduler import CallbackSetLRScheduler, check_scheduler
+from callbacksets.checks import flag
 from callbacksets.describe.descriptor import TorchCallback
 from callbacksets.describe.param_set import ParamSet
 

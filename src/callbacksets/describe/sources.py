@@ -4,13 +4,12 @@ import pydoc
 from collections.abc import Iterable, Mapping
 from typing import Any
 
-from callbacksets.checks import weight
 from callbacksets.base import CallbackSet, identify
+from callbacksets.checks import did_you_mean, listed, weight
 from callbacksets.describe.descriptor import TorchCallback
 from callbacksets.describe.dictionary import t_clbk
-from callbacksets.errors import did_you_mean, listed
-from callbacksets.fit.lightning import is_a
 from callbacksets.describe.param_set import ParamSet
+from callbacksets.fit.lightning import is_a
 
 Source = CallbackSet | type[CallbackSet] | TorchCallback
 

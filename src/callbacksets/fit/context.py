@@ -9,9 +9,10 @@ import torch
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
-from callbacksets.errors import did_you_mean, listed
+from callbacksets.checks import did_you_mean, listed
 from callbacksets.fit.lightning import callbacks_of, is_a
-from callbacksets.scores import ByName, Measures, Reading, Scores, short_name
+from callbacksets.fit.reader import Reading
+from callbacksets.scores import ByName, Measures, Scores, short_name
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer

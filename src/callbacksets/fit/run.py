@@ -11,7 +11,7 @@ from callbacksets.base import STAGES, CallbackSet, check_instance
 from callbacksets.fit.capture import Capture
 from callbacksets.fit.context import ContextTorch, Loop
 from callbacksets.fit.lightning import is_a
-from callbacksets.scores import ScoreReader
+from callbacksets.fit.reader import ScoreReader
 from callbacksets.fit.states import Saved, SavedState, nothing_saved, save_run, unloadable
 
 if TYPE_CHECKING:

@@ -14,10 +14,10 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from callbacksets.base import CallbackSet
+from callbacksets.checks import did_you_mean, listed
 from callbacksets.fit.context import ContextTorch, Loop, may_stop
-from callbacksets.errors import did_you_mean, listed
-from callbacksets.scores import Scores
 from callbacksets.fit.shards import is_part
+from callbacksets.scores import Scores
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer

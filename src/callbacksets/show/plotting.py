@@ -3,7 +3,7 @@
 from collections.abc import Iterable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from callbacksets.errors import listed
+from callbacksets.checks import listed
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes

@@ -18,11 +18,10 @@ from typing import Any
 import lightning as L
 from torch import nn
 
-from callbacksets.checks import names_of, text, weight
 from callbacksets.base import STAGES, CallbackSet, check_instance
 from callbacksets.callbacks.history import CallbackSetHistory
+from callbacksets.checks import did_you_mean, listed, names_of, text, weight
 from callbacksets.describe.descriptor import TorchCallback
-from callbacksets.errors import did_you_mean, listed
 from callbacksets.fit.states import unloadable
 from callbacksets.testing.bench import MOMENTS, Bench, CannotTrain, Interruption, Make, Outcome, Training, described
 from callbacksets.testing.compare import difference, leaves

@@ -3,8 +3,8 @@
 from collections.abc import Mapping
 from typing import Any
 
+from callbacksets.checks import did_you_mean
 from callbacksets.fit.context import ContextTorch, Loop, first_output
-from callbacksets.errors import did_you_mean
 from callbacksets.scores import by_name
 
 _FIELDS = tuple(name for name in dir(ContextTorch) if not name.startswith("_"))

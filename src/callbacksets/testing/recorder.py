@@ -6,8 +6,8 @@ from typing import Any
 
 from torch import Tensor
 
-from callbacksets.checks import choice, names_of, text
 from callbacksets.base import STAGES, CallbackSet
+from callbacksets.checks import choice, names_of, text
 
 
 def _recorded(stage: str) -> Callable[["StageRecorder"], None]:
