@@ -553,7 +553,7 @@ def test_saving_before_the_adapter_changes_nothing_in_the_run_that_saves(tmp_pat
 
 @INSIDE_EPOCH
 def test_last_batch_of_an_epoch(tmp_path: Path) -> None:
-    """Lightning resumes such a checkpoint with the next epoch: what follows the batch in its own never happens."""
+    """Lightning resumes such a checkpoint with the next epoch: the validation of its own never happens."""
     callbacks = ["history", "loss_ema", "steps"]
     whole, parts = Outcome(), Outcome()
     fit(callbacks, whole)
@@ -563,9 +563,13 @@ def test_last_batch_of_an_epoch(tmp_path: Path) -> None:
     assert parts.rates == whole.rates
     assert same(parts.weights, whole.weights)
     assert parts.states["loss_ema"] == whole.states["loss_ema"]
-    assert parts.states["history"]["epoch"] == [1, 3, 4, 5, 6]
+    assert parts.states["history"]["train.loss"] == whole.states["history"]["train.loss"]
+    assert parts.states["history"]["valid.loss"] == [
+        None if epoch == 2 else loss
+        for epoch, loss in zip(*(whole.states["history"][name] for name in ("epoch", "valid.loss")), strict=True)
+    ]
     lost = [seen for seen in whole.states["steps"] if seen not in parts.states["steps"]]
-    assert [seen[:2] for seen in lost] == [[2, 8]]  # the end of the second epoch
+    assert [(seen[:2], seen[3] != {}) for seen in lost] == [([2, 8], True)]  # the end of the epoch has no scores of it
 
 
 @pytest.mark.parametrize("callback", ["history", "early_stopping_plain", "loss_ema", "steps"])

@@ -1,6 +1,6 @@
 """Callbacks for PyTorch as mlr3torch has them, in any Lightning Trainer."""
 
-from callbacksets.adapter import CallbackSetAdapter, StoppedBy
+from callbacksets.adapter import CallbackSetAdapter
 from callbacksets.base import CallbackSet
 from callbacksets.callbacks.checkpoint import CallbackSetCheckpoint, latest_checkpoint
 from callbacksets.callbacks.early_stopping import CallbackSetEarlyStopping
@@ -20,6 +20,7 @@ from callbacksets.describe.factory import callback_set, torch_callback
 from callbacksets.describe.param_set import ParamSet
 from callbacksets.describe.schedulers import as_lr_scheduler
 from callbacksets.fit.context import ContextTorch
+from callbacksets.fit.loop import StoppedBy
 from callbacksets.fit.states import read_states
 from callbacksets.show.plotting import plot_history
 from callbacksets.supervised import SupervisedModule

@@ -82,6 +82,7 @@ def test_before_the_fields_exist() -> None:
         "measures_valid": {},
         "terminate": False,
         "resumed": False,
+        "validates": False,
         "eval_freq": 1,
         "device": torch.device("cpu"),
         "prediction_encoder": None,
@@ -130,6 +131,7 @@ def test_inside_of_a_fit() -> None:
         "measures_valid": {"loss": None},
         "terminate": False,
         "resumed": False,
+        "validates": True,
         "eval_freq": 1,
         "device": torch.device("cpu"),
         "prediction_encoder": module.prediction_encoder,
@@ -294,7 +296,7 @@ REMEDIES = {
 
 @pytest.mark.parametrize("name", [*(name for name in FIELDS if name not in SETTABLE), "minimize"])
 def test_read_only_fields_say_what_to_do_instead(name: str) -> None:
-    message = rf"ctx\.{name} cannot be set\. .*{REMEDIES.get(name, '')}.*Settable are 'terminate', 'batch', "
+    message = rf"ctx\.{name} cannot be set\. .*{REMEDIES.get(name, '')}.*You can set 'terminate', 'batch', "
     with pytest.raises(AttributeError, match=message) as error:
         fit(Act(on_begin=lambda ctx: setattr(ctx, name, 1)))
     assert "on_begin" in error.value.__notes__[0]

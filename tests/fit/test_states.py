@@ -153,7 +153,7 @@ def test_a_newer_version_is_refused(tmp_path: Path) -> None:
     checkpoint = torch.load(tmp_path / "a.ckpt", weights_only=True)
     checkpoint["callbacks"][KEY]["version"] += 1
     torch.save(checkpoint, tmp_path / "b.ckpt")
-    with pytest.raises(RuntimeError, match="have version 2, but this callbacksets reads up to 1"):
+    with pytest.raises(RuntimeError, match="have version 3, but this callbacksets reads up to 2"):
         resumed([CallbackSetKeep()], tmp_path / "b.ckpt")
 
 
@@ -247,7 +247,7 @@ def test_tuners_leave_no_trace(tmp_path: Path) -> None:
     adapter = CallbackSetAdapter([CallbackSetHistory(), keep])
     trainer = quiet(callbacks=[adapter], max_epochs=2, default_root_dir=tmp_path)
     Tuner(trainer).lr_find(module, ones(2), ones(1), num_training=5)
-    assert keep.calls == ["exit"]
+    assert keep.calls == []  # it has only set up
     assert adapter.states == {}
     Tuner(trainer).scale_batch_size(module, datamodule=Sized(), max_trials=1, steps_per_trial=1)
     keep.calls.clear()

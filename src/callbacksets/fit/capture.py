@@ -1,4 +1,4 @@
-"""What a fit taps from Lightning: in a step the network's output, the loss and the batch; the moment before saving."""
+"""Seeing what goes into the steps of a fit and comes out of them: the batch, the loss, the network's output."""
 
 from collections.abc import Callable, Mapping
 from functools import partial, wraps
@@ -7,8 +7,8 @@ from typing import TYPE_CHECKING, Any
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from callbacksets.fit.context import Loop
-from callbacksets.fit.taps import WEIGHTS, Taps
+from callbacksets.fit.lightning import Taps
+from callbacksets.fit.step import Step
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
@@ -17,16 +17,16 @@ _STEPS = ("training_step", "validation_step")
 
 
 class Capture:
-    """Taps one fit: through the strategy, which calls the steps and gives the weights, and hooks on the network.
+    """Taps one fit: the strategy, which calls the steps, and the network, through hooks.
 
     No hook of a Lightning callback will do. The loss that they see is divided by `accumulate_grad_batches`, which
     rounds; other callbacks may call the network between them; and the batch cannot be exchanged through them.
     """
 
-    def __init__(self, trainer: "Trainer", learner: "LightningModule", loop: Loop) -> None:
+    def __init__(self, trainer: "Trainer", learner: "LightningModule", step: Step) -> None:
         self._trainer = trainer
         self._learner = learner
-        self._loop = loop
+        self._step = step
         self._taps = Taps(trainer)
         self._network: nn.Module | None = None
         self._handles: list[RemovableHandle] = []
@@ -36,32 +36,20 @@ class Capture:
         for name in _STEPS:
             self._taps.put(name, partial(self._watched, trains=name == "training_step"))
 
-    def watch_saving(self, do: Callable[[], None]) -> None:
-        """Do something before a checkpoint is put together; the weights come first, and all else after them."""
+    def _watched(self, call: Callable[..., Any], *, trains: bool) -> Callable[..., Any]:
+        step = self._step
 
-        def tapped(get_weights: Callable[[], dict[str, Any]]) -> Callable[[], dict[str, Any]]:
-            def watched() -> dict[str, Any]:
-                do()
-                return get_weights()
-
-            return watched
-
-        self._taps.put(WEIGHTS, tapped)
-
-    def _watched(self, step: Callable[..., Any], *, trains: bool) -> Callable[..., Any]:
-        loop = self._loop
-
-        @wraps(step)
+        @wraps(call)
         def watched(batch: Any, *args: Any, **kwargs: Any) -> Any:
-            loop.in_step, loop.depth = True, 0
+            step.is_running, step.depth = True, 0
             try:
-                output = step(loop.batch if loop.exchanged else batch, *args, **kwargs)
+                output = call(step.batch if step.is_exchanged else batch, *args, **kwargs)
             finally:
-                loop.in_step = False
-            loop.stepped = True
+                step.is_running = False
+            step.is_done = True
             if trains:
                 loss = output.get("loss") if isinstance(output, Mapping) else output
-                loop.loss_of_step = loss.detach() if isinstance(loss, Tensor) else loss
+                step.loss = loss.detach() if isinstance(loss, Tensor) else loss
             return output
 
         return watched
@@ -77,7 +65,7 @@ class Capture:
             # returns the loss; the step's own call lies inside it.
             self._handles = [
                 network.register_forward_pre_hook(_Hook(self._enter)),
-                network.register_forward_hook(_Hook(self._keep_inner)),
+                network.register_forward_hook(_Hook(self._keep_inner), always_call=True),
             ]
         else:
             self._handles = [self._within_reach(network).register_forward_hook(_Hook(self._keep))]
@@ -100,15 +88,15 @@ class Capture:
         self._network, self._handles = None, []
 
     def _keep(self, network: nn.Module, inputs: Any, output: Any) -> None:
-        if self._loop.in_step:
-            self._loop.outputs = output
+        if self._step.is_running:
+            self._step.outputs = output
 
     def _enter(self, network: nn.Module, inputs: Any) -> None:
-        self._loop.depth += 1
+        self._step.depth += 1
 
     def _keep_inner(self, network: nn.Module, inputs: Any, output: Any) -> None:
-        self._loop.depth -= 1
-        if self._loop.depth > 0:
+        self._step.depth -= 1
+        if self._step.depth > 0 and output is not None:  # a call that has failed comes here with None
             self._keep(network, inputs, output)
 
 

@@ -1,8 +1,8 @@
 """What a callback sees of the training loop: `self.ctx`."""
 
+import difflib
 from collections.abc import Callable, Mapping
 from contextlib import suppress
-from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,69 +10,16 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from callbacksets.checks import did_you_mean, listed
-from callbacksets.fit.lightning import callbacks_of, is_a
-from callbacksets.fit.reader import Reading
+from callbacksets.fit.lightning import callbacks_of, is_a, is_mock
+from callbacksets.fit.loop import Loop
+from callbacksets.fit.reader import as_scores
+from callbacksets.fit.step import NOTHING, Step
 from callbacksets.scores import ByName, Measures, Scores, short_name
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
 
     from callbacksets.base import CallbackSet
-
-NOTHING: Any = object()
-"""Where None could be a value: the network has not been called."""
-
-
-@dataclass(slots=True)
-class Loop:
-    """What the adapter has counted and seen in a fit. The adapter writes it, the context shows it."""
-
-    epoch: int = 0
-    step: int | None = None
-    step_valid: int | None = None
-    global_step: int = 0
-
-    begun: bool = False  # the stage `begin` has run
-    in_epoch: bool = False  # between `epoch_begin` and `epoch_end`
-    in_batch: bool = False  # between `batch_begin` and `batch_end`
-    in_validation: bool = False  # between the start of a validation and `valid_end`
-    validation_ends: bool = False  # all its batches are done
-    repeats_validation: bool = False  # the one under way had ended when the checkpoint was written
-    validated: bool = False  # validation started in this epoch
-    ahead: str = ""  # the hook whose part has been done before it came, so that it could be saved
-    epoch_ends: bool = False  # Lightning has ended the epoch, and `before_valid` runs, as it did not validate
-    complete: bool = True  # the last epoch that ended had all its batches
-    ended_epoch: int | None = None  # the one that the resumed run begins once more, though it had ended
-    epochs_processed: int = 0  # what Lightning had counted when the epoch began
-    missed_epoch_begin: bool = False  # the run was resumed inside this epoch
-    resumed: bool = False
-
-    batch: Any = None
-    batch_open: bool = False  # what is assigned to the batch still reaches the forward call
-    exchanged: bool = False  # the step is to be called with the batch here, not with the loader's
-    in_step: bool = False  # while the module's step runs, so that it and not a callback calls the network
-    depth: int = 0  # of calls of the network inside each other
-    stepped: bool = False  # the step of the current batch has been made
-    outputs: Any = NOTHING
-    loss_of_step: Any = None  # what the step has returned, to be `loss` at the end of the batch
-    loss: Any = None
-    backward: int = 0  # the global step of the last backward call since the gradients were zeroed or stepped on
-    optimizer: Optimizer | None = None  # the one about to step
-    automatic: bool = True  # the module's `automatic_optimization`
-
-    scores_train: Scores | Reading | None = field(default_factory=Scores)
-    scores_valid: Scores | Reading | None = field(default_factory=Scores)
-    scored_at: int = 0  # the global step of the training scores
-    measures_train: Measures = field(default_factory=Measures)
-    measures_valid: Measures = field(default_factory=Measures)
-    minimize: dict[str, bool | None] = field(default_factory=dict)  # what the measures of the resumed run have said
-
-    stage: str = ""  # the stage that runs
-    caller: str | None = None  # the id of the callback that runs
-    terminate: bool = False
-    terminated_by: tuple[str | None, str] | None = None  # the id and the stage
-    stops: bool = False  # it was looked at, and training ends
-
 
 _REMEDIES = {
     "total_epochs": "To stop earlier, set ctx.terminate = True; to train longer, set Trainer(max_epochs=...).",
@@ -90,6 +37,18 @@ _REMEDIES = {
     "last_loss": "It is what training_step() returned.",
 }
 _SETTABLE = ("terminate", "batch", "last_scores_train", "last_scores_valid")
+_ELSEWHERE = {
+    "current_epoch": "ctx.epoch, which counts from 1",
+    "logger": "ctx.trainer.logger",
+    "loss": "ctx.last_loss",
+    "max_epochs": "ctx.total_epochs",
+    "metrics": "ctx.last_scores_train and ctx.last_scores_valid",
+    "model": "ctx.network, or ctx.learner for the LightningModule",
+    "module": "ctx.learner",
+    "pl_module": "ctx.learner",
+    "preds": "ctx.y_hat",
+}
+"""What other libraries call a field."""
 
 
 class ContextTorch:
@@ -113,6 +72,7 @@ class ContextTorch:
         trainer: "Trainer",
         learner: "LightningModule",
         loop: Loop,
+        step: Step,
         callbacks: Mapping[str, "CallbackSet"],
         *,
         network: str | None = None,
@@ -121,6 +81,7 @@ class ContextTorch:
         self._trainer = trainer
         self._learner = learner
         self._loop = loop
+        self._step = step
         self._callbacks = callbacks
         self._network_name = network
         self._loss_fn_name = loss_fn
@@ -160,8 +121,8 @@ class ContextTorch:
         Raises:
             RuntimeError: With several optimizers, outside of `after_backward`.
         """
-        if self._loop.optimizer is not None:
-            return self._loop.optimizer
+        if self._step.optimizer is not None:
+            return self._step.optimizer
         optimizers = self.optimizers
         if len(optimizers) > 1:
             raise RuntimeError(f"There are {len(optimizers)} optimizers, so ctx.optimizer is none: see ctx.optimizers.")
@@ -171,7 +132,7 @@ class ContextTorch:
     def optimizers(self) -> list[Optimizer]:
         """The torch optimizers."""
         # Lightning puts a mock where configure_optimizers() returned None
-        return [optimizer for optimizer in self._trainer.optimizers if not is_a(optimizer, "_MockOptimizer")]
+        return [optimizer for optimizer in self._trainer.optimizers if not is_mock(optimizer)]
 
     @property
     def device(self) -> torch.device:
@@ -206,6 +167,11 @@ class ContextTorch:
         return datasets(self.loader_valid)
 
     @property
+    def validates(self) -> bool:
+        """Whether a validation is under way; in `before_valid`, whether one follows. Else the epoch ends next."""
+        return bool(self._trainer.validating)
+
+    @property
     def eval_freq(self) -> int | None:
         """Every how many epochs validation runs: `Trainer(check_val_every_n_epoch=...)`."""
         return self._trainer.check_val_every_n_epoch
@@ -215,7 +181,7 @@ class ContextTorch:
     @property
     def epoch(self) -> int:
         """The epoch, from 1; in `begin` the epochs trained so far."""
-        return self._loop.epoch
+        return self._loop.now[0]
 
     @property
     def total_epochs(self) -> int | None:
@@ -225,22 +191,22 @@ class ContextTorch:
     @property
     def step(self) -> int | None:
         """The batch in the epoch, from 1."""
-        return self._loop.step
+        return self._trainer.fit_loop.batch_idx + 1 if "on_batch_begin" in self._loop.ran else None
 
     @property
     def step_valid(self) -> int | None:
         """The batch in the validation loader, from 1."""
-        return self._loop.step_valid
+        return self._step.valid
 
     @property
     def global_step(self) -> int:
         """Batches over all epochs, fits and resumed runs; not optimizer steps."""
-        return self._loop.global_step
+        return self._loop.now[1]
 
     @property
     def total_steps(self) -> int | None:
         """The batches of the whole run, with every limit of the Trainer applied; None when unlimited or unknown."""
-        return _total_steps(self._trainer, self._loop.automatic)
+        return _total_steps(self._trainer, self._learner.automatic_optimization)
 
     @property
     def resumed(self) -> bool:
@@ -280,26 +246,26 @@ class ContextTorch:
             RuntimeError: When it is assigned in another stage.
             TypeError: When it is assigned and is a tuple, which others may hold.
         """
-        return self._loop.batch
+        return self._step.batch
 
     @batch.setter
     def batch(self, value: Any) -> None:
-        loop = self._loop
-        if not loop.batch_open:
+        step = self._step
+        if not step.is_open:
             raise RuntimeError("ctx.batch can only be assigned in batch_begin and batch_valid_begin: else it is late.")
-        if isinstance(loop.batch, list) and isinstance(value, list | tuple):
-            loop.batch[:] = value  # in place, so that the hooks of the module see it as well
-        elif isinstance(loop.batch, dict) and isinstance(value, Mapping):
+        if isinstance(step.batch, list) and isinstance(value, list | tuple):
+            step.batch[:] = value  # in place, so that the hooks of the module see it as well
+        elif isinstance(step.batch, dict) and isinstance(value, Mapping):
             contents = dict(value)
-            loop.batch.clear()
-            loop.batch.update(contents)
-        elif isinstance(loop.batch, tuple) or loop.batch is None:
+            step.batch.clear()
+            step.batch.update(contents)
+        elif isinstance(step.batch, tuple) or step.batch is None:
             raise TypeError(
-                f"The batch is a {type(loop.batch).__name__}, which cannot be exchanged. Change its tensors in place "
+                f"The batch is a {type(step.batch).__name__}, which cannot be exchanged. Change its tensors in place "
                 "(tensor.copy_(...)), or let the loader give lists or dicts."
             )
         else:
-            loop.batch, loop.exchanged = value, True
+            step.batch, step.is_exchanged = value, True
 
     @property
     def y_hats(self) -> Any:
@@ -312,12 +278,13 @@ class ContextTorch:
             RuntimeError: Before the forward call, when the step did not call the network, or when no callback of the
                 run says that it reads the output: `CallbackSet.reads_y_hats`.
         """
-        loop = self._loop
-        if loop.outputs is not NOTHING:
-            return loop.outputs
-        if loop.batch_open:
-            raise RuntimeError(f"There is no network output yet: in {loop.stage} the forward call is still to come.")
-        if not loop.stepped:
+        step = self._step
+        if step.outputs is not NOTHING:
+            return step.outputs
+        if step.is_open:
+            stage = self._loop.stage
+            raise RuntimeError(f"There is no network output yet: in {stage} the forward call is still to come.")
+        if not step.is_done:
             raise RuntimeError("There is no network output yet: no batch has started, or it has failed.")
         if not any(callback.reads_y_hats for callback in self._callbacks.values()):
             raise RuntimeError(
@@ -328,7 +295,9 @@ class ContextTorch:
         names = [name for name, _ in self._learner.named_children()]
         raise RuntimeError(
             f"The step did not call the network ({network}), so it has no output. If another part of the module is "
-            f"the network, name it: CallbackSetAdapter(..., network=...). It has {listed(names)}."
+            f"the network, name it: CallbackSetAdapter(..., network=...). It has {listed(names)}. If the step calls "
+            "forward() itself, let it call the network instead, self(x) or self.network(x): only that runs the hooks "
+            "through which the output is seen."
         )
 
     @property
@@ -342,21 +311,19 @@ class ContextTorch:
 
         Not divided by `accumulate_grad_batches`. Taken off the device when it is read.
         """
-        loop = self._loop
-        if isinstance(loop.loss, Tensor):
+        step = self._step
+        if isinstance(step.last_loss, Tensor):
             # under manual optimization a step may return anything
-            loop.loss = loop.loss.item() if loop.loss.numel() == 1 else None
-        return loop.loss  # type: ignore[no-any-return]
+            step.last_loss = step.last_loss.item() if step.last_loss.numel() == 1 else None
+        return step.last_loss  # type: ignore[no-any-return]
 
     # --- scores ------------------------------------------------------------------------------------------------------
 
     @property
     def last_scores_train(self) -> Scores | None:
         """What the module logged for the epoch in the training loop: name -> float; takes a position as well."""
-        loop = self._loop
-        if isinstance(loop.scores_train, Reading):
-            loop.scores_train = loop.scores_train.scores
-        return loop.scores_train
+        self._loop.scores_train = scores = as_scores(self._loop.scores_train)
+        return scores
 
     @last_scores_train.setter
     def last_scores_train(self, value: Mapping[str, float] | None) -> None:
@@ -365,10 +332,8 @@ class ContextTorch:
     @property
     def last_scores_valid(self) -> Scores | None:
         """What the module logged in the validation loop; None from the end of an epoch that did not validate."""
-        loop = self._loop
-        if isinstance(loop.scores_valid, Reading):
-            loop.scores_valid = loop.scores_valid.scores
-        return loop.scores_valid
+        self._loop.scores_valid = scores = as_scores(self._loop.scores_valid)
+        return scores
 
     @last_scores_valid.setter
     def last_scores_valid(self, value: Mapping[str, float] | None) -> None:
@@ -400,9 +365,12 @@ class ContextTorch:
                     break
         if isinstance(name, int):
             return None
+        minimize = self._loop.minimize.get(name)
+        if minimize is not None:
+            return minimize
         metric = self.measures_valid.get(name, self.measures_train.get(name))
         higher: bool | None = getattr(metric, "higher_is_better", None)
-        return self._loop.minimize.get(name, _is_loss(name)) if higher is None else not higher
+        return _is_loss(name) if higher is None else not higher
 
     # --- itself ------------------------------------------------------------------------------------------------------
 
@@ -410,14 +378,20 @@ class ContextTorch:
         known = getattr(type(self), name, None)
         if known is not None and getattr(known, "fset", None) is None:
             remedy = _REMEDIES.get(name, "It shows what the Trainer has.")
-            raise AttributeError(f"ctx.{name} cannot be set. {remedy} Settable are {listed(_SETTABLE)}.")
+            raise AttributeError(f"ctx.{name} cannot be set. {remedy} You can set {listed(_SETTABLE)}.")
+        if known is None and name not in vars(self) and (near := difflib.get_close_matches(name, _SETTABLE, 1, 0.84)):
+            raise AttributeError(
+                f"ctx has no field {name!r}. Did you mean {near[0]!r}? A field of your own needs a name that is less "
+                "like it."
+            )
         object.__setattr__(self, name, value)
 
     def __getattr__(self, name: str) -> Any:
         if isinstance(known := getattr(type(self), name, None), property):
             return known.fget(self)  # type: ignore[misc]  # an AttributeError in a field led here: let it be seen
         fields = [name for name in dir(self) if not name.startswith("_")]
-        raise AttributeError(f"ctx has no field {name!r}.{did_you_mean(name, fields)} It has {', '.join(fields)}.")
+        meant = f" Here it is {_ELSEWHERE[name]}." if name in _ELSEWHERE else did_you_mean(name, fields)
+        raise AttributeError(f"ctx has no field {name!r}.{meant} It has {', '.join(fields)}.")
 
     def __repr__(self) -> str:
         total = "" if self.total_epochs is None else f"/{self.total_epochs}"
@@ -426,7 +400,7 @@ class ContextTorch:
 
 def may_stop(trainer: "Trainer", loop: Loop) -> bool:
     """Whether the Trainer's minimum of epochs and steps is met."""
-    trained = loop.epoch - loop.in_epoch
+    trained = loop.now[0] - loop.in_epoch
     return trained >= (trainer.min_epochs or 0) and trainer.global_step >= (trainer.min_steps or 0)
 
 

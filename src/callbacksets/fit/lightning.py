@@ -1,17 +1,132 @@
-"""What there is of Lightning in a Trainer, told by name: both namespaces have such classes, and some are private."""
+"""All that is private in Lightning, or told by a name: each use with its reason, and the test that notices a change."""
 
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from lightning.pytorch import Callback, Trainer
 
+WEIGHTS = "lightning_module_state_dict"
+"""The strategy's method with which a checkpoint begins. Nothing tells callbacks before that one is saved.
+
+tests/test_resume.py: test_saved_by_a_callback_before_the_adapter
+"""
+
 
 def is_a(thing: object, name: str) -> bool:
-    """Whether it is of a class of this name, or of one that is derived from such a class."""
+    """Whether it is of a class of this name, or of one that is derived from such a class.
+
+    Both namespaces have such classes, and some are private. tests/fit/test_lightning.py
+    """
     return name in (cls.__name__ for cls in type(thing).__mro__)
+
+
+def is_mock(optimizer: object) -> bool:
+    """Whether it is what Lightning puts where `configure_optimizers()` returned None.
+
+    tests/test_adapter.py: test_without_an_optimizer
+    """
+    return type(optimizer).__name__ == "_MockOptimizer"
 
 
 def callbacks_of(trainer: "Trainer") -> "list[Callback]":
     """All callbacks of a Trainer."""
     callbacks: Any = trainer.callbacks  # type: ignore[attr-defined]  # set where mypy does not look
     return callbacks  # type: ignore[no-any-return]
+
+
+def batch_progress(trainer: "Trainer") -> Any:
+    """Lightning's count of batches: `total` over all epochs and resumed runs, `current` in the epoch.
+
+    It is the only count that goes on exactly in a resumed run: a batch that was interrupted is `ready`, but was not
+    `processed`. `trainer.fit_loop.total_batch_idx` counts such a batch twice.
+    tests/test_resume.py: test_mid_epoch
+    """
+    return trainer.fit_loop.epoch_loop.batch_progress
+
+
+def epoch_progress(trainer: "Trainer") -> Any:
+    """Lightning's count of epochs. `trainer.current_epoch` is its `current.completed`, behind two properties."""
+    return trainer.fit_loop.epoch_progress
+
+
+def has_all_batches(trainer: "Trainer") -> bool:
+    """Whether the epoch has had all its batches: training may stop inside of it.
+
+    tests/test_resume.py: test_a_run_that_counts_in_steps_goes_on_from_its_own_checkpoint
+    """
+    progress = batch_progress(trainer)
+    return bool(progress.is_last_batch or progress.current.ready >= trainer.num_training_batches)
+
+
+def is_processed(trainer: "Trainer") -> bool:
+    """Whether the current batch has been trained, though its last hooks may still be running."""
+    current = batch_progress(trainer).current
+    return bool(current.ready == current.processed)
+
+
+def hook_under_way(trainer: "Trainer") -> str | None:
+    """The name of the hook that Lightning is calling: of callbacks, or of the module.
+
+    What a hook ends (`on_train_epoch_end`), Lightning takes for done when a callback saves in it.
+    tests/test_resume.py: test_saved_by_a_callback_before_the_adapter
+    """
+    name: str | None = trainer.lightning_module._current_fx_name
+    return name
+
+
+def skips_backward(trainer: "Trainer") -> bool:
+    """Whether steps go without a backward call, as in the epoch that stochastic weight averaging adds at the end.
+
+    tests/test_adapter.py: test_no_after_backward_where_an_optimizer_step_is_announced_without_gradients
+    """
+    return bool(trainer.fit_loop._skip_backward)
+
+
+def logged_step(trainer: "Trainer") -> int:
+    """The step under which Lightning logs the metrics of an epoch. `trainer.global_step` counts optimizer steps.
+
+    tests/test_scores_reach_lightning.py
+    """
+    return int(trainer.fit_loop.epoch_loop._batches_that_stepped)
+
+
+def logged_values(trainer: "Trainer", loop: str) -> Mapping[str, Any]:
+    """Every value given to `self.log` in the training or the validation loop, where it waits until it is reduced.
+
+    `trainer.callback_metrics` will not do: the training scores of an epoch enter it after validation, training and
+    validation share its names, and nothing tells which `Metric` a value came from. `fit.reader` uses of the collection
+    its `values()`; of a value `compute()`, `has_reset`, `is_tensor`, `value` (the logged `Metric`, if not `is_tensor`)
+    and `meta` with `name`, `fx`, `on_epoch`, `dataloader_idx`, `add_dataloader_idx`.
+    tests/fit/test_reader.py
+    """
+    epoch_loop = trainer.fit_loop.epoch_loop
+    collection: Any = epoch_loop._results if loop == "train" else epoch_loop.val_loop._results
+    return collection  # type: ignore[no-any-return]
+
+
+def gradient_scaler(trainer: "Trainer") -> Any:
+    """The gradient scaler of 16-mixed precision, else None."""
+    return getattr(trainer.precision_plugin, "scaler", None)
+
+
+class Taps:
+    """Functions in the place of a strategy's own, until they are removed: where no hook of Lightning will do."""
+
+    def __init__(self, trainer: "Trainer") -> None:
+        self._strategy = trainer.strategy
+        self._before: dict[str, Any] = {}
+
+    def put(self, name: str, tapped: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
+        """Put in the place of a method what is made of it."""
+        self._before[name] = vars(self._strategy).get(name)
+        setattr(self._strategy, name, tapped(getattr(self._strategy, name)))
+
+    def remove(self) -> None:
+        """Put back what there was: a method of the class, or what somebody else had put in its place."""
+        for name, before in self._before.items():
+            if before is None:
+                vars(self._strategy).pop(name, None)
+            else:
+                setattr(self._strategy, name, before)
+        self._before = {}

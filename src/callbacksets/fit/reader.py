@@ -1,13 +1,4 @@
-"""Scores: what the LightningModule logged for an epoch, by name.
-
-This is the only module that reads private attributes of Lightning: the two result collections, in which every value
-given to `self.log` waits until it is reduced. `trainer.callback_metrics` will not do: the training scores of an epoch
-enter it after validation, training and validation share its names, and nothing tells which `Metric` a value came from.
-Used are, of a collection, its `values()`; of such a value its `compute()`, `has_reset`, `is_tensor`, `value` (the
-logged `Metric`, if not `is_tensor`) and `meta` with `name`, `fx`, `on_epoch`, `dataloader_idx`,
-`add_dataloader_idx`; and of the validation loop its `_logged_outputs`, which it empties before its last hook.
-tests/test_scores.py and tests/test_resume.py notice when one of them changes.
-"""
+"""Reading the scores of a fit: what the LightningModule logged for an epoch, as soon as it can be computed."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -18,6 +9,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torchmetrics import Metric
 
 from callbacksets.checks import listed
+from callbacksets.fit.lightning import logged_values
 from callbacksets.scores import Measures, Scores, short_name
 
 if TYPE_CHECKING:
@@ -36,6 +28,11 @@ class Reading:
         return Scores({name: value.item() for name, value in self.values.items()}, logged=self.logged)
 
 
+def as_scores(read: Reading | Scores | None) -> Scores | None:
+    """What was read as numbers, taken off the device now."""
+    return read.scores if isinstance(read, Reading) else read
+
+
 class ScoreReader:
     """Reads the scores of one fit, and says once what cannot be one and why."""
 
@@ -46,26 +43,27 @@ class ScoreReader:
 
     def train(self, *, in_epoch: bool = False) -> Reading | Scores:
         """The training scores of the batches so far, which inside an epoch may be too few for a metric."""
-        return self._agreed(self._read(self._collection("train"), in_epoch))
+        return self._agreed(self._read("train", in_epoch))
 
     def valid(self) -> Reading | Scores:
         """The validation scores; to be called until `on_validation_end`, after which Lightning empties them."""
-        return self._agreed(self._read(self._collection("valid")))
+        return self._agreed(self._read("valid"))
 
-    def validation_is_over(self) -> bool:
-        """Whether of a validation whose batches are done only the last hook, `on_validation_end`, is to come."""
-        return not self._trainer.fit_loop.epoch_loop.val_loop._logged_outputs
-
-    def measures(self, loop: str) -> Measures:
-        """What is logged in a loop, without computing it."""
-        entries = _for_epoch(self._collection(loop))
+    def measures(self, loop: str) -> tuple[Measures, dict[str, bool]]:
+        """What is logged in a loop, without computing it; and whether lower is better, of those that say it."""
+        entries = _for_epoch(logged_values(self._trainer, loop))
         names = self._short(entries)
+        metrics = dict(zip(names, map(_metric, entries), strict=True))
         logged = dict(zip(map(_full_name, entries), names, strict=True))
-        return Measures(zip(names, map(_metric, entries), strict=True), logged=logged)
+        higher = {name: getattr(metric, "higher_is_better", None) for name, metric in metrics.items()}
+        minimize = {name: not is_better for name, is_better in higher.items() if is_better is not None}
+        if self._trainer.world_size > 1:  # what is decided by them must be decided alike
+            names, logged, minimize = self._trainer.strategy.broadcast((names, logged, minimize))
+        return Measures({name: metrics.get(name) for name in names}, logged=logged), minimize
 
     def explain_late(self) -> None:
         """To be called after an epoch has ended: what its module logged at its very end came too late for a score."""
-        for entry in self._collection("train").values():
+        for entry in logged_values(self._trainer, "train").values():
             late = entry.meta.fx == "on_train_epoch_end" and entry.meta.on_epoch
             if late and _full_name(entry) not in self._seen:
                 self._say_once(
@@ -74,11 +72,8 @@ class ScoreReader:
                     "Log it in training_step(), with on_epoch=True, or in on_validation_epoch_end().",
                 )
 
-    def _collection(self, loop: str) -> Mapping[str, Any]:
-        epoch_loop = self._trainer.fit_loop.epoch_loop
-        return epoch_loop._results if loop == "train" else epoch_loop.val_loop._results
-
-    def _read(self, collection: Mapping[str, Any], may_fail: bool = False) -> Reading:
+    def _read(self, loop: str, may_fail: bool = False) -> Reading:
+        collection = logged_values(self._trainer, loop)
         self._explain_steps(collection)
         entries = _for_epoch(collection)
         reading = Reading()
@@ -113,18 +108,18 @@ class ScoreReader:
         return Scores(agreed[0], logged=agreed[1])
 
     def _short(self, entries: Collection[Any]) -> list[str]:
+        """The names less the loop in which they were logged, but for those that would fall together."""
         full = [_full_name(entry) for entry in entries]
-        short = [_short_name(entry) for entry in entries]
-        if len(set(short)) == len(short):
-            return short
-        twice = sorted({name for name in short if short.count(name) > 1})
-        clash = [name for name, stripped in zip(full, short, strict=True) if stripped in twice]
-        if self._unsaid(" ".join(clash)):
-            rank_zero_warn(
-                f"{listed(clash)} would all be called {listed(twice)} as scores, so that all keep their full names. "
-                "Log them under names that differ in more than train and val."
-            )
-        return full
+        names = [_short_name(entry) for entry in entries]
+        while twice := {name for name in names if names.count(name) > 1}:
+            clash = [name for name, stripped in zip(full, names, strict=True) if stripped in twice]
+            if self._unsaid(" ".join(clash)):
+                rank_zero_warn(
+                    f"{listed(clash)} would all be called {listed(sorted(twice))} as scores, so they keep their full "
+                    "names. Log them under names that differ in more than train and val."
+                )
+            names = [name if name in clash else stripped for name, stripped in zip(full, names, strict=True)]
+        return names
 
     def _explain_steps(self, collection: Mapping[str, Any]) -> None:
         for_epoch = {entry.meta.name for entry in collection.values() if entry.meta.on_epoch}

@@ -1,4 +1,4 @@
-"""What a checkpoint keeps of a run: the callbacks' states, and the adapter's own to go on from."""
+"""What a checkpoint keeps of a fit: the callbacks' states, and where training stands."""
 
 import copy
 import io
@@ -6,6 +6,7 @@ import os
 import pickle
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
+from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
@@ -15,17 +16,26 @@ from torch import Tensor
 
 from callbacksets.base import CallbackSet
 from callbacksets.checks import did_you_mean, listed
-from callbacksets.fit.context import ContextTorch, Loop, may_stop
+from callbacksets.fit import lightning
+from callbacksets.fit.context import ContextTorch, may_stop
+from callbacksets.fit.loop import Moment
+from callbacksets.fit.reader import as_scores
 from callbacksets.fit.shards import is_part
 from callbacksets.scores import Scores
 
 if TYPE_CHECKING:
-    from lightning.pytorch import Trainer
+    from callbacksets.fit.fit import Fit
 
 KEY = "CallbackSetAdapter"
 """Where Lightning's checkpoints hold the adapter's part: `checkpoint["callbacks"][KEY]`."""
 
-_VERSION = 1
+_VERSION = 2
+_KEPT = ("on_epoch_begin", "on_before_valid", "on_valid_end", "on_epoch_end")
+"""The stages whose moments a checkpoint keeps. A batch or a validation under way runs again."""
+
+_FINISHED = (*_KEPT, "on_batch_end")
+"""The stages that Lightning does not make again, if a callback saves in the middle of one."""
+
 _PLAIN = (type(None), bool, int, float, complex, str, bytes, Tensor, torch.nn.Parameter, torch.Size, torch.dtype)
 
 
@@ -36,96 +46,194 @@ class SavedState(TypedDict):
     state: Any
 
 
+class SavedLoop(TypedDict):
+    """Where training stands."""
+
+    now: Moment
+    ran: dict[str, Moment]
+    to_come: tuple[str, list[str]]  # the stage in the middle of which a callback saves, and whose turn is still to come
+    last_loss: float | None
+    terminate: bool
+    terminated_by: tuple[str | None, str] | None
+    scores_train: dict[str, Any] | None
+    scores_valid: dict[str, Any] | None
+    minimize: dict[str, bool | None]
+    data: dict[str, Any]
+
+
 class Saved(TypedDict):
     """The adapter's part of a checkpoint."""
 
     version: int
+    callbacksets: str  # the version of the package that wrote it
     begun: bool  # written by a run that had begun; else it only passes on what the run was given
     exact: bool  # the network was as the last stage of training left it
-    loop: dict[str, Any]
+    loop: SavedLoop | None
     callbacks: dict[str, SavedState]
 
 
 def nothing_saved() -> Saved:
     """What is saved by a run that has not begun and continues no other."""
-    return {"version": _VERSION, "begun": False, "exact": True, "loop": {}, "callbacks": {}}
+    return _saved(begun=False, loop=None, callbacks={})
 
 
-def save_run(loop: Loop, ctx: ContextTorch, callbacks: Mapping[str, SavedState]) -> Saved:
-    """The adapter's part of a checkpoint written now."""
-    will_run_again = loop.in_batch and not counts_batch(ctx.trainer)
-    measures = loop.measures_train | loop.measures_valid
+def save(fit: "Fit", failures: list[BaseException] | None = None) -> Saved:
+    """What a checkpoint written now keeps.
+
+    A callback that has not begun is not asked for its state: what was loaded for it is passed on.
+
+    Args:
+        fit: The fit.
+        failures: Where to put what states raise, so that one that fails does not cost the others; None to raise.
+    """
+    if not fit.loop.begun:
+        return fit.given or nothing_saved()
+    begins = fit.loop.stage == "on_begin"
+    waiting = [fit.loop.caller, *fit.dispatch.to_come()] if begins and fit.loop.caller is not None else []
+    given = fit.given["callbacks"] if fit.given is not None else {}
+    callbacks: dict[str, SavedState] = {}
+    for id, callback in fit.sets.items():
+        if id in waiting:  # while one begins, those before it have begun
+            callbacks |= {id: given[id]} if id in given else {}
+            continue
+        try:
+            with fit.dispatch.noting(id, "state_dict"):
+                state = copied(callback.state_dict())
+        except BaseException as error:
+            if failures is None:
+                raise
+            failures.append(error)
+            continue
+        if state is not None:
+            callbacks[id] = {"cls": type(callback).__name__, "state": state}
+            _warn_of_unloadable(fit, id, state)
+    return _saved(begun=True, loop=_save_loop(fit), callbacks=callbacks)
+
+
+def _warn_of_unloadable(fit: "Fit", id: str, state: object) -> None:
+    for path in unloadable(state):
+        if f"{id}{path}" not in fit.warned:
+            fit.warned.add(f"{id}{path}")
+            rank_zero_warn(
+                f"The state of callback {id!r} holds, at {path}, what torch.load(..., weights_only=True) refuses, "
+                "and so does a Trainer that resumes. Keep numbers, strings, tensors, and lists, tuples, dicts and "
+                "sets of these."
+            )
+
+
+def _saved(*, begun: bool, loop: SavedLoop | None, callbacks: dict[str, SavedState]) -> Saved:
     return {
         "version": _VERSION,
-        "begun": True,
+        "callbacksets": version("callbacksets"),
+        "begun": begun,
         "exact": True,
-        "loop": {
-            "global_step": loop.global_step - will_run_again,
-            "last_loss": ctx.last_loss,
-            "epoch": loop.epoch,
-            "in_epoch": loop.in_epoch,
-            "epoch_ends": loop.epoch_ends and not ctx.trainer.interrupted,
-            "complete": loop.complete,
-            "validated": loop.validated,
-            # what was asked for and is still to come; a fit that it has stopped is another one's past
-            "terminate": loop.terminate and not loop.stops and (loop.in_epoch or not may_stop(ctx.trainer, loop)),
-            "terminated_by": loop.terminated_by,
-            "scores_train": _save_scores(ctx.last_scores_train),
-            # a validation under way will run again, or is lost: those of the one before are not its scores
-            "scores_valid": None if loop.in_validation else _save_scores(ctx.last_scores_valid),
-            "scored_at": loop.scored_at,
-            # a resumed run has no sanity check to know its measures from, and has not trained
-            "minimize": loop.minimize | {name: ctx.minimize(name) for name in measures},
-        },
-        "callbacks": dict(callbacks),
+        "loop": loop,
+        "callbacks": callbacks,
     }
 
 
-def counts_batch(trainer: "Trainer") -> bool:
-    """Whether Lightning counts the current batch as done, though its last hooks are still running."""
-    progress: Any = trainer.fit_loop.epoch_loop.batch_progress.current
-    return bool(progress.processed > progress.completed)
+def _save_loop(fit: "Fit") -> SavedLoop:
+    loop, ctx = fit.loop, fit.ctx
+    stage = loop.stage if loop.stage in _FINISHED else ""
+    # what was asked for and is still to come; a fit that it has stopped is another one's past
+    is_looked_at = not loop.in_epoch or (fit.stops_at_validation and loop.ran_now("on_valid_end"))
+    pending = loop.terminate and loop.stopped_by is None and not (is_looked_at and may_stop(ctx.trainer, loop))
+    return {
+        "now": loop.now,
+        "ran": {stage: loop.ran[stage] for stage in _KEPT if stage in loop.ran},
+        "to_come": (stage, fit.dispatch.to_come() if stage else []),
+        "last_loss": ctx.last_loss,
+        "terminate": pending,
+        "terminated_by": loop.terminated_by,
+        "scores_train": _save_scores(_scores_train(fit)),
+        # a validation under way will run again, or is lost: those of the one before are not its scores
+        "scores_valid": None if loop.in_validation else _save_scores(ctx.last_scores_valid),
+        # a resumed run has no sanity check to know its measures from, and has not trained
+        "minimize": dict(loop.minimize),
+        "data": data_of(ctx),
+    }
 
 
-def starts_over(loop: Loop, saved: Mapping[str, Any]) -> bool:
-    """Whether Lightning does not go on where the checkpoint was written, but has trained nothing yet."""
-    return bool(loop.global_step == 0 < saved["global_step"])
+def _scores_train(fit: "Fit") -> Scores | None:
+    """The training scores, also of an epoch that has had its batches, and whose end a resumed run may have to make."""
+    is_scored = fit.loop.ran_now("on_before_valid") or not fit.loop.in_epoch
+    has_all = lightning.is_processed(fit.trainer) and lightning.has_all_batches(fit.trainer)
+    if is_scored or not has_all or (fit.trainer.interrupted and fit.trainer.world_size > 1):
+        return fit.ctx.last_scores_train
+    return as_scores(fit.reader.train(in_epoch=True))
 
 
-def restore_loop(loop: Loop, saved: Mapping[str, Any]) -> None:
-    """Put the loop where the checkpoint was written; its `epoch` says how many Lightning takes for trained."""
-    loop.global_step = saved["global_step"]
-    loop.loss = saved["last_loss"]
-    # a checkpoint written on the last batch of an epoch Lightning resumes with the next one
-    loop.in_epoch = loop.missed_epoch_begin = saved["in_epoch"] and saved["epoch"] == loop.epoch + 1
-    if not saved["in_epoch"] and saved["epoch"] == loop.epoch + 1:
-        # Where it counts in steps, Lightning goes on in an epoch that had ended: in one that had all its batches only
-        # to end it once more, in one that was cut short to train the rest of it.
-        loop.epoch = saved["epoch"]
-        complete = saved.get("complete", True)  # which the first checkpoints do not say
-        loop.ended_epoch = saved["epoch"] if complete else None
-        loop.in_epoch = loop.missed_epoch_begin = not complete
-    loop.epoch_ends = saved.get("epoch_ends", False) and saved["epoch"] == loop.epoch
-    loop.validated = saved["validated"]
-    loop.terminate = saved["terminate"]
-    loop.terminated_by = saved["terminated_by"]
-    loop.scores_train = _restore_scores(saved["scores_train"])
-    loop.scores_valid = _restore_scores(saved["scores_valid"])
-    loop.scored_at = saved["scored_at"]
-    loop.minimize = saved["minimize"]
+def data_of(ctx: ContextTorch) -> dict[str, Any]:
+    """What lengths tell of the data: a resumed run should have the same. None where a length is unknown."""
+    return {
+        "training samples": _length(ctx.task_train),
+        "training batches": _number(ctx.trainer.num_training_batches),
+        "validation samples": _length(ctx.task_valid),
+        "validation batches": _number(sum(ctx.trainer.num_val_batches)),
+    }
 
 
-def check_saved(saved: Saved, callbacks: Mapping[str, CallbackSet]) -> None:
-    """Compare the states of a checkpoint with the callbacks of the run that is to continue it.
+def _number(batches: float) -> int | None:
+    return None if batches == float("inf") else int(batches)
+
+
+def _length(task: Any) -> Any:
+    if isinstance(task, Mapping):
+        return {name: _length(dataset) for name, dataset in task.items()}
+    if isinstance(task, list):
+        return [_length(dataset) for dataset in task]
+    try:
+        return len(task)
+    except TypeError:
+        return None
+
+
+def copied(state: Any) -> Any:
+    """A copy of a state, so that neither side changes what the other has."""
+    return copy.deepcopy(state)
+
+
+def read(saved: Mapping[str, Any]) -> Saved:
+    """The adapter's part of a checkpoint, whichever version wrote it.
 
     Raises:
-        ValueError: When a state is of another class than the callback with its id.
         RuntimeError: When the checkpoint was written by a newer version.
     """
     if saved["version"] > _VERSION:
         raise RuntimeError(
             f"The checkpoint's callback states have version {saved['version']}, but this callbacksets reads up to "
             f"{_VERSION}. Update it: pip install -U callbacksets."
+        )
+    if saved["version"] == 1:
+        loop = _from_version_1(saved["loop"]) if saved["begun"] else None
+        return cast(Saved, {**saved, "version": _VERSION, "callbacksets": "0.1.0", "loop": loop})
+    return cast(Saved, saved)
+
+
+def _from_version_1(loop: Mapping[str, Any]) -> SavedLoop:
+    """Version 1 had flags for where training stood."""
+    now, before = (loop["epoch"], loop["global_step"]), (loop["epoch"] - 1, -1)
+    ran = {"on_epoch_begin": now if loop["epoch"] else before, "on_epoch_end": before if loop["in_epoch"] else now}
+    if loop["validated"] or loop.get("epoch_ends"):
+        ran["on_before_valid"] = (loop["epoch"], loop["scored_at"])
+    if loop["validated"] and loop["scores_valid"] is not None:
+        ran["on_valid_end"] = (loop["epoch"], loop["scored_at"])
+    same = ("last_loss", "terminate", "terminated_by", "scores_train", "scores_valid", "minimize")
+    return cast(SavedLoop, {"now": now, "ran": ran, "to_come": ("", []), "data": {}} | {key: loop[key] for key in same})
+
+
+def check_saved(saved: Saved, callbacks: Mapping[str, CallbackSet], max_epochs: int | None) -> None:
+    """Compare a checkpoint with the run that is to continue it.
+
+    Raises:
+        ValueError: When a state is of another class than the callback with its id, or the run is shorter than what the
+            checkpoint has of it.
+    """
+    epoch = saved["loop"]["now"][0] if saved["loop"] is not None else 0
+    if max_epochs is not None and 0 <= max_epochs < epoch:
+        raise ValueError(
+            f"The checkpoint was saved in epoch {epoch}, but this run ends after {max_epochs}. To resume it, set "
+            f"Trainer(max_epochs=...) to at least {epoch}; max_epochs counts the epochs of the whole run."
         )
     unknown = [id for id in saved["callbacks"] if id not in callbacks]
     if unknown:
@@ -232,5 +340,5 @@ def _save_scores(scores: Scores | None) -> dict[str, Any] | None:
     return None if scores is None else {"values": dict(scores), "logged": dict(scores.logged)}
 
 
-def _restore_scores(saved: Mapping[str, Any] | None) -> Scores | None:
+def restore_scores(saved: Mapping[str, Any] | None) -> Scores | None:
     return None if saved is None else Scores(saved["values"], logged=saved["logged"])

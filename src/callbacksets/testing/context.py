@@ -4,7 +4,9 @@ from collections.abc import Mapping
 from typing import Any
 
 from callbacksets.checks import did_you_mean
-from callbacksets.fit.context import ContextTorch, Loop, first_output
+from callbacksets.fit.context import ContextTorch, first_output
+from callbacksets.fit.loop import Loop
+from callbacksets.fit.step import Step
 from callbacksets.scores import by_name
 
 _FIELDS = tuple(name for name in dir(ContextTorch) if not name.startswith("_"))
@@ -57,8 +59,8 @@ class _StandIn(ContextTorch):
     def __init__(self, fields: dict[str, Any]) -> None:
         no: Any = None
         # keeps and checks what can be set, as in a fit
-        loop = Loop(batch=fields.get("batch"), batch_open=True)
-        self._real = ContextTorch(no, no, loop, {})
+        loop = Loop()
+        self._real = ContextTorch(no, no, loop, Step(batch=fields.get("batch"), is_open=True), {})
         self._given = {"terminate": False} | fields
         for name in ("measures_train", "measures_valid"):
             if isinstance(measures := fields.get(name), Mapping):

@@ -134,10 +134,10 @@ def test_names_that_fall_together_are_kept_whole_with_one_warning_for_a_loop() -
         warnings.simplefilter("always")
         fit(log, module, ones(1), ones(1), max_epochs=3)
     train, valid, _ = log.at("epoch_end")[-1]
-    assert list(train) == ["train_a", "val_a", "train_b"]  # all of the loop
+    assert list(train) == ["train_a", "val_a", "b"]
     assert list(valid) == ["a", "b"]
     assert said(record, "keep their full names") == [
-        "'train_a', 'val_a' would all be called 'a' as scores, so that all keep their full names. "
+        "'train_a', 'val_a' would all be called 'a' as scores, so they keep their full names. "
         "Log them under names that differ in more than train and val."
     ]
 
@@ -148,7 +148,7 @@ def test_names_that_fall_together_in_validation_warn_once_also_through_the_sanit
     with pytest.warns(UserWarning, match="'val_a', 'a' would all be called 'a'") as record:
         fit(log, module, ones(1), ones(1), max_epochs=2)
     assert len(said(record, "keep their full names")) == 1
-    assert [list(names) for row in log.rows for names in row[1:] if names] == [["val_a", "a", "valid_b"]] * 5
+    assert [list(names) for row in log.rows for names in row[1:] if names] == [["val_a", "a", "b"]] * 5
 
 
 def test_several_validation_loaders() -> None:

@@ -1,0 +1,136 @@
+"""Calling the stages of callbacks: the only place where it is done."""
+
+from collections.abc import Callable, Iterable, Mapping
+from typing import TYPE_CHECKING, Any
+
+from callbacksets.base import STAGES, CallbackSet, check_instance
+from callbacksets.fit.lightning import is_a
+from callbacksets.fit.loop import Loop
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
+
+Call = tuple[str, Callable[[], None], Mapping[str, Any]]
+"""A callback's part in a stage: its id, its method, and what is set on the instance, which may have changed since."""
+
+
+class Dispatch:
+    """Calls each stage of all callbacks in their order, and writes into the logbook when it did."""
+
+    def __init__(self, trainer: "Trainer", sets: Mapping[str, CallbackSet], loop: Loop) -> None:
+        self._trainer = trainer
+        self._sets = sets
+        self._loop = loop
+        self._calls: dict[str, list[Call]] = {}
+        self._noting = self.noting()
+        self.check_stages()
+        self.find_stages()
+
+    def check_stages(self) -> None:
+        """Raise a `TypeError` for what was set on an instance as a stage and cannot be one."""
+        for callback in self._sets.values():
+            check_instance(callback)
+
+    def find_stages(self) -> None:
+        """Look again which callback has which stage, and bind the methods: a batch should only have to call them."""
+        profiler = self._trainer.profiler  # type: ignore[attr-defined]  # set where mypy does not look
+        is_profiled = not is_a(profiler, "PassThroughProfiler")
+        for stage in STAGES:
+            self._calls[stage] = [
+                (id, _profiled(id, callback, stage, profiler), {}) if is_profiled else (id, method, vars(callback))
+                for id, callback in self._sets.items()
+                if (method := getattr(callback, stage, None)) is not None
+            ]
+
+    def has(self, stage: str) -> bool:
+        """Whether any callback has the stage."""
+        return bool(self._calls[stage])
+
+    def run(self, stage: str) -> None:
+        """Run a stage of all callbacks."""
+        self._run(stage, self._calls[stage])
+
+    def finish(self, stage: str, ids: Iterable[str]) -> None:
+        """Run a stage of some callbacks: those that had not had it when a checkpoint was saved in the middle of it."""
+        self._run(stage, [call for call in self._calls[stage] if call[0] in ids])
+
+    def attempt(self, stage: str) -> list[BaseException]:
+        """Run a stage of all callbacks, whatever fails in it. Gives what was raised."""
+        failures: list[BaseException] = []
+        for call in self._calls[stage]:
+            try:
+                self._run(stage, [call])
+            except BaseException as failure:  # the other callbacks must have their turn
+                failures.append(failure)
+        return failures
+
+    def to_come(self) -> list[str]:
+        """The ids of the callbacks that are still to have the stage that runs."""
+        ids = list(self._sets)
+        return [] if self._loop.caller is None else ids[ids.index(self._loop.caller) + 1 :]
+
+    def noting(self, id: str | None = None, method: str | None = None) -> "Noting":
+        """Notes where an error came from: by default, the stage and callback that run."""
+        return Noting(self._trainer, self._sets, self._loop, id, method)
+
+    def _run(self, stage: str, calls: Iterable[Call]) -> None:
+        loop = self._loop
+        loop.stage = stage
+        loop.ran[stage] = loop.now
+        with self._noting:
+            for loop.caller, method, own in calls:
+                if stage in own:
+                    method = own[stage]
+                    if method is None:  # switched off
+                        continue
+                method()
+        loop.caller = None
+
+
+def _profiled(id: str, callback: CallbackSet, stage: str, profiler: Any) -> Callable[[], None]:
+    """The method of a stage, as a row of its own in the profiler's table."""
+
+    def profiled() -> None:
+        if (method := getattr(callback, stage, None)) is not None:
+            with profiler.profile(f"[CallbackSet]{id}.{stage}"):
+                method()
+
+    return profiled
+
+
+class Noting:
+    """Notes on an error that leaves a callback: which callback, in which stage, and where training was."""
+
+    def __init__(
+        self,
+        trainer: "Trainer",
+        sets: Mapping[str, CallbackSet],
+        loop: Loop,
+        id: str | None,
+        method: str | None,
+    ) -> None:
+        self._trainer, self._sets, self._loop = trainer, sets, loop
+        self._id, self._method = id, method
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, cls: object, error: BaseException | None, traceback: object) -> None:
+        if isinstance(error, StopIteration):
+            # Lightning would take it for the end of the data, and training would end without a word
+            raised = RuntimeError("A callback raised StopIteration.")
+            raised.add_note(self._where())
+            raise raised from error
+        if error is not None:
+            error.add_note(self._where())
+            if isinstance(error, TypeError) and "NoneType" in str(error) and self._loop.scores_valid is None:
+                error.add_note("ctx.last_scores_valid is None: this epoch did not validate")
+
+    def _where(self) -> str:
+        loop, trainer = self._loop, self._trainer
+        id = self._id or loop.caller or ""
+        step = trainer.fit_loop.batch_idx + 1 or None
+        where = f"in callback {id!r} ({type(self._sets.get(id)).__name__}), {self._method or loop.stage}"
+        where += f", epoch {loop.now[0]}, step {step}, rank {trainer.global_rank} of {trainer.world_size}"
+        if loop.is_resumed_inside_epoch:
+            where += "; on_epoch_begin did not run, as the run was resumed inside the epoch"
+        return where

@@ -1,0 +1,96 @@
+"""Where training stands, and what it has come to: a logbook of when each stage last ran."""
+
+from dataclasses import dataclass, field
+
+from callbacksets.fit.reader import Reading
+from callbacksets.scores import Measures, Scores
+
+Moment = tuple[int, int]
+"""The epoch, from 1, and the batches until then over all epochs."""
+
+NEVER: Moment = (-1, -1)
+
+
+@dataclass(frozen=True)
+class StoppedBy:
+    """Who stopped training through `ctx.terminate`, and when.
+
+    Attributes:
+        callback: The id of the callback; None for what was set outside of a callback or on another rank.
+        stage: The stage in which it was set, `""` where that is unknown.
+        epoch: The last epoch.
+    """
+
+    callback: str | None
+    stage: str
+    epoch: int
+
+    def __str__(self) -> str:
+        who = f"callback {self.callback!r}" if self.callback else "something outside of this rank's callbacks"
+        where = f" in {self.stage}" if self.stage else ""
+        return f"{who} set ctx.terminate{where}, epoch {self.epoch} was the last"
+
+
+@dataclass(slots=True)
+class Loop:
+    """What a fit has counted, called and read. The fit writes it, the context shows it, a checkpoint keeps it.
+
+    Where training stands follows from two fields. `now` is the moment, counted as Lightning counts. `ran` is the
+    logbook: for each stage the moment at which it last ran. So a stage of this moment that is due is one that has not
+    run now, and what a checkpoint has seen to the end is not done again.
+    """
+
+    now: Moment = (0, 0)
+    ran: dict[str, Moment] = field(default_factory=dict)
+    resumed: bool = False  # the fit continues a checkpoint
+
+    stage: str = ""  # the stage that runs
+    caller: str | None = None  # the id of the callback that runs
+
+    terminate: bool = False
+    terminated_by: tuple[str | None, str] | None = None  # the id and the stage
+    stopped_by: StoppedBy | None = None  # it was looked at, and training ends
+
+    scores_train: Scores | Reading | None = field(default_factory=Scores)
+    scores_valid: Scores | Reading | None = field(default_factory=Scores)
+    measures_train: Measures = field(default_factory=Measures)
+    measures_valid: Measures = field(default_factory=Measures)
+    minimize: dict[str, bool | None] = field(default_factory=dict)  # what is known of the direction of a measure
+
+    def ran_now(self, stage: str) -> bool:
+        """Whether a stage has run at this moment."""
+        return self.ran.get(stage) == self.now
+
+    def ran_in_epoch(self, stage: str) -> bool:
+        """Whether a stage has run in this epoch."""
+        return self.ran.get(stage, NEVER)[0] == self.now[0]
+
+    @property
+    def begun(self) -> bool:
+        """Whether `begin` has run, or is running."""
+        return "on_begin" in self.ran
+
+    @property
+    def in_epoch(self) -> bool:
+        """Whether an epoch is under way, also one that had begun before the run was resumed."""
+        has_begun = self.ran_in_epoch("on_epoch_begin") or self.is_resumed_inside_epoch
+        return has_begun and not self.ran_in_epoch("on_epoch_end")
+
+    @property
+    def in_batch(self) -> bool:
+        """Whether a training batch is under way."""
+        return self.ran_now("on_batch_begin") and not self.ran_now("on_batch_end")
+
+    @property
+    def in_validation(self) -> bool:
+        """Whether a validation is under way."""
+        return self.ran_now("on_before_valid") and not self.ran_now("on_valid_end")
+
+    @property
+    def is_resumed_inside_epoch(self) -> bool:
+        """Whether this epoch had begun in the run that is resumed, so that `epoch_begin` did not run in this one."""
+        return self.ran_in_epoch(RESUMED)
+
+
+RESUMED = "resumed"
+"""An entry of the logbook that is no stage: the moment in the middle of an epoch at which a run was resumed."""

@@ -1,0 +1,65 @@
+"""Giving Lightning the scores that callbacks have added, so that its own callbacks and loggers see them."""
+
+from typing import TYPE_CHECKING
+
+import torch
+from lightning.pytorch.utilities import rank_zero_warn
+
+from callbacksets.fit.lightning import logged_step
+from callbacksets.fit.loop import Loop
+from callbacksets.fit.reader import Reading
+from callbacksets.scores import Scores, short_name
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
+
+
+class Publisher:
+    """Publishes what callbacks add to the scores as `train_<name>` and `val_<name>`."""
+
+    def __init__(self, trainer: "Trainer", loop: Loop) -> None:
+        self._trainer = trainer
+        self._loop = loop
+        self._published: set[str] = set()
+        self._refused: set[str] = set()
+
+    def train(self) -> None:
+        """Publish the training scores that callbacks have added in `before_valid`."""
+        self._publish("train", self._added(self._loop.scores_train))
+
+    def valid(self) -> None:
+        """Publish the validation scores that callbacks have added in `valid_end`."""
+        self._publish("val", self._added(self._loop.scores_valid))
+
+    def _added(self, scores: Scores | Reading | None) -> dict[str, float]:
+        """What the module has not logged; of several ranks, that of rank zero."""
+        added: dict[str, float] = {}
+        if scores is not None and not isinstance(scores, Reading):  # a reading that nobody has touched has nothing more
+            read = set(scores.logged.values())
+            added = {name: float(value) for name, value in scores.items() if name not in read}
+        return self._trainer.strategy.broadcast(added) if self._trainer.world_size > 1 else added
+
+    def _publish(self, loop: str, added: dict[str, float]) -> None:
+        named = {f"{loop}_{short_name(name)}": value for name, value in added.items()}
+        free = {name: value for name, value in named.items() if not self._is_taken(name)}
+        if not free:
+            return
+        self._published |= set(free)
+        trainer = self._trainer
+        trainer.callback_metrics.update({name: torch.tensor(value) for name, value in free.items()})
+        # at the end of an epoch, Lightning logs under the step of its last batch
+        step = logged_step(trainer) - (not trainer.validating)
+        for logger in trainer.loggers:
+            logger.log_metrics(free | {"epoch": trainer.current_epoch}, step)
+
+    def _is_taken(self, name: str) -> bool:
+        loop = self._loop
+        of_module = {*loop.measures_train.logged, *loop.measures_valid.logged}
+        is_taken = name in of_module or (name in self._trainer.callback_metrics and name not in self._published)
+        if is_taken and name not in self._refused:
+            self._refused.add(name)
+            rank_zero_warn(
+                f"The module logs {name!r} itself, so Lightning does not get the score of that name that a callback "
+                "has added. Give the callback's score another name."
+            )
+        return is_taken

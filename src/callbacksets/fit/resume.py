@@ -1,0 +1,76 @@
+"""Going on where a checkpoint was saved: restoring the logbook, and doing what the run before has left undone."""
+
+from typing import TYPE_CHECKING, Any
+
+from lightning.pytorch.utilities import rank_zero_warn
+
+from callbacksets.fit import lightning
+from callbacksets.fit.loop import RESUMED
+from callbacksets.fit.states import SavedLoop, data_of, restore_scores
+
+if TYPE_CHECKING:
+    from callbacksets.fit.fit import Fit
+
+
+def restore(fit: "Fit") -> None:
+    """Put a fit that is about to begin where its checkpoint was saved."""
+    assert fit.given is not None, "there is something to restore"
+    loop, saved = fit.loop, fit.given["loop"]
+    assert saved is not None, "it was saved by a run that had begun"
+    if loop.now[1] == 0 < saved["now"][1]:
+        rank_zero_warn(
+            f"Lightning starts over, though the checkpoint was written after {saved['now'][1]} batches: a tuner "
+            "among the callbacks, perhaps, has undone the resuming. So the callbacks start over as well. Tune before, "
+            "and resume without it."
+        )
+        fit.given, loop.resumed = None, False
+        return
+    if not fit.given["exact"]:
+        rank_zero_warn(
+            "The checkpoint was written after its fit had ended, when `exit` had changed the network (best weights, "
+            "perhaps). This run goes on from that network, not from where training was."
+        )
+    _warn_of_other_data(saved["data"], data_of(fit.ctx))
+    loop.ran = {stage: (moment[0], moment[1]) for stage, moment in saved["ran"].items()}
+    if "on_epoch_end" in loop.ran:  # which may be one that Lightning goes on in, where it counts in steps
+        loop.now = (max(loop.now[0], loop.ran["on_epoch_end"][0]), loop.now[1])
+    fit.step.last_loss = saved["last_loss"]
+    loop.terminate, loop.terminated_by = saved["terminate"], saved["terminated_by"]
+    loop.scores_train = restore_scores(saved["scores_train"])
+    loop.scores_valid = restore_scores(saved["scores_valid"])
+    loop.minimize |= saved["minimize"]
+
+
+def catch_up(fit: "Fit", saved: SavedLoop) -> None:
+    """Do what Lightning takes for done and the checkpoint's run had not done, and find where training goes on."""
+    loop = fit.loop
+    trained = fit.trainer.current_epoch
+    position = loop.now
+    stage, ids = saved["to_come"]
+    loop.now = (saved["now"][0], saved["now"][1])
+    if stage:
+        fit.dispatch.finish(stage, ids)
+    if loop.in_epoch and loop.now[0] <= trained:
+        fit.finish_epoch()
+    goes_on_in_epoch = loop.now[0] > trained
+    if goes_on_in_epoch and loop.ran_in_epoch("on_epoch_end") and not lightning.has_all_batches(fit.trainer):
+        del loop.ran["on_epoch_end"]  # it was cut short, and its other batches come now
+    if goes_on_in_epoch and loop.in_epoch:
+        loop.now = (loop.now[0], position[1])
+        loop.ran[RESUMED] = loop.now
+    else:
+        loop.now = position
+
+
+def _warn_of_other_data(before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Upstream refuses other data. Lightning, and so we, can only tell by their number."""
+    changed = [
+        f"{now[what]} {what}, not {before[what]}"
+        for what in now
+        if before.get(what) and now[what] and before[what] != now[what]
+    ]
+    if changed:
+        rank_zero_warn(
+            f"This run has other data than the one it resumes: {'; '.join(changed)}. Resume with the same data, or the "
+            "run will not end as the one that was interrupted."
+        )

@@ -1,0 +1,212 @@
+"""What a resumed run does that the checkpoint's run had not done, and does not do again."""
+
+from collections.abc import Callable
+from contextlib import suppress
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+import torch
+from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, OnExceptionCheckpoint
+from packaging.version import Version
+
+from callbacksets import CallbackSetAdapter, t_clbk
+from callbacksets.base import STAGES
+from tests.helpers import Act, Batches, StageLog, Tiny, ones, quiet
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`"),
+    pytest.mark.filterwarnings("ignore:train_dataloader yielded None"),
+    pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended"),
+    pytest.mark.filterwarnings(r"ignore:`.fit\(ckpt_path=None\)` was called without a model"),
+    pytest.mark.filterwarnings(r"ignore:.*is set, but there is no last checkpoint available"),
+]
+INSIDE_EPOCH = pytest.mark.skipif(
+    Version(L.__version__) < Version("2.5"), reason="resumed inside an epoch, Lightning 2.4 validates at once"
+)
+
+
+class Counted(StageLog):
+    """Keeps the stages it came to in its state, so that they go on in a resumed run."""
+
+    def __init__(self, *stages: str) -> None:
+        super().__init__("epoch", "global_step", stages=stages or tuple(s for s in STAGES if s != "on_exit"))
+
+    def state_dict(self) -> Any:
+        return [list(row) for row in self.rows]
+
+    def load_state_dict(self, state_dict: Any) -> None:
+        self.rows = [tuple(row) for row in state_dict]
+
+
+class Native(L.Callback):
+    """A callback of Lightning that does something in one hook, at one number of batches."""
+
+    def __init__(self, hook: str, batches: int, do: Callable[[L.Trainer], None]) -> None:
+        self.batches, self.do = batches, do
+        setattr(self, hook, self.look)
+
+    def look(self, trainer: L.Trainer, *args: Any) -> None:
+        if trainer.fit_loop.total_batch_idx + 1 == self.batches and not trainer.sanity_checking:
+            self.do(trainer)
+
+
+class InterruptedFit(Exception):
+    pass
+
+
+def interrupt(trainer: L.Trainer) -> None:
+    raise InterruptedFit
+
+
+def save(path: Path) -> Callable[[L.Trainer], None]:
+    return lambda trainer: trainer.save_checkpoint(path)
+
+
+def run(
+    callbacks: dict[str, Any],
+    *,
+    ckpt: Path | None = None,
+    before: tuple[L.Callback, ...] = (),
+    behind: tuple[L.Callback, ...] = (),
+    loaders: tuple[Any, ...] = (ones(3), ones(1)),
+    adapter: dict[str, Any] = {},
+    **kwargs: Any,
+) -> dict[str, Any]:
+    """The states after a fit, which may be interrupted."""
+    torch.manual_seed(0)
+    bridge = CallbackSetAdapter(callbacks, **adapter)
+    saves = any(isinstance(native, Checkpoint) for native in behind)
+    trainer = quiet(**({"max_epochs": 3} | kwargs), callbacks=[*before, bridge, *behind], enable_checkpointing=saves)
+    with suppress(InterruptedFit):
+        trainer.fit(Tiny(), *loaders, ckpt_path=ckpt)
+    return bridge.states
+
+
+def without_ends(rows: list[Any]) -> list[Any]:
+    return [row for row in rows if row[0] not in ("begin", "end")]
+
+
+def test_the_stages_behind_an_own_callback_that_saves_at_the_end_of_an_epoch(tmp_path: Path) -> None:
+    def callbacks() -> dict[str, Any]:
+        saves = Act(on_epoch_end=lambda ctx: ctx.epoch == 2 and ctx.trainer.save_checkpoint(tmp_path / "two.ckpt"))
+        return {"ahead": Counted(), "saves": saves, "behind": Counted(), "lr": t_clbk("lr_step", step_size=1)}
+
+    whole = run(callbacks())
+    parts = run(callbacks(), ckpt=tmp_path / "two.ckpt")
+    for id in ("ahead", "behind"):
+        assert without_ends(parts[id]) == without_ends(whole[id])
+    assert parts["lr"] == whole["lr"]
+
+
+@pytest.mark.parametrize("stage", ["on_batch_end", "on_before_valid", "on_valid_end", "on_epoch_end"])
+@INSIDE_EPOCH
+def test_an_own_callback_that_saves_in_the_middle_of_any_stage(stage: str, tmp_path: Path) -> None:
+    """Each of the others has had the stage once, whichever side of the saving one it stands on."""
+
+    def callbacks() -> dict[str, Any]:
+        def save(ctx: Any) -> None:
+            if (ctx.epoch, ctx.step) == (2, 3):
+                ctx.trainer.save_checkpoint(tmp_path / "two.ckpt")
+
+        saves = Act(**{stage: save})
+        return {"ahead": Counted(stage), "saves": saves, "behind": Counted(stage)}
+
+    whole = run(callbacks())
+    parts = run(callbacks(), ckpt=tmp_path / "two.ckpt")
+    assert parts["ahead"] == whole["ahead"]
+    assert parts["behind"] == whole["behind"]
+
+
+@INSIDE_EPOCH
+def test_the_end_of_an_epoch_after_a_checkpoint_of_its_last_batch(tmp_path: Path) -> None:
+    """Lightning goes on with the next epoch. The validation is lost, but not the end of the epoch."""
+    keep = partial(ModelCheckpoint, tmp_path, "{step}", save_top_k=-1)
+
+    def callbacks() -> dict[str, Any]:
+        return {"log": Counted(), "history": "history", "lr": t_clbk("lr_step", step_size=1, gamma=0.5)}
+
+    whole = run(callbacks())
+    run(callbacks(), behind=(keep(every_n_train_steps=3), Native("on_validation_start", 6, interrupt)))
+    parts = run(callbacks(), ckpt=tmp_path / "step=6.ckpt")
+    lost = {("valid_end", 2, 6), ("batch_valid_begin", 2, 6), ("batch_valid_end", 2, 6)}
+    assert without_ends(parts["log"]) == [row for row in without_ends(whole["log"]) if tuple(row) not in lost]
+    assert parts["lr"] == whole["lr"]
+    assert parts["history"] == whole["history"] | {
+        "valid.loss": [*whole["history"]["valid.loss"][:1], None, *whole["history"]["valid.loss"][2:]]
+    }
+
+
+@pytest.mark.parametrize("validates", [True, False])
+def test_an_end_of_an_epoch_that_anothers_exception_prevented(validates: bool, tmp_path: Path) -> None:
+    loaders = (ones(3), ones(1)) if validates else (ones(3),)
+
+    def callbacks() -> dict[str, Any]:
+        return {"log": Counted(), "history": "history", "lr": t_clbk("lr_step", step_size=1, gamma=0.5)}
+
+    whole = run(callbacks(), loaders=loaders)
+    fails = Native("on_train_epoch_end", 6, interrupt)
+    run(callbacks(), before=(fails,), behind=(OnExceptionCheckpoint(tmp_path),), loaders=loaders)
+    parts = run(callbacks(), ckpt=tmp_path / "on_exception.ckpt", loaders=loaders)
+    assert without_ends(parts["log"]) == without_ends(whole["log"])
+    assert parts["history"] == whole["history"]
+    assert parts["lr"] == whole["lr"]
+
+
+@INSIDE_EPOCH
+def test_a_none_batch_counts_the_same_whoever_saves_it(tmp_path: Path) -> None:
+    """Lightning gives it once more to the resumed run."""
+    loader = Batches([torch.ones(2, 2), None, torch.ones(2, 2)])
+    rest = Batches([None, torch.ones(2, 2), torch.ones(2, 2)])  # a loader that goes on where it was
+    rows = {}
+    for side in ("before", "behind"):
+        path = tmp_path / f"{side}.ckpt"
+        native = {side: (Native("on_train_batch_end", 2, save(path)),)}
+        run({"log": Counted()}, loaders=(loader,), max_epochs=1, limit_train_batches=3, **native)
+        rows[side] = run({"log": Counted()}, ckpt=path, loaders=(rest,), max_epochs=1, limit_train_batches=3)["log"]
+    assert rows["before"] == rows["behind"]
+    batches = [row[2] for row in rows["behind"] if row[0] == "batch_begin"]
+    assert batches == sorted(set(batches))  # none counts twice
+
+
+@INSIDE_EPOCH
+def test_a_stop_after_a_validation_is_the_same_whoever_saves(tmp_path: Path) -> None:
+    """The fit that is stopped has ended: who resumes it wants to go on."""
+    limits: dict[str, Any] = {"max_epochs": -1, "max_steps": 6, "val_check_interval": 2, "num_sanity_val_steps": 0}
+    rows = {}
+    for side in ("before", "behind", "own"):
+        path = tmp_path / f"{side}.ckpt"
+
+        def callbacks(path: Path = path, side: str = side) -> dict[str, Any]:
+            stop = Act(on_valid_end=lambda ctx: ctx.global_step == 2 and setattr(ctx, "terminate", True))
+            saves = Act(on_valid_end=lambda ctx: ctx.global_step == 2 and ctx.trainer.save_checkpoint(path))
+            return {"log": Counted("on_batch_end"), "stop": stop} | ({"saves": saves} if side == "own" else {})
+
+        native = (Native("on_validation_end", 2, save(path)),)
+        natives = {} if side == "own" else {side: native}
+        kwargs: dict[str, Any] = {"loaders": (ones(20), ones(1)), "adapter": {"terminate_at": "validation"}} | limits
+        run(callbacks(), **natives, **kwargs)
+        rows[side] = run(callbacks(), ckpt=path, **kwargs)["log"]
+    assert rows["before"] == rows["behind"] == rows["own"]
+    assert [row[2] for row in rows["own"]] == [1, 2, 3, 4, 5, 6]
+
+
+DATA = Path(__file__).parents[1] / "data"
+
+
+@pytest.mark.parametrize("kind", ["epoch-end", "validation-end", pytest.param("mid-epoch", marks=INSIDE_EPOCH)])
+def test_checkpoints_of_version_0_1_0_load(kind: str) -> None:
+    """They were saved in the second of four epochs, by the code of that version."""
+    expected = torch.load(DATA / "0.1.0-states.pt", weights_only=True)
+    schedule = t_clbk("lr_step", step_size=1, gamma=0.5)
+    ckpt = DATA / f"0.1.0-{kind}.pt"
+    loader = ones(4) if kind != "mid-epoch" else Batches([*ones(4).batches[2:], *ones(4).batches[:2]])
+    states = run({"history": "history", "lr_step": schedule}, ckpt=ckpt, loaders=(loader, ones(1)), max_epochs=4)
+    if kind == "mid-epoch":  # as the loader does not go on where it was, the weights differ from there on
+        assert states["history"]["epoch"] == [1, 2, 3, 4]
+    else:
+        for name, scores in expected["history"].items():
+            assert states["history"][name] == pytest.approx(scores)
+    assert states["lr_step"]["last_epoch"] == expected["lr_step"]["last_epoch"]

@@ -1,0 +1,48 @@
+"""Imports go one way, from the rooms on the left to those on their right."""
+
+import ast
+from pathlib import Path
+
+import callbacksets
+
+SOURCE = Path(callbacksets.__file__).parent
+ROOMS = (
+    ("__init__", "__main__", "demo", "testing"),
+    ("pytorch_lightning",),
+    ("adapter", "supervised"),
+    ("describe",),
+    ("callbacks",),
+    ("fit",),
+    ("base", "scores"),
+    ("show",),
+    ("checks",),
+)
+LEVELS = {name: level for level, names in enumerate(ROOMS) for name in names}
+
+
+def imported(file: Path) -> list[str]:
+    """The modules of this package that a module needs to run; not those that only its types name."""
+    tree = ast.parse(file.read_text())
+    typing = [node for node in ast.walk(tree) if isinstance(node, ast.If) and ast.unparse(node.test) == "TYPE_CHECKING"]
+    skipped = {id(inner) for block in typing for inner in ast.walk(block)}
+    nodes = [node for node in ast.walk(tree) if isinstance(node, ast.ImportFrom) and id(node) not in skipped]
+    names = [node.module or "" for node in nodes]
+    names += [f"callbacksets.{alias.name}" for node in nodes if node.module == "callbacksets" for alias in node.names]
+    return [name for name in names if name.startswith("callbacksets.")]
+
+
+def room(path: Path) -> str:
+    return path.relative_to(SOURCE).parts[0].removesuffix(".py")
+
+
+def test_every_module_has_its_room() -> None:
+    assert {room(path) for path in SOURCE.rglob("*.py")} == set(LEVELS)
+
+
+def test_imports_go_one_way() -> None:
+    for path in SOURCE.rglob("*.py"):
+        if room(path) in ROOMS[0]:
+            continue
+        for name in imported(path):
+            there = name.split(".")[1]
+            assert there == room(path) or LEVELS[there] > LEVELS[room(path)], f"{path} imports {name}"
