@@ -33,16 +33,16 @@ class Calling(Tiny):
         self.scores: list[float] = []
 
     def training_step(self, batch: Tensor, batch_idx: int) -> Tensor:
-        run = self.adapter._run
-        assert run is not None
-        stages = [stage for stage in STAGES if run.has_stage(stage)]
-        calls = max(1, 1000 // len(run.sets))
+        fit = self.adapter._fit
+        assert fit is not None
+        stages = [stage for stage in STAGES if fit.dispatch.has(stage)]
+        calls = max(1, 1000 // len(fit.sets))
         for _ in range(self.rounds):
             start = time.perf_counter()
             for _ in range(calls):
                 for stage in stages:
-                    run.call(stage)
-            self.stages_per_second.append(calls * len(stages) * len(run.sets) / (time.perf_counter() - start))
+                    fit.dispatch.run(stage)
+            self.stages_per_second.append(calls * len(stages) * len(fit.sets) / (time.perf_counter() - start))
         strategy = self.trainer.strategy
         for _ in range(self.rounds if self.trainer.world_size > 1 else 0):
             start = time.perf_counter()

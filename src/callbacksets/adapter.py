@@ -121,7 +121,7 @@ class AdapterHooks:
             fit.begin_epoch()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: "LightningModule", batch: Any, batch_idx: int) -> None:
-        if fit := self._fit_of(trainer):
+        if fit := self._fit:
             fit.begin_batch(batch)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: "LightningModule", optimizer: Any) -> None:
@@ -131,7 +131,7 @@ class AdapterHooks:
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: "LightningModule", outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if fit := self._fit_of(trainer):
+        if fit := self._fit:
             fit.end_batch(batch)
 
     # --- validation --------------------------------------------------------------------------------------------------

@@ -22,7 +22,6 @@ class Dispatch:
         self._sets = sets
         self._loop = loop
         self._calls: dict[str, list[Call]] = {}
-        self._noting = self.noting()
         self.check_stages()
         self.find_stages()
 
@@ -69,21 +68,44 @@ class Dispatch:
         ids = list(self._sets)
         return [] if self._loop.caller is None else ids[ids.index(self._loop.caller) + 1 :]
 
-    def noting(self, id: str | None = None, method: str | None = None) -> "Noting":
-        """Notes where an error came from: by default, the stage and callback that run."""
-        return Noting(self._trainer, self._sets, self._loop, id, method)
+    def note(self, error: BaseException, id: str | None = None, method: str | None = None) -> None:
+        """Note on an error where it came from: by default, from the callback and stage that run.
+
+        Raises:
+            RuntimeError: For a `StopIteration`, which Lightning would take for the end of the data.
+        """
+        if isinstance(error, StopIteration):
+            raised = RuntimeError("A callback raised StopIteration.")
+            raised.add_note(self._where(id, method))
+            raise raised from error
+        error.add_note(self._where(id, method))
+        if isinstance(error, TypeError) and "NoneType" in str(error) and self._loop.scores_valid is None:
+            error.add_note("ctx.last_scores_valid is None: this epoch did not validate")
+
+    def _where(self, id: str | None, method: str | None) -> str:
+        loop, trainer = self._loop, self._trainer
+        id = id or loop.caller or ""
+        step = trainer.fit_loop.batch_idx + 1 or None
+        where = f"in callback {id!r} ({type(self._sets.get(id)).__name__}), {method or loop.stage}"
+        where += f", epoch {loop.now[0]}, step {step}, rank {trainer.global_rank} of {trainer.world_size}"
+        if loop.is_resumed_inside_epoch:
+            where += "; on_epoch_begin did not run, as the run was resumed inside the epoch"
+        return where
 
     def _run(self, stage: str, calls: Iterable[Call]) -> None:
         loop = self._loop
         loop.stage = stage
         loop.ran[stage] = loop.now
-        with self._noting:
+        try:
             for loop.caller, method, own in calls:
                 if stage in own:
                     method = own[stage]
                     if method is None:  # switched off
                         continue
                 method()
+        except BaseException as error:
+            self.note(error)
+            raise
         loop.caller = None
 
 
@@ -96,41 +118,3 @@ def _profiled(id: str, callback: CallbackSet, stage: str, profiler: Any) -> Call
                 method()
 
     return profiled
-
-
-class Noting:
-    """Notes on an error that leaves a callback: which callback, in which stage, and where training was."""
-
-    def __init__(
-        self,
-        trainer: "Trainer",
-        sets: Mapping[str, CallbackSet],
-        loop: Loop,
-        id: str | None,
-        method: str | None,
-    ) -> None:
-        self._trainer, self._sets, self._loop = trainer, sets, loop
-        self._id, self._method = id, method
-
-    def __enter__(self) -> None: ...
-
-    def __exit__(self, cls: object, error: BaseException | None, traceback: object) -> None:
-        if isinstance(error, StopIteration):
-            # Lightning would take it for the end of the data, and training would end without a word
-            raised = RuntimeError("A callback raised StopIteration.")
-            raised.add_note(self._where())
-            raise raised from error
-        if error is not None:
-            error.add_note(self._where())
-            if isinstance(error, TypeError) and "NoneType" in str(error) and self._loop.scores_valid is None:
-                error.add_note("ctx.last_scores_valid is None: this epoch did not validate")
-
-    def _where(self) -> str:
-        loop, trainer = self._loop, self._trainer
-        id = self._id or loop.caller or ""
-        step = trainer.fit_loop.batch_idx + 1 or None
-        where = f"in callback {id!r} ({type(self._sets.get(id)).__name__}), {self._method or loop.stage}"
-        where += f", epoch {loop.now[0]}, step {step}, rank {trainer.global_rank} of {trainer.world_size}"
-        if loop.is_resumed_inside_epoch:
-            where += "; on_epoch_begin did not run, as the run was resumed inside the epoch"
-        return where

@@ -6,7 +6,6 @@ that was resumed.
 """
 
 from collections.abc import Callable, Mapping
-from contextlib import suppress
 from typing import TYPE_CHECKING, Any, Literal
 
 from lightning.pytorch.utilities import rank_zero_info
@@ -18,6 +17,7 @@ from callbacksets.fit.capture import Capture
 from callbacksets.fit.context import ContextTorch, may_stop
 from callbacksets.fit.dispatch import Dispatch
 from callbacksets.fit.fingerprint import fingerprint
+from callbacksets.fit.gradients import Gradients
 from callbacksets.fit.loop import NEVER, RESUMED, Loop, StoppedBy
 from callbacksets.fit.publish import Publisher
 from callbacksets.fit.reader import ScoreReader
@@ -56,6 +56,7 @@ class Fit:
         self.result: Saved | None = None  # what would be saved after the last stage of training
         self.warned: set[str] = set()
         self.stops_at_validation = terminate_at == "validation"
+        self._gradients: Gradients | None = None  # from `begin` on
         self._is_exact = True
         self._taps = lightning.Taps(trainer)
         self._batches = lightning.batch_progress(trainer)
@@ -117,6 +118,7 @@ class Fit:
         self.dispatch.find_stages()
         self.watch_network()
         self.capture.watch_steps()
+        self._gradients = Gradients(self.trainer, self.step)
         self.saving.watch()
         given, self.given = self.given, None  # all of it is with the callbacks now, and may be as large as the network
         if given is not None and given["loop"] is not None:
@@ -130,8 +132,11 @@ class Fit:
         given = self.given["callbacks"] if self.given is not None else {}
         for id, callback in self.sets.items():
             if id in given:
-                with self.dispatch.noting(id, "load_state_dict"):
+                try:
                     callback.load_state_dict(states.copied(given[id]["state"]))
+                except BaseException as error:
+                    self.dispatch.note(error, id, "load_state_dict")
+                    raise
 
     # --- an epoch of training ----------------------------------------------------------------------------------------
 
@@ -177,35 +182,17 @@ class Fit:
 
         Not at Lightning's `on_after_backward`, where they may still be incomplete or scaled.
         """
-        if not (self.dispatch.has("on_after_backward") and self.loop.in_batch and self._has_gradients(optimizer)):
+        gradients = self._gradients
+        if not (gradients and self.dispatch.has("on_after_backward") and self.loop.in_batch):
             return
-        self._unscale(optimizer)
+        if not gradients.are_there(optimizer):
+            return
+        gradients.unscale(optimizer)
         self.step.optimizer = optimizer
         try:
             self.dispatch.run("on_after_backward")
         finally:
             self.step.optimizer = None
-
-    def _has_gradients(self, optimizer: Optimizer) -> bool:
-        """Lightning announces an optimizer step also when training_step() returned None."""
-        if not self.ctx.learner.automatic_optimization:
-            return not lightning.is_mock(optimizer)
-        if lightning.skips_backward(self.trainer) or lightning.is_mock(optimizer):
-            return False
-        if self.step.loss is not None:
-            return True
-        # An earlier batch of the window may have left gradients. But a gradient scaler will not step on them.
-        return lightning.gradient_scaler(self.trainer) is None and any(
-            parameter.grad is not None for group in optimizer.param_groups for parameter in group["params"]
-        )
-
-    def _unscale(self, optimizer: Optimizer) -> None:
-        """What Lightning leaves to the step of a fused optimizer, which also takes gradients that are unscaled."""
-        scaler = lightning.gradient_scaler(self.trainer)
-        # by the same attribute, torch and Lightning tell which optimizers these are
-        if scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
-            with suppress(RuntimeError):  # the module, or another callback, has done it
-                scaler.unscale_(optimizer)
 
     def end_batch(self, batch: Any) -> None:
         """The optimizer has stepped. A batch of None comes here too: it counts, and has no stages."""

@@ -75,12 +75,13 @@ def hook_under_way(trainer: "Trainer") -> str | None:
     return name
 
 
-def skips_backward(trainer: "Trainer") -> bool:
-    """Whether steps go without a backward call, as in the epoch that stochastic weight averaging adds at the end.
+def skips_backward(trainer: "Trainer") -> Callable[[], bool]:
+    """Tells whether steps go without a backward call, as in the epoch that stochastic weight averaging adds at the end.
 
     tests/test_adapter.py: test_no_after_backward_where_an_optimizer_step_is_announced_without_gradients
     """
-    return bool(trainer.fit_loop._skip_backward)
+    optimization = trainer.fit_loop.epoch_loop.automatic_optimization
+    return lambda: optimization._skip_backward
 
 
 def logged_step(trainer: "Trainer") -> int:

@@ -79,12 +79,12 @@ class Loop:
     @property
     def in_batch(self) -> bool:
         """Whether a training batch is under way."""
-        return self.ran_now("on_batch_begin") and not self.ran_now("on_batch_end")
+        return self.ran.get("on_batch_begin") == self.now != self.ran.get("on_batch_end")
 
     @property
     def in_validation(self) -> bool:
         """Whether a validation is under way."""
-        return self.ran_now("on_before_valid") and not self.ran_now("on_valid_end")
+        return self.ran.get("on_before_valid") == self.now != self.ran.get("on_valid_end")
 
     @property
     def is_resumed_inside_epoch(self) -> bool:

@@ -97,9 +97,9 @@ def save(fit: "Fit", failures: list[BaseException] | None = None) -> Saved:
             callbacks |= {id: given[id]} if id in given else {}
             continue
         try:
-            with fit.dispatch.noting(id, "state_dict"):
-                state = copied(callback.state_dict())
+            state = copied(callback.state_dict())
         except BaseException as error:
+            fit.dispatch.note(error, id, "state_dict")
             if failures is None:
                 raise
             failures.append(error)
