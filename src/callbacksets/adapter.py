@@ -7,15 +7,16 @@ from lightning.pytorch import Callback, Trainer
 from lightning.pytorch.callbacks import Checkpoint
 
 from callbacksets.base import CallbackSet
-from callbacksets.checks import choice
+from callbacksets.checks import choice, flag
 from callbacksets.describe.plan import plan_as_html, plan_as_text
 from callbacksets.describe.sources import generate, sources_by_id
-from callbacksets.fit import states
 from callbacksets.fit.context import ContextTorch, check_names
 from callbacksets.fit.fit import Fit
 from callbacksets.fit.handover import Handover, trains_in_child
 from callbacksets.fit.lightning import callbacks_of
 from callbacksets.fit.loop import StoppedBy
+from callbacksets.fit.plain import copied
+from callbacksets.fit.random_state import gathered
 from callbacksets.fit.shards import put_together
 from callbacksets.fit.states import KEY, Saved
 
@@ -37,6 +38,7 @@ class AdapterHooks:
         network: str | None = None,
         loss_fn: str | None = None,
         terminate_at: Literal["epoch", "validation"] = "epoch",
+        random_state: bool = True,
     ) -> None:
         super().__init__()
         for argument, name in (("network", network), ("loss_fn", loss_fn)):
@@ -44,6 +46,7 @@ class AdapterHooks:
                 raise TypeError(f"Expected {argument} to be the name of an attribute of the module but got {name!r}.")
         self.callbacks = callbacks
         self.terminate_at: Any = choice("terminate_at", terminate_at, ("epoch", "validation"))
+        self.random_state = flag("random_state", random_state)
         self._sources = sources_by_id(callbacks)
         self._names = {"network": network, "loss_fn": loss_fn}
         self._fit: Fit | None = None
@@ -96,7 +99,8 @@ class AdapterHooks:
         self._result = self._stopped_by = None
         self._check_trainer(trainer)
         self._sets = generate(self._sources)
-        self._fit = Fit(trainer, pl_module, self._sets, terminate_at=self.terminate_at, **self._names)
+        options: dict[str, Any] = self._names | {"terminate_at": self.terminate_at, "random_state": self.random_state}
+        self._fit = Fit(trainer, pl_module, self._sets, **options)
         self._fit.set_up(leave=self._exit)
         if trains_in_child(trainer):
             self._handover.at_end(self._exit)
@@ -108,7 +112,7 @@ class AdapterHooks:
     def on_fit_start(self, trainer: Trainer, pl_module: "LightningModule") -> None:
         if fit := self._fit_of(trainer):
             check_names(pl_module, **self._names)
-            fit.watch_network()  # before the sanity check may compile it
+            fit.start()
 
     def on_train_start(self, trainer: Trainer, pl_module: "LightningModule") -> None:
         if fit := self._fit_of(trainer):
@@ -203,8 +207,9 @@ class AdapterHooks:
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: "LightningModule", checkpoint: dict[str, Any]) -> None:
         # Not `state_dict`: of two callbacks with one, Lightning refuses the second before `setup` can say what to do.
-        saved = states.copied(self._result) if self._fit is None else self._fit.save()
+        saved = copied(self._result) if self._fit is None else self._fit.save()
         if saved is not None:
+            saved["random"] = gathered(trainer, saved["random"])
             checkpoint["callbacks"][KEY] = put_together(saved, keep=trainer.is_global_zero)
 
     def _fit_of(self, trainer: Trainer) -> Fit | None:
@@ -269,6 +274,8 @@ class CallbackSetAdapter(AdapterHooks, Callback):
         loss_fn: The name of the module's attribute that is `ctx.loss_fn`; by default `loss_fn` or `criterion`.
         terminate_at: When `ctx.terminate` is looked at: `"epoch"`, when an epoch ends; `"validation"`, also after
             each validation, for training that counts steps in one long epoch.
+        random_state: Whether checkpoints keep the random states of Python, NumPy, torch and the device, of every rank,
+            so that a resumed run draws the same order of the data and the same dropout as one that was not interrupted.
 
     Raises:
         KeyError: For a string that is no key of the dictionary.

@@ -17,7 +17,8 @@ from lightning.pytorch.tuner import Tuner
 from packaging.version import Version
 
 from callbacksets import CallbackSet, CallbackSetAdapter, CallbackSetHistory, read_states
-from callbacksets.fit.states import KEY, unloadable
+from callbacksets.fit.plain import unloadable
+from callbacksets.fit.states import KEY
 from tests.helpers import Act, Tiny, fit, ones, quiet
 
 # checkpoints are written and read here in all combinations of callbacks

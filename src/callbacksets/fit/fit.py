@@ -6,7 +6,7 @@ that was resumed.
 """
 
 from collections.abc import Callable, Mapping
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, cast
 
 from lightning.pytorch.utilities import rank_zero_info
 from torch.optim import Optimizer
@@ -19,7 +19,9 @@ from callbacksets.fit.dispatch import Dispatch
 from callbacksets.fit.fingerprint import fingerprint
 from callbacksets.fit.gradients import Gradients
 from callbacksets.fit.loop import NEVER, RESUMED, Loop, StoppedBy
+from callbacksets.fit.plain import copied
 from callbacksets.fit.publish import Publisher
+from callbacksets.fit.random_state import RandomState
 from callbacksets.fit.reader import ScoreReader
 from callbacksets.fit.saving import Saving
 from callbacksets.fit.states import Saved
@@ -40,6 +42,7 @@ class Fit:
         sets: Mapping[str, CallbackSet],
         *,
         terminate_at: Literal["epoch", "validation"] = "epoch",
+        random_state: bool = True,
         **names: str | None,
     ) -> None:
         self.trainer = trainer
@@ -58,6 +61,7 @@ class Fit:
         self.stops_at_validation = terminate_at == "validation"
         self._gradients: Gradients | None = None  # from `begin` on
         self._is_exact = True
+        self.random = RandomState(self) if random_state else None
         self._taps = lightning.Taps(trainer)
         self._batches = lightning.batch_progress(trainer)
         self._epochs = lightning.epoch_progress(trainer)
@@ -99,6 +103,14 @@ class Fit:
             given = states.read(saved)
             states.check_saved(given, self.sets, self.trainer.max_epochs)
             self.given = given
+            if self.random is not None and given["random"] is not None:
+                self.random.load(cast(list[Any], given["random"]))
+
+    def start(self) -> None:
+        """The strategy is set up, and nothing has been drawn for training."""
+        if self.random is not None:
+            self.random.begin_fit()
+        self.watch_network()  # before the sanity check may compile it
 
     def watch_network(self) -> None:
         """Keep the outputs of what is the network now, if a callback may read them."""
@@ -108,6 +120,8 @@ class Fit:
     def begin(self) -> None:
         """Training begins: states are loaded, and what the checkpoint's run has left undone is done."""
         self.loop.now = (self._epochs.current.completed, self._batches.total.processed)
+        if self.random is not None:
+            self.random.begin()
         if self.given is not None:
             resume.restore(self)
         self._load_states()
@@ -121,8 +135,9 @@ class Fit:
         self._gradients = Gradients(self.trainer, self.step)
         self.saving.watch()
         given, self.given = self.given, None  # all of it is with the callbacks now, and may be as large as the network
-        if given is not None and given["loop"] is not None:
-            resume.catch_up(self, given["loop"])
+        goes_on_in_epoch = given is not None and given["loop"] is not None and resume.catch_up(self, given["loop"])
+        if self.random is not None:
+            self.random.begun(goes_on_in_epoch=goes_on_in_epoch)
         if not self.loop.in_epoch:
             self._stop_if_asked()
         elif self.stops_at_validation:
@@ -133,7 +148,7 @@ class Fit:
         for id, callback in self.sets.items():
             if id in given:
                 try:
-                    callback.load_state_dict(states.copied(given[id]["state"]))
+                    callback.load_state_dict(copied(given[id]["state"]))
                 except BaseException as error:
                     self.dispatch.note(error, id, "load_state_dict")
                     raise
@@ -148,6 +163,8 @@ class Fit:
         self._open_epoch()
 
     def _open_epoch(self) -> None:
+        if self.random is not None:
+            self.random.begin_epoch()
         self.reader.explain_late()
         self.dispatch.find_stages()
         self.dispatch.run("on_epoch_begin")

@@ -41,8 +41,12 @@ def restore(fit: "Fit") -> None:
     loop.minimize |= saved["minimize"]
 
 
-def catch_up(fit: "Fit", saved: SavedLoop) -> None:
-    """Do what Lightning takes for done and the checkpoint's run had not done, and find where training goes on."""
+def catch_up(fit: "Fit", saved: SavedLoop) -> bool:
+    """Do what Lightning takes for done and the checkpoint's run had not done, and find where training goes on.
+
+    Returns:
+        Whether Lightning goes on in the epoch of the checkpoint: to train the rest of it, or to end it.
+    """
     loop = fit.loop
     trained = fit.trainer.current_epoch
     position = loop.now
@@ -60,6 +64,7 @@ def catch_up(fit: "Fit", saved: SavedLoop) -> None:
         loop.ran[RESUMED] = loop.now
     else:
         loop.now = position
+    return goes_on_in_epoch
 
 
 def _warn_of_other_data(before: dict[str, Any], now: dict[str, Any]) -> None:

@@ -1,26 +1,23 @@
 """What a checkpoint keeps of a fit: the callbacks' states, and where training stands."""
 
-import copy
-import io
 import os
 import pickle
-from collections import OrderedDict
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping
 from importlib.metadata import version
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypedDict, cast
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
-from torch import Tensor
 
 from callbacksets.base import CallbackSet
 from callbacksets.checks import did_you_mean, listed
 from callbacksets.fit import lightning
 from callbacksets.fit.context import ContextTorch, may_stop
 from callbacksets.fit.loop import Moment
+from callbacksets.fit.plain import copied, unloadable
+from callbacksets.fit.random_state import Ranks, SavedRandom
 from callbacksets.fit.reader import as_scores
-from callbacksets.fit.shards import is_part
 from callbacksets.scores import Scores
 
 if TYPE_CHECKING:
@@ -35,8 +32,6 @@ _KEPT = ("on_epoch_begin", "on_before_valid", "on_valid_end", "on_epoch_end")
 
 _FINISHED = (*_KEPT, "on_batch_end")
 """The stages that Lightning does not make again, if a callback saves in the middle of one."""
-
-_PLAIN = (type(None), bool, int, float, complex, str, bytes, Tensor, torch.nn.Parameter, torch.Size, torch.dtype)
 
 
 class SavedState(TypedDict):
@@ -70,6 +65,7 @@ class Saved(TypedDict):
     exact: bool  # the network was as the last stage of training left it
     loop: SavedLoop | None
     callbacks: dict[str, SavedState]
+    random: SavedRandom | Ranks | None  # of this rank, in a checkpoint of all; None for not kept
 
 
 def nothing_saved() -> Saved:
@@ -107,7 +103,8 @@ def save(fit: "Fit", failures: list[BaseException] | None = None) -> Saved:
         if state is not None:
             callbacks[id] = {"cls": type(callback).__name__, "state": state}
             _warn_of_unloadable(fit, id, state)
-    return _saved(begun=True, loop=_save_loop(fit), callbacks=callbacks)
+    random = None if fit.random is None else fit.random.save()
+    return _saved(begun=True, loop=_save_loop(fit), callbacks=callbacks, random=random)
 
 
 def _warn_of_unloadable(fit: "Fit", id: str, state: object) -> None:
@@ -121,7 +118,9 @@ def _warn_of_unloadable(fit: "Fit", id: str, state: object) -> None:
             )
 
 
-def _saved(*, begun: bool, loop: SavedLoop | None, callbacks: dict[str, SavedState]) -> Saved:
+def _saved(
+    *, begun: bool, loop: SavedLoop | None, callbacks: dict[str, SavedState], random: SavedRandom | None = None
+) -> Saved:
     return {
         "version": _VERSION,
         "callbacksets": version("callbacksets"),
@@ -129,6 +128,7 @@ def _saved(*, begun: bool, loop: SavedLoop | None, callbacks: dict[str, SavedSta
         "exact": True,
         "loop": loop,
         "callbacks": callbacks,
+        "random": random,
     }
 
 
@@ -188,11 +188,6 @@ def _length(task: Any) -> Any:
         return None
 
 
-def copied(state: Any) -> Any:
-    """A copy of a state, so that neither side changes what the other has."""
-    return copy.deepcopy(state)
-
-
 def read(saved: Mapping[str, Any]) -> Saved:
     """The adapter's part of a checkpoint, whichever version wrote it.
 
@@ -206,7 +201,7 @@ def read(saved: Mapping[str, Any]) -> Saved:
         )
     if saved["version"] == 1:
         loop = _from_version_1(saved["loop"]) if saved["begun"] else None
-        return cast(Saved, {**saved, "version": _VERSION, "callbacksets": "0.1.0", "loop": loop})
+        return cast(Saved, {**saved, "version": _VERSION, "callbacksets": "0.1.0", "loop": loop, "random": None})
     return cast(Saved, saved)
 
 
@@ -251,38 +246,6 @@ def check_saved(saved: Saved, callbacks: Mapping[str, CallbackSet], max_epochs: 
             )
 
 
-def unloadable(state: object) -> Iterator[str]:
-    """The paths inside a state of what `torch.load(..., weights_only=True)` refuses."""
-    return _unloadable(state, "")
-
-
-def _unloadable(value: object, path: str) -> Iterator[str]:
-    # tensors are not looked into, and what is not known to be plain is asked of torch itself
-    if type(value) in _PLAIN or is_part(value):
-        return
-    if type(value) in (dict, OrderedDict):
-        for key, item in cast(Mapping[object, object], value).items():
-            if type(key) not in _PLAIN and not _loads(key):
-                yield f"{path}[{key!r}] (the key, a {type(key).__name__})"
-            yield from _unloadable(item, f"{path}[{key!r}]")
-    elif type(value) in (list, tuple):
-        for position, item in enumerate(cast(Sequence[object], value)):
-            yield from _unloadable(item, f"{path}[{position}]")
-    elif not _loads(value):
-        yield f"{path} (a {type(value).__module__}.{type(value).__qualname__})".lstrip()
-
-
-def _loads(value: object) -> bool:
-    buffer = io.BytesIO()
-    try:
-        torch.save(value, buffer)
-        buffer.seek(0)
-        torch.load(buffer, weights_only=True)
-    except Exception:  # whatever it is, a checkpoint with this value in it does not load
-        return False
-    return True
-
-
 def read_states(checkpoint: str | os.PathLike[str] | Mapping[str, Any], *, weights_only: bool = True) -> dict[str, Any]:
     """The states of the callbacks in a Lightning checkpoint, by id; no Trainer is needed.
 
@@ -307,7 +270,7 @@ def read_states(checkpoint: str | os.PathLike[str] | Mapping[str, Any], *, weigh
     if not isinstance(loaded, Mapping) or not {"callbacks", "state_dict", "loops"} & set(loaded):
         raise ValueError(f"Expected checkpoint to be one of a Lightning Trainer's but got {_what(checkpoint)}.")
     saved: Saved = loaded.get("callbacks", {}).get(KEY, nothing_saved())
-    return {id: copy.deepcopy(entry["state"]) for id, entry in saved["callbacks"].items()}
+    return {id: copied(entry["state"]) for id, entry in saved["callbacks"].items()}
 
 
 def _load(checkpoint: Any, weights_only: bool) -> Any:

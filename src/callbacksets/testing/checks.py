@@ -22,7 +22,7 @@ from callbacksets.base import STAGES, CallbackSet, check_instance
 from callbacksets.callbacks.history import CallbackSetHistory
 from callbacksets.checks import did_you_mean, listed, names_of, text, weight
 from callbacksets.describe.descriptor import TorchCallback
-from callbacksets.fit.states import unloadable
+from callbacksets.fit.plain import unloadable
 from callbacksets.testing.bench import MOMENTS, Bench, CannotTrain, Interruption, Make, Outcome, Training, described
 from callbacksets.testing.compare import difference, leaves
 from callbacksets.testing.recorder import StageRecorder

@@ -1,0 +1,86 @@
+"""Copying states, and finding in them what a checkpoint could not be read with.
+
+A history of ten thousand epochs is a hundred thousand objects, and a checkpoint is saved every epoch. So what is plain
+is left to C: the garbage collector tells which types there are, and pickle copies. Only what is not plain is walked.
+"""
+
+import copy
+import gc
+import io
+import pickle
+from collections import OrderedDict
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any, cast
+
+import torch
+from torch import Tensor
+
+from callbacksets.fit.shards import is_part
+from callbacksets.scores import ByName
+
+_COLLECTIONS = frozenset((dict, OrderedDict, list, tuple, set))
+_SIMPLE = frozenset((type(None), bool, int, float, complex, str, bytes))
+_PICKLED = _SIMPLE | (_COLLECTIONS - {OrderedDict})
+_LOADED = _SIMPLE | _COLLECTIONS | {Tensor, torch.nn.Parameter, torch.Size, torch.dtype}
+"""What `torch.load(..., weights_only=True)` is known to read."""
+
+
+def types_in(state: object) -> set[type]:
+    """The types of all that a state holds, in collections of any depth."""
+    types: set[type] = set()
+    seen: set[int] = set()
+    level = [state]
+    while level:
+        types.update(map(type, level))
+        collections = [value for value in level if isinstance(value, tuple(_COLLECTIONS)) and id(value) not in seen]
+        seen.update(map(id, collections))
+        level = gc.get_referents(*collections) if collections else []
+    return types
+
+
+def copied(state: Any) -> Any:
+    """A copy of a state, so that neither side changes what the other has. Scores become a plain dict."""
+    types = types_in(state)
+    if types <= _PICKLED:
+        return pickle.loads(pickle.dumps(state, pickle.HIGHEST_PROTOCOL))
+    if any(issubclass(cls, ByName) for cls in types):
+        state = _without_names(state)
+    return copy.deepcopy(state)
+
+
+def _without_names(value: Any) -> Any:
+    if isinstance(value, ByName) or type(value) is dict:
+        return {key: _without_names(item) for key, item in value.items()}
+    return type(value)(map(_without_names, value)) if type(value) in (list, tuple) else value
+
+
+def unloadable(state: object) -> Iterator[str]:
+    """The paths inside a state of what `torch.load(..., weights_only=True)` refuses."""
+    return iter(()) if types_in(state) <= _LOADED else _unloadable(state, "")
+
+
+def _unloadable(value: object, path: str) -> Iterator[str]:
+    # tensors are not looked into, and what is not known to be plain is asked of torch itself
+    if type(value) in _LOADED - _COLLECTIONS or is_part(value):
+        return
+    if type(value) in (dict, OrderedDict):
+        for key, item in cast(Mapping[object, object], value).items():
+            if type(key) not in _SIMPLE and not _loads(key):
+                yield f"{path}[{key!r}] (the key, a {type(key).__name__})"
+            yield from _unloadable(item, f"{path}[{key!r}]")
+    elif type(value) in (list, tuple):
+        for position, item in enumerate(cast(Sequence[object], value)):
+            yield from _unloadable(item, f"{path}[{position}]")
+    elif not _loads(value):
+        yield f"{path} (a {type(value).__module__}.{type(value).__qualname__})".lstrip()
+
+
+def _loads(value: object) -> bool:
+    buffer = io.BytesIO()
+    try:
+        torch.save(value, buffer)
+        buffer.seek(0)
+        torch.load(buffer, weights_only=True)
+    except Exception:  # whatever it is, a checkpoint with this value in it does not load
+        return False
+    return True

@@ -1,0 +1,156 @@
+"""The random numbers of a fit: a resumed run draws those that the uninterrupted one would have drawn.
+
+Lightning restores none. It draws the order of the data when it makes the iterator of an epoch: of the first epoch of a
+fit before `on_train_start`, of the others after `on_train_epoch_start`.
+"""
+
+import random
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, TypedDict
+
+import numpy as np
+import torch
+from lightning.pytorch.utilities import rank_zero_warn
+from torch.utils._pytree import tree_leaves
+
+from callbacksets.fit.lightning import batch_progress, has_all_batches, is_processed
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
+
+    from callbacksets.fit.fit import Fit
+
+Numbers = dict[str, Any]
+"""The states of the generators of one rank, as types that load with `weights_only=True`."""
+
+
+class SavedRandom(TypedDict):
+    """What a checkpoint keeps of one rank."""
+
+    now: Numbers
+    order: Numbers | None  # where the order of this epoch's data was drawn, if the epoch goes on in the resumed run
+
+
+def collect(trainer: "Trainer") -> Numbers:
+    """The states of Python's, NumPy's and torch's generators, and of that of the rank's device."""
+    numpy: Any = np.random.get_state(legacy=False)
+    device = trainer.strategy.root_device
+    return {
+        "python": random.getstate(),
+        "numpy": numpy | {"state": {"key": numpy["state"]["key"].tolist(), "pos": int(numpy["state"]["pos"])}},
+        "torch": torch.get_rng_state(),
+        "device": None if device.type == "cpu" else _generator(device).get_rng_state(),
+    }
+
+
+def restore(trainer: "Trainer", numbers: Numbers) -> None:
+    """Put the generators where they were."""
+    version, internal, gauss = numbers["python"]
+    random.setstate((version, tuple(internal), gauss))
+    keys = numbers["numpy"]["state"]
+    np.random.set_state(numbers["numpy"] | {"state": keys | {"key": np.array(keys["key"], dtype=np.uint32)}})
+    torch.set_rng_state(numbers["torch"].cpu())
+    device = trainer.strategy.root_device
+    if numbers["device"] is not None and device.type != "cpu":
+        _generator(device).set_rng_state(numbers["device"].cpu())
+
+
+def _generator(device: torch.device) -> Any:
+    return getattr(torch, device.type)
+
+
+Ranks = list[SavedRandom | None]
+"""What all ranks have; None for a rank that could not be asked."""
+
+
+def gathered(trainer: "Trainer", own: SavedRandom | Ranks | None) -> Ranks | None:
+    """What all ranks have, of what this one has. While an exception is handled, the others may be gone."""
+    if own is None or isinstance(own, list):
+        return own  # passed on from a checkpoint
+    if trainer.world_size == 1 or not torch.distributed.is_initialized():
+        return [own]
+    ranks: Ranks = [None] * trainer.world_size
+    if trainer.interrupted:
+        ranks[trainer.global_rank] = own
+    else:
+        torch.distributed.all_gather_object(ranks, own)
+    return ranks
+
+
+class RandomState:
+    """The random numbers of one fit, taken and given back at the moments that fit where training goes on."""
+
+    def __init__(self, fit: "Fit") -> None:
+        self._fit = fit
+        self._trainer = fit.trainer
+        self._order: Numbers | None = None
+        self._given: SavedRandom | None = None
+        self._at_begin: Numbers | None = None
+
+    def load(self, ranks: Sequence[SavedRandom | None]) -> None:
+        """Take what a checkpoint has of this rank."""
+        trainer = self._trainer
+        if len(ranks) != trainer.world_size:
+            rank_zero_warn(
+                f"The checkpoint has the random states of {len(ranks)} ranks, but this run has {trainer.world_size}. "
+                "Rank zero gets its own back, the others draw new numbers: this run will not end as the one that was "
+                "interrupted."
+            )
+        if len(ranks) == trainer.world_size or trainer.is_global_zero:
+            self._given = ranks[trainer.global_rank]
+        self.begin_fit()  # once more: some strategies load after `on_fit_start`
+
+    def begin_fit(self) -> None:
+        """Lightning is about to draw the order of the first epoch's data."""
+        if self._given is not None:
+            restore(self._trainer, self._given["order"] or self._given["now"])
+        self._order = collect(self._trainer)
+
+    def begin(self) -> None:
+        """The callbacks begin. What they draw in a resumed run is no part of the run."""
+        self._at_begin = collect(self._trainer) if self._given is not None else None
+
+    def begun(self, *, goes_on_in_epoch: bool) -> None:
+        """The callbacks have begun.
+
+        Args:
+            goes_on_in_epoch: Whether Lightning goes on in the epoch of the checkpoint. It has drawn an order of the
+                data by now, as it always does.
+        """
+        given, self._given = self._given, None
+        if given is None or self._at_begin is None:
+            return
+        restore(self._trainer, self._at_begin)
+        if not goes_on_in_epoch:
+            return
+        if has_all_batches(self._trainer) or self._loader_goes_on():
+            restore(self._trainer, given["now"])
+        elif batch_progress(self._trainer).current.completed > 0:
+            # The loader begins anew, and draws its order with the first batch: that of the epoch, from its beginning.
+            self._before_first_batch(lambda: restore(self._trainer, given["now"]))
+
+    def _loader_goes_on(self) -> bool:
+        loaders = tree_leaves(self._trainer.train_dataloader)
+        return all(hasattr(loader, "load_state_dict") for loader in loaders)
+
+    def _before_first_batch(self, do: Callable[[], None]) -> None:
+        fit = self._fit
+        begin_batch = fit.begin_batch
+
+        def first(batch: Any) -> None:
+            fit.begin_batch = begin_batch  # type: ignore[method-assign]
+            do()
+            begin_batch(batch)
+
+        fit.begin_batch = first  # type: ignore[method-assign]  # a flag would be looked at in every batch
+
+    def begin_epoch(self) -> None:
+        """An epoch begins, and Lightning is about to draw the order of its data; of the first one it has done so."""
+        if "on_batch_begin" in self._fit.loop.ran:
+            self._order = collect(self._trainer)
+
+    def save(self) -> SavedRandom:
+        """What a checkpoint written now keeps of this rank."""
+        trainer = self._trainer
+        is_inside = self._fit.loop.in_epoch and not (is_processed(trainer) and has_all_batches(trainer))
+        return {"now": collect(trainer), "order": self._order if is_inside else None}
