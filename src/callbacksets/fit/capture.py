@@ -27,7 +27,7 @@ class Capture:
         self._trainer = trainer
         self._learner = learner
         self._step = step
-        self._taps = Taps(trainer)
+        self._taps = Taps(trainer.strategy)
         self._network: nn.Module | None = None
         self._handles: list[RemovableHandle] = []
 

@@ -62,7 +62,7 @@ class Fit:
         self._gradients: Gradients | None = None  # from `begin` on
         self._is_exact = True
         self.random = RandomState(self) if random_state else None
-        self._taps = lightning.Taps(trainer)
+        self._taps = lightning.Taps(trainer.strategy)
         self._batches = lightning.batch_progress(trainer)
         self._epochs = lightning.epoch_progress(trainer)
 
@@ -368,6 +368,8 @@ class Fit:
             self.result["exact"] &= self._is_exact
         self.saving.stop()
         self._taps.remove()
+        if self.random is not None:
+            self.random.stop()
 
     # --- checkpoints -------------------------------------------------------------------------------------------------
 

@@ -111,23 +111,36 @@ def gradient_scaler(trainer: "Trainer") -> Any:
     return getattr(trainer.precision_plugin, "scaler", None)
 
 
-class Taps:
-    """Functions in the place of a strategy's own, until they are removed: where no hook of Lightning will do."""
+FAST_FORWARD = "increment_progress_to_evaluation_end"
+"""The method of the validation loop that Lightning calls before the first batch of an epoch that it makes again.
 
-    def __init__(self, trainer: "Trainer") -> None:
-        self._strategy = trainer.strategy
+It draws a number. Lightning 2.4 has no such method.
+tests/fit/test_random_state.py: test_resumed_is_uninterrupted
+"""
+
+
+def validation_loop(trainer: "Trainer") -> object:
+    """The loop that validates in a fit."""
+    return trainer.fit_loop.epoch_loop.val_loop
+
+
+class Taps:
+    """Functions in the place of an object's own, until they are removed: where no hook of Lightning will do."""
+
+    def __init__(self, target: object) -> None:
+        self._target = target
         self._before: dict[str, Any] = {}
 
     def put(self, name: str, tapped: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
         """Put in the place of a method what is made of it."""
-        self._before[name] = vars(self._strategy).get(name)
-        setattr(self._strategy, name, tapped(getattr(self._strategy, name)))
+        self._before[name] = vars(self._target).get(name)
+        setattr(self._target, name, tapped(getattr(self._target, name)))
 
     def remove(self) -> None:
         """Put back what there was: a method of the class, or what somebody else had put in its place."""
         for name, before in self._before.items():
             if before is None:
-                vars(self._strategy).pop(name, None)
+                vars(self._target).pop(name, None)
             else:
-                setattr(self._strategy, name, before)
+                setattr(self._target, name, before)
         self._before = {}

@@ -13,7 +13,14 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils._pytree import tree_leaves
 
-from callbacksets.fit.lightning import batch_progress, has_all_batches, is_processed
+from callbacksets.fit.lightning import (
+    FAST_FORWARD,
+    Taps,
+    batch_progress,
+    has_all_batches,
+    is_processed,
+    validation_loop,
+)
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
@@ -86,6 +93,7 @@ class RandomState:
         self._order: Numbers | None = None
         self._given: SavedRandom | None = None
         self._at_begin: Numbers | None = None
+        self._taps = Taps(validation_loop(fit.trainer))
 
     def load(self, ranks: Sequence[SavedRandom | None]) -> None:
         """Take what a checkpoint has of this rank."""
@@ -128,6 +136,21 @@ class RandomState:
         elif batch_progress(self._trainer).current.completed > 0:
             # The loader begins anew, and draws its order with the first batch: that of the epoch, from its beginning.
             self._before_first_batch(lambda: restore(self._trainer, given["now"]))
+        elif hasattr(validation_loop(self._trainer), FAST_FORWARD):
+            self._taps.put(FAST_FORWARD, self._without_trace)
+
+    def stop(self) -> None:
+        """Leave everything as it was."""
+        self._taps.remove()
+
+    def _without_trace(self, call: Callable[[], None]) -> Callable[[], None]:
+        def isolated() -> None:
+            numbers = collect(self._trainer)
+            call()
+            restore(self._trainer, numbers)
+            self._taps.remove()
+
+        return isolated
 
     def _loader_goes_on(self) -> bool:
         loaders = tree_leaves(self._trainer.train_dataloader)

@@ -21,7 +21,7 @@ class Saving:
         self._trainer = trainer
         self._module = module
         self._before = before
-        self._taps = Taps(trainer)
+        self._taps = Taps(trainer.strategy)
         self.weights: Weights | None = None
         """The weights from before `exit`, for what saves a checkpoint while an exception is handled."""
 
