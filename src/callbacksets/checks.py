@@ -5,13 +5,58 @@ import inspect
 import math
 import numbers
 import os
+import reprlib
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 
+class _Shown(reprlib.Repr):
+    """One short line for any value: of an array its shape, of what is long or deep the beginning and the end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel, self.maxdict = 3, 8
+        self.maxstring = self.maxother = self.maxlong = 100
+
+    def repr1(self, x: Any, level: int) -> str:
+        with suppress(Exception):  # a value may refuse to tell, and what is said of it here is no reason to fail
+            if hasattr(type(x), "dtype") and x.shape:  # its repr would copy it from its device, and fill a page
+                return f"<{type(x).__name__} of shape {tuple(x.shape)}, {x.dtype}>"
+        text = super().repr1(x, level)
+        return text if isinstance(x, str) else " ".join(text.split())
+
+    def repr_dict(self, x: Any, level: int) -> str:
+        """In the order it has; `reprlib` sorts it."""
+        if level <= 0 and x:
+            return "{...}"
+        items = [f"{self.repr1(key, level - 1)}: {self.repr1(x[key], level - 1)}" for key in list(x)[: self.maxdict]]
+        return f"{{{', '.join([*items, '...'] if len(x) > self.maxdict else items)}}}"
+
+
+_SHOWN = _Shown()
+
+
+def shown(value: object) -> str:
+    """`value` as an error message shows it: its `repr()` on one line, cut where that is long, and never an array.
+
+    Example:
+        >>> import torch
+        >>> shown({"x": torch.zeros(1000, 10), "names": ["a"] * 100})
+        "{'x': <Tensor of shape (1000, 10), torch.float32>, 'names': ['a', 'a', 'a', 'a', 'a', 'a', ...]}"
+    """
+    return _SHOWN.repr(value)
+
+
+def plain(text: str) -> str:
+    """The very string that a subclass of `str` equals: of an enum's member the value, of `numpy.str_` a `str`."""
+    return str.__str__(text)
+
+
 def did_you_mean(name: object, known: Iterable[str]) -> str:
     """` Did you mean 'epoch_end'?`, or nothing when no known name is near."""
+    name = plain(name) if isinstance(name, str) else name
     near = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.6)
     return f" Did you mean {near[0]!r}?" if near else ""
 
@@ -24,26 +69,26 @@ def listed(names: Iterable[str]) -> str:
 def whole_number(name: str, value: Any, *, at_least: int) -> int:
     """An int, and no bool."""
     if not isinstance(value, numbers.Integral) or isinstance(value, bool):
-        raise TypeError(f"Expected {name} to be a whole number of at least {at_least} but got {value!r}.")
+        raise TypeError(f"Expected {name} to be a whole number of at least {at_least} but got {shown(value)}.")
     if value < at_least:
-        raise ValueError(f"Expected {name} to be a whole number of at least {at_least} but got {value!r}.")
+        raise ValueError(f"Expected {name} to be a whole number of at least {at_least} but got {shown(value)}.")
     return int(value)
 
 
 def number(name: str, value: Any, *, at_least: float, at_most: float = math.inf) -> float:
     """A finite number, and no bool."""
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
-        raise TypeError(f"Expected {name} to be a number of at least {at_least} but got {value!r}.")
+        raise TypeError(f"Expected {name} to be a number of at least {at_least} but got {shown(value)}.")
     if not at_least <= float(value) <= at_most or math.isinf(value):
         most = "" if at_most == math.inf else f" and at most {at_most}"
-        raise ValueError(f"Expected {name} to be a finite number of at least {at_least}{most} but got {value!r}.")
+        raise ValueError(f"Expected {name} to be a finite number of at least {at_least}{most} but got {shown(value)}.")
     return float(value)
 
 
 def flag(name: str, value: Any) -> bool:
     """True or False."""
     if not isinstance(value, bool):
-        raise TypeError(f"Expected {name} to be True or False but got {value!r}.")
+        raise TypeError(f"Expected {name} to be True or False but got {shown(value)}.")
     return value
 
 
@@ -67,7 +112,7 @@ def choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
 def weight(name: str, value: Any) -> float:
     """A number that orders callbacks: it may be infinite, but not NaN."""
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
-        raise TypeError(f"Expected {name} to be a number but got {value!r}.")
+        raise TypeError(f"Expected {name} to be a number but got {shown(value)}.")
     if math.isnan(value):
         raise ValueError(f"Expected {name} to be a number but got nan.")
     return float(value)
@@ -77,19 +122,19 @@ def names_of(name: str, value: Any) -> list[str]:
     """A list of strings with something in them; a single string is the list of it."""
     values = [value] if isinstance(value, str) or not isinstance(value, Iterable) else list(value)
     if not all(isinstance(one, str) for one in values):
-        raise TypeError(f"Expected {name} to be a string or several, none of them empty, but got {value!r}.")
+        raise TypeError(f"Expected {name} to be a string or several, none of them empty, but got {shown(value)}.")
     if not all(values):
-        raise ValueError(f"Expected {name} to be a string or several, none of them empty, but got {value!r}.")
-    return values
+        raise ValueError(f"Expected {name} to be a string or several, none of them empty, but got {shown(value)}.")
+    return [plain(one) for one in values]
 
 
 def folder(name: str, value: Any) -> Path:
     """The path of a folder on this machine, which need not exist; `~` is the home directory."""
     if not isinstance(value, str | os.PathLike):
-        raise TypeError(f"Expected {name} to be the path of a folder but got {value!r}.")
+        raise TypeError(f"Expected {name} to be the path of a folder but got {shown(value)}.")
     path = os.fspath(value)
     if not isinstance(path, str) or not path or "://" in path:
-        raise ValueError(f"Expected {name} to be the path of a folder on this machine but got {value!r}.")
+        raise ValueError(f"Expected {name} to be the path of a folder on this machine but got {shown(value)}.")
     return Path(path).expanduser()
 
 
