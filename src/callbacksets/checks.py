@@ -171,6 +171,19 @@ class NotALightningCallback:
         raise misplaced(owner if instance is None else instance)
 
 
+class IsElsewhere:
+    """An attribute that callbacks of other libraries have: reading it from one of ours says where it is here."""
+
+    def __init__(self, here: str) -> None:
+        self._here = here
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: object, owner: type) -> Any:
+        raise AttributeError(f"A CallbackSet has no {self._name!r}. In a fit it is {self._here}.")
+
+
 def misplaced(callback: object) -> MisplacedCallbackError:
     """The error for one of our callbacks, or a class of them, that was given to a Trainer."""
     if isinstance(callback, type):
