@@ -2,6 +2,7 @@
 
 import re
 import textwrap
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ from callbacksets import (
     t_clbk,
 )
 from callbacksets.testing import StageRecorder
-from tests.helpers import fit
+from tests.helpers import fit, quiet
 
 
 class Sized(CallbackSet):
@@ -56,23 +57,37 @@ def test_plan() -> None:
         """\
         <CallbackSetAdapter: 7 callbacks>
         callback        class                     weight
-        lr_step         CallbackSetLRScheduler    -1.5
+        lr_step         CallbackSetLRScheduler    -1.5    its constructor decides on batch_end, epoch_end
         history         CallbackSetHistory        0
         tb              CallbackSetTB             0
         progress        CallbackSetProgress       0
-        fails           Fails                     0       cannot be made: RuntimeError
+        fails           Fails                     0
         sized           Sized                     3       still needs 'size'
         early_stopping  CallbackSetEarlyStopping  1000    still needs 'patience'
 
         stage            runs, in this order
         begin            lr_step, history, tb, progress, early_stopping
-        batch_end        progress
+        batch_end        lr_step, progress
         batch_valid_end  progress
         valid_end        progress, early_stopping
         epoch_end        lr_step, history, tb, progress
         end              progress, sized
         exit             history, tb, progress, fails, early_stopping"""
     )
+
+
+def test_to_show_an_adapter_makes_no_callback(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fails(*args: Any, **kwargs: Any) -> None:
+        raise AssertionError("a callback was made")
+
+    adapter = CallbackSetAdapter(
+        [t_clbk("early_stopping", patience=1), CallbackSetProgress, {"lr_step": {"step_size": 1}}]
+    )
+    monkeypatch.setattr(CallbackSet, "__new__", fails)
+    quiet(callbacks=[adapter])  # a Trainer formats its arguments, at any level of logging
+    assert "early_stopping" in repr(adapter)
+    assert "early_stopping" in adapter._repr_html_()
+    assert "early_stopping" in repr(t_clbk("early_stopping", patience=1))
 
 
 def test_plan_in_a_notebook() -> None:
