@@ -14,7 +14,7 @@ from callbacksets.callbacks.lr_scheduler import CallbackSetLRSchedulerOneCycle, 
 from callbacksets.callbacks.progress import CallbackSetProgress
 from callbacksets.callbacks.tensorboard import CallbackSetTB
 from callbacksets.callbacks.unfreeze import CallbackSetUnfreeze
-from callbacksets.checks import did_you_mean, listed, names_of, text
+from callbacksets.checks import did_you_mean, listed, names_of, shown, text
 from callbacksets.describe.descriptor import TorchCallback
 from callbacksets.describe.schedulers import as_lr_scheduler, describe_scheduler
 from callbacksets.show import html
@@ -55,7 +55,7 @@ class DictionaryTorchCallbacks(Mapping[str, TorchCallback]):
         """
         text("key", key)
         if not callable(make) or isinstance(make, type):
-            raise TypeError(f"Expected make to be a function that makes a TorchCallback but got {make!r}.")
+            raise TypeError(f"Expected make to be a function that makes a TorchCallback but got {shown(make)}.")
         self._makes[key] = make
 
     def __getitem__(self, key: str) -> TorchCallback:
@@ -63,7 +63,9 @@ class DictionaryTorchCallbacks(Mapping[str, TorchCallback]):
             raise KeyError(f"There is no callback {key!r}.{did_you_mean(key, self._makes)} There are {listed(self)}.")
         descriptor = self._makes[key]()
         if not isinstance(descriptor, TorchCallback):
-            raise TypeError(f"Expected what {key!r} was added with to make a TorchCallback but got {descriptor!r}.")
+            raise TypeError(
+                f"Expected what {key!r} was added with to make a TorchCallback but got {shown(descriptor)}."
+            )
         return descriptor
 
     def __contains__(self, key: object) -> bool:
@@ -237,12 +239,13 @@ def as_torch_callback(x: TorchCallback | type[CallbackSet] | str) -> TorchCallba
     if isinstance(x, CallbackSet):
         cls = type(x).__name__
         raise TypeError(
-            f"Expected x to be a TorchCallback, a CallbackSet class or a dictionary key but got an instance, {x!r}, "
-            f"and what it was made with is unknown. Give its class, {cls}; the adapter takes the instance as it is."
+            "Expected x to be a TorchCallback, a CallbackSet class or a dictionary key but got an instance, "
+            f"{shown(x)}. What it was made with is unknown. Give its class, {cls}; the adapter takes the instance as "
+            "it is."
         )
     if isinstance(x, type) and issubclass(x, CallbackSet):
         return TorchCallback(x)
-    raise TypeError(f"Expected x to be a TorchCallback, a CallbackSet class or a dictionary key but got {x!r}.")
+    raise TypeError(f"Expected x to be a TorchCallback, a CallbackSet class or a dictionary key but got {shown(x)}.")
 
 
 def as_torch_callbacks(x: Any) -> list[TorchCallback]:
@@ -270,6 +273,6 @@ def as_torch_callbacks(x: Any) -> list[TorchCallback]:
 
 
 def _renamed(descriptor: TorchCallback, id: str) -> TorchCallback:
-    clone = descriptor.clone()
+    clone = descriptor.clone(deep=False)
     clone.id = id
     return clone

@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterable, Mapping
 from types import MappingProxyType
 from typing import Any, Self
 
-from callbacksets.checks import did_you_mean, listed, names_of
+from callbacksets.checks import did_you_mean, flag, listed, names_of, shown
 
 
 class ParamSet:
@@ -38,7 +38,7 @@ class ParamSet:
     ) -> None:
         self._required = names_of("required", required)
         if not isinstance(defaults, Mapping):
-            raise TypeError(f"Expected defaults to be a mapping of names to values but got {defaults!r}.")
+            raise TypeError(f"Expected defaults to be a mapping of names to values but got {shown(defaults)}.")
         self._defaults = dict(defaults)
         self._any_other = any_other
         self._values: dict[str, Any] = {}
@@ -60,7 +60,7 @@ class ParamSet:
         parameters: dict[str, inspect.Parameter] = {}
         for one_of_them in (function, *others):
             if not callable(one_of_them):
-                raise TypeError(f"Expected function to be a function or a class but got {one_of_them!r}.")
+                raise TypeError(f"Expected function to be a function or a class but got {shown(one_of_them)}.")
             signature = inspect.signature(one_of_them).parameters
             parameters |= {name: one for name, one in signature.items() if name not in parameters}
         kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
@@ -110,10 +110,17 @@ class ParamSet:
         """Whether it is the name of a parameter."""
         return self._any_other or name in self.ids()
 
-    def clone(self) -> Self:
-        """A copy with values of its own."""
+    def clone(self, deep: bool = False) -> Self:
+        """A copy that can be given values of its own.
+
+        Args:
+            deep: Whether the values given so far are copied as well.
+
+        Raises:
+            TypeError: For a `deep` that is no bool, or a value that cannot be copied.
+        """
         clone = copy.copy(self)
-        clone._values = dict(self._values)
+        clone._values = copied(self._values) if flag("deep", deep) else dict(self._values)
         return clone
 
     def _nearest(self, name: str) -> str:
@@ -121,5 +128,23 @@ class ParamSet:
 
     def __repr__(self) -> str:
         given = {**self._defaults, **self._values}
-        shown = [f"{name}={given[name]!r}" if name in given else name for name in dict.fromkeys([*self.ids(), *given])]
-        return f"ParamSet({', '.join(shown)})"
+        ids = dict.fromkeys([*self.ids(), *given])
+        return f"ParamSet({', '.join(f'{id}={shown(given[id])}' if id in given else id for id in ids)})"
+
+
+def copied(values: Mapping[str, Any]) -> dict[str, Any]:
+    """Deep copies of values by name, with what they share still shared.
+
+    Raises:
+        TypeError: For one that cannot be copied, by its name.
+    """
+    memo: dict[int, Any] = {}
+    copies: dict[str, Any] = {}
+    for name, value in values.items():
+        try:
+            copies[name] = copy.deepcopy(value, memo)
+        except Exception as error:
+            raise TypeError(
+                f"The value of {name!r}, {shown(value)}, cannot be copied: {error}. Share it: clone(deep=False)."
+            ) from error
+    return copies

@@ -45,7 +45,9 @@ def sources_by_id(callbacks: Callbacks) -> dict[str, Source]:
         id = plain(given)
         for other, seen in by_id.items():
             if source is seen and isinstance(source, CallbackSet):
-                raise ValueError(f"{source!r} is given twice, as {other!r} and {id!r}. Make one instance for each.")
+                raise ValueError(
+                    f"{shown(source)} is given twice, as {other!r} and {id!r}. Make one instance for each."
+                )
         if id in by_id:
             raise ValueError(
                 f"Two callbacks have the id {id!r}. Give ids of your own: CallbackSetAdapter({{'a': ..., 'b': ...}})."
