@@ -146,7 +146,7 @@ class AdapterHooks:
         self._sets = generate(self._sources)
         self._run = Run(trainer, pl_module, self._sets, **self._names)
         if trains_in_child(trainer):
-            self._handover.at_end(self._exit)
+            self._handover.at_end(self._exit, gives=trainer.is_global_zero)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: "LightningModule", checkpoint: dict[str, Any]) -> None:
         run = self._run
