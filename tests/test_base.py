@@ -2,12 +2,14 @@
 
 import copy
 import functools
+import importlib.metadata
 import pickle
 import re
 from typing import Any
 
 import pytest
 
+import callbacksets
 from callbacksets import CallbackSet, CallbackSetHistory
 from callbacksets.base import STAGES, check_instance, identify, snake_case
 from tests.helpers import Act, fit, ones, quiet
@@ -268,6 +270,13 @@ def test_attributes_in_slots_are_kept(remake: Any) -> None:
     assert (again.slow, callback.slow, again.seen, again.ctx) == ([1, 4], [1], ["begin"], None)
     del callback.seldom
     assert not hasattr(remake(callback), "seldom")
+
+
+def test_public_stages_and_version() -> None:
+    assert callbacksets.STAGES is STAGES
+    assert len(STAGES) == 12
+    assert callbacksets.__version__ == importlib.metadata.version("callbacksets")
+    assert "STAGES" in callbacksets.__all__
 
 
 def test_stages_come_in_the_order_in_which_they_run() -> None:

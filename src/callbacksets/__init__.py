@@ -1,7 +1,9 @@
 """Callbacks for PyTorch as mlr3torch has them, in any Lightning Trainer."""
 
+from importlib.metadata import version
+
 from callbacksets.adapter import CallbackSetAdapter, StoppedBy
-from callbacksets.base import CallbackSet
+from callbacksets.base import STAGES, CallbackSet
 from callbacksets.callbacks.checkpoint import CallbackSetCheckpoint, latest_checkpoint
 from callbacksets.callbacks.early_stopping import CallbackSetEarlyStopping
 from callbacksets.callbacks.history import CallbackSetHistory
@@ -24,7 +26,10 @@ from callbacksets.fit.states import read_states
 from callbacksets.show.plotting import plot_history
 from callbacksets.supervised import SupervisedModule
 
+__version__ = version("callbacksets")
+
 __all__ = [
+    "STAGES",
     "CallbackSet",
     "CallbackSetAdapter",
     "CallbackSetCheckpoint",
