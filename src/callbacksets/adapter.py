@@ -15,7 +15,7 @@ from torch.optim import Optimizer
 from callbacksets.base import CallbackSet
 from callbacksets.checks import choice
 from callbacksets.describe.plan import plan_as_html, plan_as_text
-from callbacksets.describe.sources import generate, sources_by_id
+from callbacksets.describe.sources import Callbacks, generate, sources_by_id
 from callbacksets.fit.context import NOTHING, ContextTorch, Loop, check_names, may_stop
 from callbacksets.fit.handover import Handover, trains_in_child
 from callbacksets.fit.lightning import callbacks_of
@@ -58,7 +58,7 @@ class AdapterHooks:
 
     def __init__(
         self,
-        callbacks: Any,
+        callbacks: Callbacks,
         *,
         network: str | None = None,
         loss_fn: str | None = None,
@@ -69,7 +69,7 @@ class AdapterHooks:
             if not (name is None or isinstance(name, str)):
                 raise TypeError(f"Expected {argument} to be the name of an attribute of the module but got {name!r}.")
         self.callbacks = callbacks
-        self.terminate_at = choice("terminate_at", terminate_at, ("epoch", "validation"))
+        self.terminate_at: str = choice("terminate_at", terminate_at, ("epoch", "validation"))
         self._sources = sources_by_id(callbacks)
         self._names = {"network": network, "loss_fn": loss_fn}
         self._run: Run | None = None

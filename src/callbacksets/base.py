@@ -16,7 +16,7 @@ from callbacksets.show import html
 if TYPE_CHECKING:
     from callbacksets.fit.context import ContextTorch
 
-STAGES = (
+STAGES: tuple[str, ...] = (
     "on_begin",
     "on_epoch_begin",
     "on_batch_begin",

@@ -27,7 +27,7 @@ class CallbackSetGradientNorm(CallbackSet):
 
     def __init__(self) -> None:
         self.norms: list[float] = []
-        self.largest = torch.zeros(())
+        self.largest: torch.Tensor = torch.zeros(())
 
     def on_after_backward(self) -> None:
         norm = nn.utils.clip_grad_norm_(self.ctx.network.parameters(), max_norm=float("inf"))

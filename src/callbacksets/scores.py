@@ -43,8 +43,8 @@ class ByName(dict[str, V], Generic[V]):
         empty: str = NOTHING_LOGGED,
     ) -> None:
         super().__init__({plain(name): self._checked(name, value) for name, value in dict(values).items()})
-        self.logged = dict(logged)
-        self.empty = empty
+        self.logged: dict[str, str] = dict(logged)
+        self.empty: str = empty
 
     def _checked(self, name: str, value: V) -> V:
         """What is kept of a value that is set."""

@@ -80,9 +80,9 @@ class SupervisedModule(L.LightningModule):
         self.network = network
         self.loss_fn = loss_fn
         self.make_optimizer = optimizer
-        self.measures_train = _by_id("measures_train", measures_train)
-        self.measures_valid = _by_id("measures_valid", measures_valid)
-        self.more_measures_valid = nn.ModuleList()  # of further validation loaders
+        self.measures_train: Measures = _by_id("measures_train", measures_train)
+        self.measures_valid: Measures = _by_id("measures_valid", measures_valid)
+        self.more_measures_valid: nn.ModuleList = nn.ModuleList()  # of further validation loaders
         self.prediction_encoder = prediction_encoder
 
     def forward(self, x: Any) -> Any:

@@ -95,7 +95,7 @@ def _row(key: str, descriptor: TorchCallback) -> tuple[str, ...]:
     return key, descriptor.label, f"{descriptor.weight:g}", packages or "-", stages or "-"
 
 
-torch_callbacks = DictionaryTorchCallbacks()
+torch_callbacks: DictionaryTorchCallbacks = DictionaryTorchCallbacks()
 """The predefined callbacks, and those that users add."""
 
 torch_callbacks.add("checkpoint", lambda: TorchCallback(CallbackSetCheckpoint, label="Checkpoint"))

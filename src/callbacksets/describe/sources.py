@@ -4,7 +4,7 @@ import inspect
 import pydoc
 import typing
 from collections.abc import Iterable, Iterator, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch.utilities import rank_zero_warn
 
@@ -18,11 +18,15 @@ from callbacksets.fit.lightning import is_a
 Source = CallbackSet | type[CallbackSet] | TorchCallback
 """What a fit takes a callback from, or makes one of."""
 
-Given = Source | str | Mapping[str, Any]
-"""What stands for a source: itself, a key of the dictionary, or what a configuration file says."""
+if TYPE_CHECKING:
+    Given = Source | str | Mapping[str, Any]
+    Callbacks = Given | Iterable[Given] | Mapping[str, Given]
+else:
+    Callbacks = Any  # LightningCLI would try each type of the union, and tell of each why it is not that
+"""What the adapter takes: one, several, or a mapping of ids to them; among several there may be such mappings too.
 
-Callbacks = Given | Iterable[Given] | Mapping[str, Given]
-"""What the adapter takes: one, several, or a mapping of ids to them; among several there may be such mappings too."""
+Each is a source, a key of the dictionary, or what a configuration file says of one.
+"""
 
 _CONFIGURED = ("class_path", "init_args", "dict_kwargs")
 
