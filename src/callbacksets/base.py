@@ -112,6 +112,13 @@ class CallbackSet(metaclass=_CallbackSetMeta):
         """The stages at which this callback does something, in the order in which they run."""
         return stages_of(self)
 
+    def start_over(self) -> None:
+        """Forget what an earlier fit has left; by default nothing.
+
+        Called when a fit is set up, on an instance that has served another fit before: one that serves several gives
+        in each what a new one would. A state that the fit continues is loaded later.
+        """
+
     def state_dict(self) -> Any:
         """What the callback has learned and needs to go on from; None, the default, for nothing.
 
@@ -157,7 +164,7 @@ class CallbackSet(metaclass=_CallbackSetMeta):
         return clone
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "ctx"}  # no copy is in the fit
+        return vars(self) | ({"ctx": None} if "ctx" in vars(self) else {})  # no copy is in the fit
 
     def print(self) -> None:
         """Print the class and its stages."""

@@ -300,6 +300,21 @@ def test_an_instance_starts_over_in_every_fit() -> None:
     assert adapter.states["early_stopping"]["best_score"] == 4
 
 
+def test_a_copy_of_a_callback_that_has_served_a_fit_starts_over_too() -> None:
+    callback, _, _ = stop(1, 2)
+    for copied in (callback.clone(), callback.clone(deep=True)):
+        assert copied.best_score == 1
+        fit([copied], Scored(5), ones(1), ones(1))
+        assert copied.best_score == 5
+
+
+def test_a_state_that_was_loaded_by_hand_into_a_new_instance_is_kept() -> None:
+    callback = CallbackSetEarlyStopping(3)
+    callback.load_state_dict({"best_epochs": 7, "best_score": 0.5, "stagnation": 1, "measure": "loss"})
+    fit([callback], Scored(1), ones(1), ones(1))
+    assert (callback.best_epochs, callback.stagnation) == (7, 2)
+
+
 def test_another_measure_than_before_is_refused() -> None:
     callback = CallbackSetEarlyStopping(2)
     callback.load_state_dict({"best_epochs": 1, "best_score": 1.0, "stagnation": 0, "measure": "acc"})

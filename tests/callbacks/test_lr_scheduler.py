@@ -340,6 +340,19 @@ def test_a_scheduler_of_the_module_is_told_of() -> None:
     assert sum("of its own" in str(warning.message) for warning in record) == 1
 
 
+@pytest.mark.parametrize("weight", [-1, 1])
+def test_a_state_loaded_in_begin_applies_whatever_the_order(weight: float) -> None:
+    first = CallbackSetLRScheduler(torch_schedulers.StepLR, step_size=2, gamma=0.5)
+    state = fit([first], Module(), max_epochs=3).states["lr_scheduler"]
+    recorder = Recorder()
+    load = Act(on_begin=lambda ctx: ctx.callbacks["lr"].load_state_dict(state))
+    load.weight = weight
+    again = CallbackSetLRScheduler(torch_schedulers.StepLR, step_size=2, gamma=0.5)
+    fit({"load": load, "lr": again, "recorder": recorder}, Module(), ones(1), max_epochs=2)
+    assert [look[0]["lr"] for look in recorder.groups] == [0.05, 0.025, 0.025]
+    assert again.scheduler.last_epoch == 5
+
+
 # --- errors ----------------------------------------------------------------------------------------------------------
 
 CONSTRUCTED: list[tuple[Callable[[], Any], type[Exception], str]] = [

@@ -10,7 +10,6 @@ from pathlib import Path
 from lightning.pytorch.plugins.io import AsyncCheckpointIO
 
 from callbacksets.base import CallbackSet
-from callbacksets.callbacks.starts_over import StartsOver
 from callbacksets.checks import folder, listed, whole_number
 
 AnyPath = str | os.PathLike[str]
@@ -19,7 +18,7 @@ _COMPLETE = re.compile(r"epoch([1-9]\d*)\.ckpt")
 _BEGUN = re.compile(r"\.epoch[1-9]\d*\.ckpt\.part")
 
 
-class CallbackSetCheckpoint(StartsOver):
+class CallbackSetCheckpoint(CallbackSet):
     """Saves a Lightning checkpoint every few epochs, and when training ends.
 
     A checkpoint is `epoch<n>.ckpt` in the folder: a file, or a folder where the strategy writes sharded ones. It has
@@ -65,7 +64,6 @@ class CallbackSetCheckpoint(StartsOver):
         self._epoch_at_begin = 0
 
     def on_begin(self) -> None:
-        super().on_begin()
         ctx = self.ctx
         self._check_order()
         if isinstance(ctx.trainer.strategy.checkpoint_io, AsyncCheckpointIO):
@@ -95,7 +93,6 @@ class CallbackSetCheckpoint(StartsOver):
 
     def load_state_dict(self, state_dict: dict[str, str] | None) -> None:
         self._resumed_folder = None if state_dict is None else state_dict["path"]
-        self.loaded_state()
 
     def _check_order(self) -> None:
         callbacks = self.ctx.callbacks

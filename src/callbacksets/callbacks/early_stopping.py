@@ -8,6 +8,7 @@ from typing import Any, Literal
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
+from callbacksets.base import CallbackSet
 from callbacksets.callbacks.monitor import (
     choose_measure,
     has_validation,
@@ -15,14 +16,13 @@ from callbacksets.callbacks.monitor import (
     monitored_score,
     scores_to_monitor,
 )
-from callbacksets.callbacks.starts_over import StartsOver
 from callbacksets.checks import choice, flag, number, text, whole_number
 from callbacksets.fit.lightning import callbacks_of, is_a
 from callbacksets.fit.shards import divided
 from callbacksets.scores import ByName
 
 
-class CallbackSetEarlyStopping(StartsOver):
+class CallbackSetEarlyStopping(CallbackSet):
     """Stops training when a validation score has not improved for some evaluations.
 
     Its state is `best_epochs`, `best_score`, `stagnation`, `measure` and, with `restore_best_weights`, `best_weights`.
@@ -75,7 +75,6 @@ class CallbackSetEarlyStopping(StartsOver):
         self._minimize: bool | None = None
 
     def on_begin(self) -> None:
-        super().on_begin()
         self._minimize = None
         if self.best_weights is not None:
             # A checkpoint has them whole. To be divided here, as in `exit` other ranks may be gone.
@@ -124,7 +123,7 @@ class CallbackSetEarlyStopping(StartsOver):
                 self.ctx.terminate = True
 
     def on_exit(self) -> None:
-        if self.has_begun and self.restore_best_weights and self.best_weights is not None:
+        if self.restore_best_weights and self.best_weights is not None:
             self.ctx.network.load_state_dict(copy.deepcopy(_Shared(self.best_weights)))
 
     def state_dict(self) -> dict[str, Any]:
@@ -144,7 +143,6 @@ class CallbackSetEarlyStopping(StartsOver):
         self.stagnation = state_dict["stagnation"]
         self.measure = state_dict["measure"]
         self.best_weights = state_dict.get("best_weights")
-        self.loaded_state()
 
     def _choose(self, known: ByName[Any]) -> None:
         before = None if self.best_score is None else self.measure
@@ -157,7 +155,6 @@ class CallbackSetEarlyStopping(StartsOver):
 
     def _remember_weights(self) -> None:
         if self.restore_best_weights:
-            self.has_begun = True  # also where a test has called no `on_begin`
             self.best_weights = None  # first, so that there is never more than one copy of them
             self.best_weights = copy.deepcopy(self.ctx.network.state_dict())
 

@@ -13,6 +13,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ChainedScheduler, OneCycleLR, ReduceLROnPlateau
 
+from callbacksets.base import CallbackSet
 from callbacksets.callbacks.monitor import (
     choose_measure,
     has_validation,
@@ -20,7 +21,6 @@ from callbacksets.callbacks.monitor import (
     monitored_score,
     scores_to_monitor,
 )
-from callbacksets.callbacks.starts_over import StartsOver
 from callbacksets.checks import choice, flag, keywords, listed, number, text, whole_number
 from callbacksets.scores import ByName
 
@@ -46,7 +46,7 @@ def check_scheduler(name: str, value: Any) -> None:
             )
 
 
-class CallbackSetLRScheduler(StartsOver):
+class CallbackSetLRScheduler(CallbackSet):
     """Changes the learning rate as a torch scheduler does, after every epoch or after every batch.
 
     Its state is the scheduler's `state_dict()`, less the functions in it. As it holds the scheduler's configuration
@@ -99,7 +99,6 @@ class CallbackSetLRScheduler(StartsOver):
         self._has_stepped = False
 
     def on_begin(self) -> None:
-        super().on_begin()
         if self.ctx.total_steps == 0:
             return
         if configs := self.ctx.trainer.lr_scheduler_configs:
@@ -122,9 +121,11 @@ class CallbackSetLRScheduler(StartsOver):
         return _without_functions(self.scheduler.state_dict())
 
     def load_state_dict(self, state_dict: dict[str, Any] | None) -> None:
-        self.start_over()
         self._loaded = state_dict
-        self.loaded_state()
+        if self.ctx is None or state_dict is None:
+            self.scheduler = None  # of an earlier fit
+        elif self.scheduler is not None:
+            self._go_on_from(state_dict)
 
     def __getstate__(self) -> dict[str, Any]:
         # a scheduler holds the optimizer of its fit: of it, copies keep what a checkpoint does
@@ -149,11 +150,17 @@ class CallbackSetLRScheduler(StartsOver):
             raise TypeError(f"Expected {self._name} to make a learning rate scheduler but got {self.scheduler!r}.")
         if self._loaded is None:
             return
-        self._check_state(_without_functions(self.scheduler.state_dict()), self._loaded)
-        self.scheduler.load_state_dict(copy.deepcopy(self._loaded))
-        # making a scheduler sets the groups to the beginning of its schedule; the checkpoint's optimizer was further
-        for group, before in zip(optimizer.param_groups, groups, strict=True):
-            group.update(before)
+        self._go_on_from(self._loaded)
+        if self.ctx.resumed:
+            # making a scheduler sets the groups to the beginning of its schedule; the checkpoint's optimizer was further
+            for group, before in zip(optimizer.param_groups, groups, strict=True):
+                group.update(before)
+
+    def _go_on_from(self, state: dict[str, Any]) -> None:
+        self._check_state(_without_functions(self.scheduler.state_dict()), state)
+        self.scheduler.load_state_dict(copy.deepcopy(state))
+        for group, rate in zip(self._only_optimizer().param_groups, state.get("_last_lr", ()), strict=False):
+            group["lr"] = rate
 
     def _only_optimizer(self) -> Optimizer:
         optimizers = self.ctx.optimizers

@@ -6,13 +6,13 @@ from typing import Any
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch.nn.parallel import DistributedDataParallel
 
-from callbacksets.callbacks.starts_over import StartsOver
+from callbacksets.base import CallbackSet
 from callbacksets.checks import did_you_mean, listed, whole_number
 
 Selector = Callable[[Sequence[str]], Iterable[str]]
 
 
-class CallbackSetUnfreeze(StartsOver):
+class CallbackSetUnfreeze(CallbackSet):
     """Trains some parameters of the network from the start, and others from a later epoch or batch on.
 
     Its state is `trainable`, the names of the parameters that are trained. In a resumed run these are trained on,
@@ -54,7 +54,6 @@ class CallbackSetUnfreeze(StartsOver):
         self._later: list[tuple[str, int, list[str]]] = []
 
     def on_begin(self) -> None:
-        super().on_begin()
         ctx = self.ctx
         parameters = dict(ctx.network.named_parameters())
         start = self._select("starting_weights", self.starting_weights)
@@ -91,7 +90,6 @@ class CallbackSetUnfreeze(StartsOver):
 
     def load_state_dict(self, state_dict: dict[str, list[str]]) -> None:
         self._loaded = state_dict["trainable"]
-        self.loaded_state()
 
     def _unfreeze_due(self) -> None:
         while self._later:
