@@ -22,10 +22,13 @@ from callbacksets import (
     CallbackSetAdapter,
     CallbackSetCheckpoint,
     CallbackSetEarlyStopping,
+    CallbackSetGradNorm,
     CallbackSetHistory,
     CallbackSetLRScheduler,
     CallbackSetLRSchedulerOneCycle,
     CallbackSetLRSchedulerReduceOnPlateau,
+    CallbackSetNanGuard,
+    CallbackSetPredictions,
     CallbackSetProgress,
     CallbackSetTB,
     CallbackSetUnfreeze,
@@ -283,6 +286,9 @@ CASES: dict[str, dict[str, Case]] = {
         "checkpoint freq": (lambda: CallbackSetCheckpoint("a", 0.5), TypeError, ("freq", "whole number", "got 0.5")),
         "tb path": (lambda: CallbackSetTB(None), TypeError, ("path", "a folder", "got None")),
         "tb flag": (lambda: CallbackSetTB("a", 1), TypeError, ("log_train_loss", "True or False", "got 1")),
+        "norm type": (lambda: CallbackSetGradNorm(-1), ValueError, ("norm_type", "at least 0", "got -1")),
+        "every": (lambda: CallbackSetNanGuard(0), ValueError, ("every", "at least 1", "got 0")),
+        "keep": (lambda: CallbackSetPredictions("bets"), ValueError, ("keep", "got 'bets'", "Did you mean 'best'?")),
         "digits": (lambda: CallbackSetProgress(-1), ValueError, ("digits", "at least 0", "got -1")),
         "selector": (
             lambda: CallbackSetUnfreeze("bias", []),
@@ -462,6 +468,13 @@ def test_bad_input(case: Case) -> None:
 def test_every_public_entry_is_here() -> None:
     assert len(ALL) >= 60
     used = {name for do, *_ in ALL.values() for name in do.__code__.co_names}
-    # the first two are made in a fit only, the next two take no arguments, and the last is made by `supervised()`
-    apart = {"ContextTorch", "StoppedBy", "CallbackSetHistory", "select_none", "SupervisedModule"}
+    # the first two are made in a fit only, the last is made by `supervised()`, and the others take no arguments
+    apart = {
+        "ContextTorch",
+        "StoppedBy",
+        "CallbackSetHistory",
+        "CallbackSetLRMonitor",
+        "select_none",
+        "SupervisedModule",
+    }
     assert set(callbacksets.__all__) - apart <= used

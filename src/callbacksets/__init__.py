@@ -4,12 +4,16 @@ from callbacksets.adapter import CallbackSetAdapter, StoppedBy
 from callbacksets.base import CallbackSet
 from callbacksets.callbacks.checkpoint import CallbackSetCheckpoint, latest_checkpoint
 from callbacksets.callbacks.early_stopping import CallbackSetEarlyStopping
+from callbacksets.callbacks.grad_norm import CallbackSetGradNorm
 from callbacksets.callbacks.history import CallbackSetHistory
+from callbacksets.callbacks.lr_monitor import CallbackSetLRMonitor
 from callbacksets.callbacks.lr_scheduler import (
     CallbackSetLRScheduler,
     CallbackSetLRSchedulerOneCycle,
     CallbackSetLRSchedulerReduceOnPlateau,
 )
+from callbacksets.callbacks.nan_guard import CallbackSetNanGuard
+from callbacksets.callbacks.predictions import CallbackSetPredictions
 from callbacksets.callbacks.progress import CallbackSetProgress
 from callbacksets.callbacks.select import select_all, select_grep, select_invert, select_name, select_none
 from callbacksets.callbacks.tensorboard import CallbackSetTB
@@ -29,10 +33,14 @@ __all__ = [
     "CallbackSetAdapter",
     "CallbackSetCheckpoint",
     "CallbackSetEarlyStopping",
+    "CallbackSetGradNorm",
     "CallbackSetHistory",
+    "CallbackSetLRMonitor",
     "CallbackSetLRScheduler",
     "CallbackSetLRSchedulerOneCycle",
     "CallbackSetLRSchedulerReduceOnPlateau",
+    "CallbackSetNanGuard",
+    "CallbackSetPredictions",
     "CallbackSetProgress",
     "CallbackSetTB",
     "CallbackSetUnfreeze",

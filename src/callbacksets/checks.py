@@ -5,9 +5,13 @@ import inspect
 import math
 import numbers
 import os
+import reprlib
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
+
+_SHORT = reprlib.Repr()
+_SHORT.maxstring = _SHORT.maxother = 200
 
 
 def did_you_mean(name: object, known: Iterable[str]) -> str:
@@ -21,53 +25,67 @@ def listed(names: Iterable[str]) -> str:
     return ", ".join(repr(name) for name in names) or "none"
 
 
+def shown(value: object) -> str:
+    """The `repr()` of a value, cut short where it is long, as that of a tensor or a table would be."""
+    return _SHORT.repr(value)
+
+
 def whole_number(name: str, value: Any, *, at_least: int) -> int:
     """An int, and no bool."""
     if not isinstance(value, numbers.Integral) or isinstance(value, bool):
-        raise TypeError(f"Expected {name} to be a whole number of at least {at_least} but got {value!r}.")
+        raise TypeError(f"Expected {name} to be a whole number of at least {at_least} but got {shown(value)}.")
     if value < at_least:
-        raise ValueError(f"Expected {name} to be a whole number of at least {at_least} but got {value!r}.")
+        raise ValueError(f"Expected {name} to be a whole number of at least {at_least} but got {shown(value)}.")
     return int(value)
 
 
-def number(name: str, value: Any, *, at_least: float, at_most: float = math.inf) -> float:
-    """A finite number, and no bool."""
+def number(name: str, value: Any, *, at_least: float, at_most: float = math.inf, finite: bool = True) -> float:
+    """A number, and no bool; a finite one unless it may be infinite."""
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
-        raise TypeError(f"Expected {name} to be a number of at least {at_least} but got {value!r}.")
-    if not at_least <= float(value) <= at_most or math.isinf(value):
+        raise TypeError(f"Expected {name} to be a number of at least {at_least} but got {shown(value)}.")
+    if not at_least <= float(value) <= at_most or (finite and math.isinf(value)):
         most = "" if at_most == math.inf else f" and at most {at_most}"
-        raise ValueError(f"Expected {name} to be a finite number of at least {at_least}{most} but got {value!r}.")
+        kind = "finite number" if finite else "number"
+        raise ValueError(f"Expected {name} to be a {kind} of at least {at_least}{most} but got {shown(value)}.")
     return float(value)
 
 
 def flag(name: str, value: Any) -> bool:
     """True or False."""
     if not isinstance(value, bool):
-        raise TypeError(f"Expected {name} to be True or False but got {value!r}.")
+        raise TypeError(f"Expected {name} to be True or False but got {shown(value)}.")
     return value
 
 
 def text(name: str, value: Any) -> str:
     """A string with something in it."""
     if not isinstance(value, str):
-        raise TypeError(f"Expected {name} to be a string but got {value!r}.")
+        raise TypeError(f"Expected {name} to be a string but got {shown(value)}.")
     if not value:
         raise ValueError(f"Expected {name} to be a string with something in it but got ''.")
-    return value
+    return _plain(value)
 
 
 def choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
     """One of some strings."""
+    if not isinstance(value, str):
+        raise TypeError(f"Expected {name} to be one of {listed(choices)} but got {shown(value)}.")
     if value not in choices:
-        error = ValueError if isinstance(value, str) else TypeError
-        raise error(f"Expected {name} to be one of {listed(choices)} but got {value!r}.{did_you_mean(value, choices)}")
-    return str(value)
+        raise ValueError(
+            f"Expected {name} to be one of {listed(choices)} but got {shown(value)}.{did_you_mean(value, choices)}"
+        )
+    return _plain(value)
+
+
+def _plain(value: str) -> str:
+    """The string that one of a subclass equals: a member of an enum would turn into its name, and not be saved."""
+    return "".join(value)
 
 
 def weight(name: str, value: Any) -> float:
     """A number that orders callbacks: it may be infinite, but not NaN."""
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
-        raise TypeError(f"Expected {name} to be a number but got {value!r}.")
+        raise TypeError(f"Expected {name} to be a number but got {shown(value)}.")
     if math.isnan(value):
         raise ValueError(f"Expected {name} to be a number but got nan.")
     return float(value)
@@ -77,19 +95,19 @@ def names_of(name: str, value: Any) -> list[str]:
     """A list of strings with something in them; a single string is the list of it."""
     values = [value] if isinstance(value, str) or not isinstance(value, Iterable) else list(value)
     if not all(isinstance(one, str) for one in values):
-        raise TypeError(f"Expected {name} to be a string or several, none of them empty, but got {value!r}.")
+        raise TypeError(f"Expected {name} to be a string or several, none of them empty, but got {shown(value)}.")
     if not all(values):
-        raise ValueError(f"Expected {name} to be a string or several, none of them empty, but got {value!r}.")
+        raise ValueError(f"Expected {name} to be a string or several, none of them empty, but got {shown(value)}.")
     return values
 
 
 def folder(name: str, value: Any) -> Path:
     """The path of a folder on this machine, which need not exist; `~` is the home directory."""
     if not isinstance(value, str | os.PathLike):
-        raise TypeError(f"Expected {name} to be the path of a folder but got {value!r}.")
+        raise TypeError(f"Expected {name} to be the path of a folder but got {shown(value)}.")
     path = os.fspath(value)
     if not isinstance(path, str) or not path or "://" in path:
-        raise ValueError(f"Expected {name} to be the path of a folder on this machine but got {value!r}.")
+        raise ValueError(f"Expected {name} to be the path of a folder on this machine but got {shown(value)}.")
     return Path(path).expanduser()
 
 

@@ -29,13 +29,17 @@ from callbacksets.describe.dictionary import DictionaryTorchCallbacks
 REQUIRED: dict[str, dict[str, Any]] = {
     "checkpoint": {"path": "checkpoints", "freq": 1},
     "early_stopping": {"patience": 5},
+    "grad_norm": {},
     "history": {},
     "lr_cosine_annealing": {"T_max": 3},
     "lr_lambda": {"lr_lambda": float},
+    "lr_monitor": {},
     "lr_multiplicative": {"lr_lambda": float},
     "lr_one_cycle": {"max_lr": 0.1},
     "lr_reduce_on_plateau": {},
     "lr_step": {"step_size": 2},
+    "nan_guard": {},
+    "predictions": {},
     "progress": {},
     "tb": {"path": "runs"},
     "unfreeze": {"starting_weights": select_all(), "unfreeze": []},
@@ -66,7 +70,7 @@ def added() -> Iterator[str]:
 
 def test_keys() -> None:
     assert list(torch_callbacks) == list(torch_callbacks.keys()) == list(REQUIRED)
-    assert len(torch_callbacks) == 12
+    assert len(torch_callbacks) == 16
     assert "history" in torch_callbacks
     assert "histry" not in torch_callbacks
     assert torch_callbacks.get("histry") is None

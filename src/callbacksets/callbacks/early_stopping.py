@@ -60,7 +60,7 @@ class CallbackSetEarlyStopping(CallbackSet):
         mode: Literal["min", "max"] | None = None,
     ) -> None:
         self.patience = whole_number("patience", patience, at_least=1)
-        self.min_delta = number("min_delta", min_delta, at_least=0)
+        self.min_delta = number("min_delta", min_delta, at_least=0, finite=False)
         self.restore_best_weights = flag("restore_best_weights", restore_best_weights)
         self.monitor = None if monitor is None else text("monitor", monitor)
         self.mode = None if mode is None else choice("mode", mode, ("min", "max"))

@@ -152,7 +152,7 @@ class CallbackSetLRScheduler(CallbackSet):
             return
         self._go_on_from(self._loaded)
         if self.ctx.resumed:
-            # making a scheduler sets the groups to the beginning of its schedule; the checkpoint's optimizer was further
+            # making a scheduler sets the groups to the beginning of its schedule; the optimizer was further
             for group, before in zip(optimizer.param_groups, groups, strict=True):
                 group.update(before)
 

@@ -9,8 +9,12 @@ from torch.optim import lr_scheduler as torch_schedulers
 from callbacksets.base import CallbackSet, stages_of
 from callbacksets.callbacks.checkpoint import CallbackSetCheckpoint
 from callbacksets.callbacks.early_stopping import CallbackSetEarlyStopping
+from callbacksets.callbacks.grad_norm import CallbackSetGradNorm
 from callbacksets.callbacks.history import CallbackSetHistory
+from callbacksets.callbacks.lr_monitor import CallbackSetLRMonitor
 from callbacksets.callbacks.lr_scheduler import CallbackSetLRSchedulerOneCycle, CallbackSetLRSchedulerReduceOnPlateau
+from callbacksets.callbacks.nan_guard import CallbackSetNanGuard
+from callbacksets.callbacks.predictions import CallbackSetPredictions
 from callbacksets.callbacks.progress import CallbackSetProgress
 from callbacksets.callbacks.tensorboard import CallbackSetTB
 from callbacksets.callbacks.unfreeze import CallbackSetUnfreeze
@@ -98,7 +102,11 @@ torch_callbacks = DictionaryTorchCallbacks()
 
 torch_callbacks.add("checkpoint", lambda: TorchCallback(CallbackSetCheckpoint, label="Checkpoint"))
 torch_callbacks.add("early_stopping", lambda: TorchCallback(CallbackSetEarlyStopping, label="Early Stopping"))
+torch_callbacks.add("grad_norm", lambda: TorchCallback(CallbackSetGradNorm, label="Gradient Norm"))
 torch_callbacks.add("history", lambda: TorchCallback(CallbackSetHistory, label="History"))
+torch_callbacks.add("lr_monitor", lambda: TorchCallback(CallbackSetLRMonitor, label="LR Monitor"))
+torch_callbacks.add("nan_guard", lambda: TorchCallback(CallbackSetNanGuard, label="NaN Guard"))
+torch_callbacks.add("predictions", lambda: TorchCallback(CallbackSetPredictions, label="Predictions"))
 torch_callbacks.add("progress", lambda: TorchCallback(CallbackSetProgress, label="Progress"))
 torch_callbacks.add("tb", lambda: TorchCallback(CallbackSetTB, label="TensorBoard", packages="tensorboard"))
 torch_callbacks.add("unfreeze", lambda: TorchCallback(CallbackSetUnfreeze, label="Unfreeze"))
