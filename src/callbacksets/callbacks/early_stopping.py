@@ -1,14 +1,13 @@
 """Stopping when validation no longer improves."""
 
-import copy
 import math
-from collections import OrderedDict
+import textwrap
 from typing import Any, Literal
 
-from lightning.pytorch.utilities import rank_zero_warn
-from torch import Tensor
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from callbacksets.base import CallbackSet
+from callbacksets.callbacks.best_weights import Shared, Weights, copy_of_weights, owner_of, put_back
 from callbacksets.callbacks.monitor import (
     choose_measure,
     has_validation,
@@ -36,7 +35,8 @@ class CallbackSetEarlyStopping(CallbackSet):
         patience: After how many evaluations without an improvement training stops; at least 1.
         min_delta: What an improvement must exceed.
         restore_best_weights: Whether the network gets the weights of its best evaluation in `exit`, also after a
-            failure. They are kept on the device, and cost one copy of the network's parameters and buffers.
+            failure; where parameters outside of it are trained, the whole module does. They are kept on the device,
+            and cost one copy of the parameters and buffers, less the frozen ones outside of the network.
         monitor: The name of the score, `"loss"` or as it was logged, `"val_loss"`; by default the first.
         mode: `"min"` or `"max"`; by default what `ctx.minimize()` says of the score.
 
@@ -71,14 +71,14 @@ class CallbackSetEarlyStopping(CallbackSet):
         self.best_epochs: int | None = None
         self.stagnation = 0
         self.measure: str | None = None
-        self.best_weights: dict[str, Any] | None = None
+        self.best_weights: Weights | None = None
         self._minimize: bool | None = None
 
     def on_begin(self) -> None:
         self._minimize = None
         if self.best_weights is not None:
             # A checkpoint has them whole. To be divided here, as in `exit` other ranks may be gone.
-            self.best_weights = divided(self.best_weights, like=self.ctx.network.state_dict())
+            self.best_weights = divided(self.best_weights, like=owner_of(self.best_weights, self.ctx).state_dict())
         if self.ctx.total_epochs == 0:
             return
         if not has_validation(self.ctx):
@@ -123,8 +123,17 @@ class CallbackSetEarlyStopping(CallbackSet):
                 self.ctx.terminate = True
 
     def on_exit(self) -> None:
-        if self.restore_best_weights and self.best_weights is not None:
-            self.ctx.network.load_state_dict(copy.deepcopy(_Shared(self.best_weights)))
+        if not self.restore_best_weights or self.best_weights is None:
+            return
+        try:
+            put_back(self.best_weights, self.ctx)
+        except Exception as error:  # a fit that has trained is not to fail for it
+            rank_zero_warn(
+                f"The best weights, of epoch {self.best_epochs}, could not all be put back: "
+                f"{textwrap.shorten(str(error), 400)} They are in the state, adapter.states[...]['best_weights']."
+            )
+        else:
+            rank_zero_info(f"The weights are those of the best epoch, {self.best_epochs}.")
 
     def state_dict(self) -> dict[str, Any]:
         state = {
@@ -135,7 +144,7 @@ class CallbackSetEarlyStopping(CallbackSet):
         }
         if not self.restore_best_weights:
             return state
-        return state | {"best_weights": None if self.best_weights is None else _Shared(self.best_weights)}
+        return state | {"best_weights": None if self.best_weights is None else Shared(self.best_weights)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best_epochs = state_dict["best_epochs"]
@@ -156,27 +165,4 @@ class CallbackSetEarlyStopping(CallbackSet):
     def _remember_weights(self) -> None:
         if self.restore_best_weights:
             self.best_weights = None  # first, so that there is never more than one copy of them
-            self.best_weights = copy.deepcopy(self.ctx.network.state_dict())
-
-
-class _Shared(OrderedDict[str, Any]):
-    """The state of a network whose tensors nobody writes to, so that a copy of it holds the same and not more of them.
-
-    Copied or saved, it is an ordinary one.
-    """
-
-    def __init__(self, state: dict[str, Any]) -> None:
-        super().__init__(state)
-        vars(self).update(getattr(state, "__dict__", {}))  # the versions of its modules
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> OrderedDict[str, Any]:
-        memo |= {id(value): value for value in self.values() if isinstance(value, Tensor)}
-        return copy.deepcopy(self._ordinary(), memo)
-
-    def __reduce__(self) -> Any:
-        return self._ordinary().__reduce__()
-
-    def _ordinary(self) -> OrderedDict[str, Any]:
-        ordinary = OrderedDict(self)
-        vars(ordinary).update(vars(self))
-        return ordinary
+            self.best_weights = copy_of_weights(self.ctx)

@@ -298,10 +298,10 @@ class CallbackSetLRSchedulerReduceOnPlateau(CallbackSetLRScheduler):
     def __init__(self, monitor: str | None = None, **kwargs: Any) -> None:
         given = {name: value for name, value in kwargs.items() if (name, value) != ("mode", None)}
         keywords(ReduceLROnPlateau, given, after=1, also=("monitor",))
+        if "mode" in given:
+            given["mode"] = choice("mode", given["mode"], ("min", "max"))
         super().__init__(ReduceLROnPlateau, step_on_epoch=True, **given)
         self.monitor = None if monitor is None else text("monitor", monitor)
-        if "mode" in given:
-            choice("mode", given["mode"], ("min", "max"))
 
     def start_over(self) -> None:
         super().start_over()
