@@ -111,6 +111,11 @@ def folder(name: str, value: Any) -> Path:
     return Path(path).expanduser()
 
 
+def is_below_a_file(path: Path) -> Path | None:
+    """The file that lies where a folder, or one that it is in, should be; None if there is none."""
+    return next((place for place in (path, *path.parents) if place.exists() and not place.is_dir()), None)
+
+
 def keywords(function: Callable[..., Any], given: Mapping[str, Any], *, after: int, also: Iterable[str] = ()) -> None:
     """What a function can be called with by keyword, after so many positional arguments; and what else is known."""
     name = getattr(function, "__name__", repr(function))
