@@ -348,9 +348,9 @@ CASES: dict[str, dict[str, Case]] = {
         ),
         "one cycle": (lambda: CallbackSetLRSchedulerOneCycle(), TypeError, ("without 'max_lr'", "max_lr=...")),
         "one cycle's length": (
-            lambda: CallbackSetLRSchedulerOneCycle(max_lr=1, epochs=3),
+            lambda: CallbackSetLRSchedulerOneCycle(max_lr=1, total_steps=0),
             ValueError,
-            ("epochs and steps_per_epoch", "together", "got 'epochs'"),
+            ("total_steps", "a whole number of at least 1", "got 0"),
         ),
     },
     "selectors": {

@@ -7,11 +7,9 @@ from callbacksets.callbacks.early_stopping import CallbackSetEarlyStopping
 from callbacksets.callbacks.grad_norm import CallbackSetGradNorm
 from callbacksets.callbacks.history import CallbackSetHistory
 from callbacksets.callbacks.lr_monitor import CallbackSetLRMonitor
-from callbacksets.callbacks.lr_scheduler import (
-    CallbackSetLRScheduler,
-    CallbackSetLRSchedulerOneCycle,
-    CallbackSetLRSchedulerReduceOnPlateau,
-)
+from callbacksets.callbacks.lr_one_cycle import CallbackSetLRSchedulerOneCycle
+from callbacksets.callbacks.lr_reduce_on_plateau import CallbackSetLRSchedulerReduceOnPlateau
+from callbacksets.callbacks.lr_scheduler import CallbackSetLRScheduler
 from callbacksets.callbacks.nan_guard import CallbackSetNanGuard
 from callbacksets.callbacks.predictions import CallbackSetPredictions
 from callbacksets.callbacks.progress import CallbackSetProgress
