@@ -465,6 +465,35 @@ def test_bad_input(case: Case) -> None:
     assert re.search(r"[.?]['\"]?$", message), message
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda page: CallbackSetEarlyStopping(page),
+        lambda page: CallbackSetEarlyStopping(1, min_delta=page),
+        lambda page: CallbackSetEarlyStopping(1, restore_best_weights=page),
+        lambda page: CallbackSetEarlyStopping(1, monitor=page),
+        lambda page: CallbackSetEarlyStopping(1, mode=page),
+        lambda page: CallbackSetCheckpoint(page, 1),
+        lambda page: CallbackSetGradNorm(page),
+        lambda page: CallbackSetPredictions(target=page),
+        lambda page: CallbackSetLRScheduler(page),
+        lambda page: CallbackSetLRScheduler(StepLR, step_size=page),
+        lambda page: CallbackSetUnfreeze(page, []),
+        lambda page: CallbackSetUnfreeze(select_all(), {"epoch": page}),
+        lambda page: CallbackSetUnfreeze(select_all(), [{"epoch": 1, "weights": page}]),
+        lambda page: CallbackSetUnfreeze(select_all(), [{"epoch": 1, "batch": 2, "weights": page}]),
+        lambda page: CallbackSetUnfreeze(select_all(), [page]),
+        lambda page: select_name(page),
+        lambda page: select_invert(page),
+    ],
+)
+@pytest.mark.parametrize("page", [torch.ones(50, 50), [torch.ones(50)] * 99, dict.fromkeys(range(999), "x" * 99)])
+def test_no_message_is_a_page(make: Callable[[Any], Any], page: Any) -> None:
+    with pytest.raises((TypeError, ValueError)) as caught:
+        make(page)
+    assert len(str(caught.value)) < 1500
+
+
 def test_every_public_entry_is_here() -> None:
     assert len(ALL) >= 60
     used = {name for do, *_ in ALL.values() for name in do.__code__.co_names}

@@ -7,27 +7,66 @@ import numbers
 import os
 import reprlib
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
-_SHORT = reprlib.Repr()
-_SHORT.maxstring = _SHORT.maxother = 200
+
+class _Shown(reprlib.Repr):
+    """One short line for any value: of an array its shape, of what is long or deep the beginning and the end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel, self.maxdict = 3, 8
+        self.maxstring = self.maxother = self.maxlong = 100
+
+    def repr1(self, x: Any, level: int) -> str:
+        with suppress(Exception):  # a value may refuse to tell, and what is said of it here is no reason to fail
+            if hasattr(type(x), "dtype") and x.shape:  # its repr would copy it from its device, and fill a page
+                return f"<{type(x).__name__} of shape {tuple(x.shape)}, {x.dtype}>"
+        text = super().repr1(x, level)
+        return text if isinstance(x, str) else " ".join(text.split())
+
+    def repr_dict(self, x: Any, level: int) -> str:
+        """In the order it has; `reprlib` sorts it."""
+        if level <= 0 and x:
+            return "{...}"
+        items = [f"{self.repr1(key, level - 1)}: {self.repr1(x[key], level - 1)}" for key in list(x)[: self.maxdict]]
+        return f"{{{', '.join([*items, '...'] if len(x) > self.maxdict else items)}}}"
+
+
+_SHOWN = _Shown()
+_LISTED = 40
+
+
+def shown(value: object) -> str:
+    """`value` as an error message shows it: its `repr()` on one line, cut where that is long, and never an array.
+
+    Example:
+        >>> import torch
+        >>> shown({"x": torch.zeros(1000, 10), "names": ["a"] * 100})
+        "{'x': <Tensor of shape (1000, 10), torch.float32>, 'names': ['a', 'a', 'a', 'a', 'a', 'a', ...]}"
+    """
+    return _SHOWN.repr(value)
+
+
+def plain(text: str) -> str:
+    """The very string that a subclass of `str` equals: of an enum's member the value, of `numpy.str_` a `str`."""
+    return str.__str__(text)
 
 
 def did_you_mean(name: object, known: Iterable[str]) -> str:
     """` Did you mean 'epoch_end'?`, or nothing when no known name is near."""
+    name = plain(name) if isinstance(name, str) else name
     near = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.6)
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
 def listed(names: Iterable[str]) -> str:
-    """`'a', 'b'`, or `none` when there are none."""
-    return ", ".join(repr(name) for name in names) or "none"
-
-
-def shown(value: object) -> str:
-    """The `repr()` of a value, cut short where it is long, as that of a tensor or a table would be."""
-    return _SHORT.repr(value)
+    """`'a', 'b'`, or `none` when there are none; of very many, the first."""
+    names = list(names)
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return (", ".join(repr(name) for name in names[:_LISTED]) or "none") + more
 
 
 def whole_number(name: str, value: Any, *, at_least: int) -> int:
@@ -63,7 +102,7 @@ def text(name: str, value: Any) -> str:
         raise TypeError(f"Expected {name} to be a string but got {shown(value)}.")
     if not value:
         raise ValueError(f"Expected {name} to be a string with something in it but got ''.")
-    return _plain(value)
+    return plain(value)
 
 
 def choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
@@ -74,12 +113,7 @@ def choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
         raise ValueError(
             f"Expected {name} to be one of {listed(choices)} but got {shown(value)}.{did_you_mean(value, choices)}"
         )
-    return _plain(value)
-
-
-def _plain(value: str) -> str:
-    """The string that one of a subclass equals: a member of an enum would turn into its name, and not be saved."""
-    return "".join(value)
+    return plain(value)
 
 
 def weight(name: str, value: Any) -> float:
@@ -98,7 +132,7 @@ def names_of(name: str, value: Any) -> list[str]:
         raise TypeError(f"Expected {name} to be a string or several, none of them empty, but got {shown(value)}.")
     if not all(values):
         raise ValueError(f"Expected {name} to be a string or several, none of them empty, but got {shown(value)}.")
-    return values
+    return [plain(one) for one in values]
 
 
 def folder(name: str, value: Any) -> Path:
@@ -147,6 +181,19 @@ class NotALightningCallback:
 
     def __get__(self, instance: object, owner: type) -> Any:
         raise misplaced(owner if instance is None else instance)
+
+
+class IsElsewhere:
+    """An attribute that callbacks of other libraries have: reading it from one of ours says where it is here."""
+
+    def __init__(self, here: str) -> None:
+        self._here = here
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: object, owner: type) -> Any:
+        raise AttributeError(f"A CallbackSet has no {self._name!r}. In a fit it is {self._here}.")
 
 
 def misplaced(callback: object) -> MisplacedCallbackError:

@@ -151,6 +151,7 @@ def t_clbk(key: str | None = None, **values: Any) -> TorchCallback | DictionaryT
         KeyError: When there is no such callback.
         TypeError: For a value of what is no parameter, or a key that is no string.
         ValueError: For an empty string as key, id or label.
+        TypeError, ValueError: For a value that a callback of this package refuses.
 
     mlr3torch: `t_clbk()`.
     """
@@ -164,16 +165,18 @@ def t_clbk(key: str | None = None, **values: Any) -> TorchCallback | DictionaryT
     else:
         descriptor = torch_callbacks[key]
     param_set = descriptor.param_set
+    given = {}
     for name, value in values.items():
         if name in _FIELDS and name not in param_set.ids():
             setattr(descriptor, name, value)
         elif param_set.takes(name):
-            param_set.set_values(**{name: value})
+            given[name] = value
         else:
             raise TypeError(
                 f"Callback {key!r} has no parameter {name!r}.{did_you_mean(name, [*param_set.ids(), *_FIELDS])} "
                 f"It has {listed(param_set.ids())}, and {listed(_FIELDS)}."
             )
+    param_set.set_values(**given)
     return descriptor
 
 
