@@ -267,6 +267,16 @@ def test_a_frozen_rest_is_not_kept() -> None:
     assert "encoder.0.weight" not in callback.best_weights
 
 
+def test_what_no_optimizer_holds_is_not_trained() -> None:
+    class Teacher(Encoding):
+        def configure_optimizers(self) -> Any:
+            return torch.optim.SGD(self.network.parameters(), lr=0.1)
+
+    callback = CallbackSetEarlyStopping(5, restore_best_weights=True)
+    fit(callback, Teacher(1, 2), ones(2), ones(1), max_epochs=2)
+    assert list(callback.best_weights) == ["weight", "bias"]
+
+
 def test_best_weights_of_all_that_is_trained_are_resumed(tmp_path: Path) -> None:
     best: list[dict[str, torch.Tensor]] = []
     look = Act(on_valid_end=lambda ctx: best.append({k: v.clone() for k, v in ctx.learner.state_dict().items()}))

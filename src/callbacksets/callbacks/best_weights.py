@@ -13,16 +13,25 @@ Weights = dict[str, Any]
 
 
 def copy_of_weights(ctx: "ContextTorch") -> Weights:
-    """The network's state; where parameters outside of the network are trained too, the module's without the frozen."""
-    inside = set(ctx.network.parameters())
-    outside = {name: parameter for name, parameter in ctx.learner.named_parameters() if parameter not in inside}
-    if not any(parameter.requires_grad for parameter in outside.values()):
+    """The network's state; where parameters outside of it are trained too, the module's, less what is not trained."""
+    outside = _outside(ctx)
+    if not any(outside.values()):
         return copy.deepcopy(ctx.network.state_dict())
     state = ctx.learner.state_dict()
-    for name, parameter in outside.items():
-        if not parameter.requires_grad:
+    for name, is_trained in outside.items():
+        if not is_trained:
             state.pop(name, None)
     return copy.deepcopy(state)
+
+
+def _outside(ctx: "ContextTorch") -> dict[str, bool]:
+    """Whether each parameter of the module outside of the network is trained."""
+    parameters = dict(ctx.learner.named_parameters())
+    held = {one for optimizer in ctx.optimizers for group in optimizer.param_groups for one in group["params"]}
+    if not held <= set(parameters.values()):
+        held = set(parameters.values())  # after a forward call, FSDP2 shows others than those that an optimizer holds
+    inside = set(ctx.network.parameters())
+    return {name: one.requires_grad and one in held for name, one in parameters.items() if one not in inside}
 
 
 def owner_of(weights: Weights, ctx: "ContextTorch") -> nn.Module:
