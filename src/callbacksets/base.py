@@ -148,6 +148,13 @@ class CallbackSet(ABC):
     def stages(self, value: Never) -> None:
         raise AttributeError(f"{type(self).__name__}.stages {_STAGES_ARE_METHODS}")
 
+    def start_over(self) -> None:
+        """Forget what an earlier fit has left; by default nothing.
+
+        Called when a fit is set up, on an instance that has served another fit before: one that serves several gives
+        in each what a new one would. A state that the fit continues is loaded later.
+        """
+
     def state_dict(self) -> Any:
         """What the callback has learned and needs to go on from; None, the default, for nothing.
 

@@ -36,6 +36,7 @@ class _Shown(reprlib.Repr):
 
 
 _SHOWN = _Shown()
+_LISTED = 40
 
 
 def shown(value: object) -> str:
@@ -62,8 +63,10 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
 
 
 def listed(names: Iterable[str]) -> str:
-    """`'a', 'b'`, or `none` when there are none."""
-    return ", ".join(repr(name) for name in names) or "none"
+    """`'a', 'b'`, or `none` when there are none; of very many, the first."""
+    names = list(names)
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return (", ".join(repr(name) for name in names[:_LISTED]) or "none") + more
 
 
 def whole_number(name: str, value: Any, *, at_least: int) -> int:
@@ -75,13 +78,14 @@ def whole_number(name: str, value: Any, *, at_least: int) -> int:
     return int(value)
 
 
-def number(name: str, value: Any, *, at_least: float, at_most: float = math.inf) -> float:
-    """A finite number, and no bool."""
+def number(name: str, value: Any, *, at_least: float, at_most: float = math.inf, finite: bool = True) -> float:
+    """A number, and no bool; a finite one unless it may be infinite."""
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
         raise TypeError(f"Expected {name} to be a number of at least {at_least} but got {shown(value)}.")
-    if not at_least <= float(value) <= at_most or math.isinf(value):
+    if not at_least <= float(value) <= at_most or (finite and math.isinf(value)):
         most = "" if at_most == math.inf else f" and at most {at_most}"
-        raise ValueError(f"Expected {name} to be a finite number of at least {at_least}{most} but got {shown(value)}.")
+        kind = "finite number" if finite else "number"
+        raise ValueError(f"Expected {name} to be a {kind} of at least {at_least}{most} but got {shown(value)}.")
     return float(value)
 
 
@@ -95,18 +99,21 @@ def flag(name: str, value: Any) -> bool:
 def text(name: str, value: Any) -> str:
     """A string with something in it."""
     if not isinstance(value, str):
-        raise TypeError(f"Expected {name} to be a string but got {value!r}.")
+        raise TypeError(f"Expected {name} to be a string but got {shown(value)}.")
     if not value:
         raise ValueError(f"Expected {name} to be a string with something in it but got ''.")
-    return value
+    return plain(value)
 
 
 def choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
     """One of some strings."""
+    if not isinstance(value, str):
+        raise TypeError(f"Expected {name} to be one of {listed(choices)} but got {shown(value)}.")
     if value not in choices:
-        error = ValueError if isinstance(value, str) else TypeError
-        raise error(f"Expected {name} to be one of {listed(choices)} but got {value!r}.{did_you_mean(value, choices)}")
-    return str(value)
+        raise ValueError(
+            f"Expected {name} to be one of {listed(choices)} but got {shown(value)}.{did_you_mean(value, choices)}"
+        )
+    return plain(value)
 
 
 def weight(name: str, value: Any) -> float:
@@ -136,6 +143,11 @@ def folder(name: str, value: Any) -> Path:
     if not isinstance(path, str) or not path or "://" in path:
         raise ValueError(f"Expected {name} to be the path of a folder on this machine but got {shown(value)}.")
     return Path(path).expanduser()
+
+
+def is_below_a_file(path: Path) -> Path | None:
+    """The file that lies where a folder, or one that it is in, should be; None if there is none."""
+    return next((place for place in (path, *path.parents) if place.exists() and not place.is_dir()), None)
 
 
 def keywords(function: Callable[..., Any], given: Mapping[str, Any], *, after: int, also: Iterable[str] = ()) -> None:

@@ -102,9 +102,15 @@ def test_ids(callbacks: Any, ids: list[str]) -> None:
 
 
 def test_what_fails_when_it_is_made_says_what_it_was() -> None:
+    class CallbackSetPicky(CallbackSet):
+        def __init__(self, patience: Any) -> None:
+            raise TypeError("patience")
+
+    picky = TorchCallback(CallbackSetPicky, id="this_one")
+    picky.param_set.set_values(patience=5)
     with pytest.raises(TypeError, match="patience") as caught:
-        fit([t_clbk("early_stopping", patience=5), t_clbk("lr_reduce_on_plateau", patience="5")])
-    assert caught.value.__notes__ == ["when callback 'lr_reduce_on_plateau' was made for the fit"]
+        fit([t_clbk("early_stopping", patience=5), picky])
+    assert caught.value.__notes__ == ["when callback 'this_one' was made for the fit"]
 
 
 def test_what_a_fit_makes_of_them() -> None:

@@ -4,6 +4,7 @@ import copy
 import importlib.util
 import pydoc
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any, Self
 
 from callbacksets.base import CallbackSet, identify, stages_of
@@ -90,7 +91,11 @@ class TorchCallback:
             )
         self._additional_args = dict(additional_args or {})
         self.param_set = (
-            ParamSet.from_callable(callback_generator, without=self._additional_args)
+            ParamSet.from_callable(
+                callback_generator,
+                without=self._additional_args,
+                check=check_of(callback_generator, self._additional_args),
+            )
             if param_set is None
             else param_set
         )
@@ -184,6 +189,14 @@ class TorchCallback:
 
     def _shown_values(self) -> str:
         return ", ".join(f"{name}={shown(value)}" for name, value in self.param_set.values.items())
+
+
+def check_of(generator: type[CallbackSet], additional_args: Mapping[str, Any]) -> Callable[..., CallbackSet] | None:
+    """What refuses values for a callback as soon as they are given: the constructor, where it does nothing else.
+
+    That is so for those of this package; what other people's do is to be done once, for a fit.
+    """
+    return partial(generator, **additional_args) if generator.__module__.startswith("callbacksets.") else None
 
 
 def _generator(name: str, value: Any) -> type[CallbackSet]:

@@ -9,8 +9,13 @@ from torch.optim import lr_scheduler as torch_schedulers
 from callbacksets.base import CallbackSet, stages_of
 from callbacksets.callbacks.checkpoint import CallbackSetCheckpoint
 from callbacksets.callbacks.early_stopping import CallbackSetEarlyStopping
+from callbacksets.callbacks.grad_norm import CallbackSetGradNorm
 from callbacksets.callbacks.history import CallbackSetHistory
-from callbacksets.callbacks.lr_scheduler import CallbackSetLRSchedulerOneCycle, CallbackSetLRSchedulerReduceOnPlateau
+from callbacksets.callbacks.lr_monitor import CallbackSetLRMonitor
+from callbacksets.callbacks.lr_one_cycle import CallbackSetLRSchedulerOneCycle
+from callbacksets.callbacks.lr_reduce_on_plateau import CallbackSetLRSchedulerReduceOnPlateau
+from callbacksets.callbacks.nan_guard import CallbackSetNanGuard
+from callbacksets.callbacks.predictions import CallbackSetPredictions
 from callbacksets.callbacks.progress import CallbackSetProgress
 from callbacksets.callbacks.tensorboard import CallbackSetTB
 from callbacksets.callbacks.unfreeze import CallbackSetUnfreeze
@@ -100,7 +105,11 @@ torch_callbacks: DictionaryTorchCallbacks = DictionaryTorchCallbacks()
 
 torch_callbacks.add("checkpoint", lambda: TorchCallback(CallbackSetCheckpoint, label="Checkpoint"))
 torch_callbacks.add("early_stopping", lambda: TorchCallback(CallbackSetEarlyStopping, label="Early Stopping"))
+torch_callbacks.add("grad_norm", lambda: TorchCallback(CallbackSetGradNorm, label="Gradient Norm"))
 torch_callbacks.add("history", lambda: TorchCallback(CallbackSetHistory, label="History"))
+torch_callbacks.add("lr_monitor", lambda: TorchCallback(CallbackSetLRMonitor, label="LR Monitor"))
+torch_callbacks.add("nan_guard", lambda: TorchCallback(CallbackSetNanGuard, label="NaN Guard"))
+torch_callbacks.add("predictions", lambda: TorchCallback(CallbackSetPredictions, label="Predictions"))
 torch_callbacks.add("progress", lambda: TorchCallback(CallbackSetProgress, label="Progress"))
 torch_callbacks.add("tb", lambda: TorchCallback(CallbackSetTB, label="TensorBoard", packages="tensorboard"))
 torch_callbacks.add("unfreeze", lambda: TorchCallback(CallbackSetUnfreeze, label="Unfreeze"))
@@ -144,6 +153,7 @@ def t_clbk(key: str | None = None, **values: Any) -> TorchCallback | DictionaryT
         KeyError: When there is no such callback.
         TypeError: For a value of what is no parameter, or a key that is no string.
         ValueError: For an empty string as key, id or label.
+        TypeError, ValueError: For a value that a callback of this package refuses.
 
     mlr3torch: `t_clbk()`.
     """
@@ -157,16 +167,18 @@ def t_clbk(key: str | None = None, **values: Any) -> TorchCallback | DictionaryT
     else:
         descriptor = torch_callbacks[key]
     param_set = descriptor.param_set
+    given = {}
     for name, value in values.items():
         if name in _FIELDS and name not in param_set.ids():
             setattr(descriptor, name, value)
         elif param_set.takes(name):
-            param_set.set_values(**{name: value})
+            given[name] = value
         else:
             raise TypeError(
                 f"Callback {key!r} has no parameter {name!r}.{did_you_mean(name, [*param_set.ids(), *_FIELDS])} "
                 f"It has {listed(param_set.ids())}, and {listed(_FIELDS)}."
             )
+    param_set.set_values(**given)
     return descriptor
 
 

@@ -2,7 +2,8 @@
 
 import copy
 import inspect
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from contextlib import suppress
 from types import MappingProxyType
 from typing import Any, Self
 
@@ -25,6 +26,8 @@ class ParamSet:
         required: The names of the parameters that must be given.
         defaults: The others, with the values they have when they are not given.
         any_other: Whether values of other names may be given too.
+        check: What refuses values that it cannot be called with, called with all of them as soon as none is missing;
+            by default the names are all that is checked.
 
     Raises:
         TypeError: For names that are no strings, or what is no function.
@@ -34,20 +37,30 @@ class ParamSet:
     """
 
     def __init__(
-        self, required: Iterable[str] = (), defaults: Mapping[str, Any] = {}, *, any_other: bool = False
+        self,
+        required: Iterable[str] = (),
+        defaults: Mapping[str, Any] = {},
+        *,
+        any_other: bool = False,
+        check: Callable[..., Any] | None = None,
     ) -> None:
         self._required = names_of("required", required)
         if not isinstance(defaults, Mapping):
             raise TypeError(f"Expected defaults to be a mapping of names to values but got {shown(defaults)}.")
         self._defaults = dict(defaults)
         self._any_other = any_other
+        self._check = check
         self._values: dict[str, Any] = {}
         if twice := sorted({name for name in self.ids() if self.ids().count(name) > 1}):
             raise ValueError(f"Expected the names of parameters to be different but got {listed(twice)} twice.")
 
     @classmethod
     def from_callable(
-        cls, function: Callable[..., Any], *others: Callable[..., Any], without: Iterable[str] = ()
+        cls,
+        function: Callable[..., Any],
+        *others: Callable[..., Any],
+        without: Iterable[str] = (),
+        check: Callable[..., Any] | None = None,
     ) -> Self:
         """The parameters in the signature of a function or of a class's constructor.
 
@@ -55,6 +68,7 @@ class ParamSet:
             function: The function or class.
             others: If it hands its `**kwargs` on, the one that takes them, and so on.
             without: The names of those that are no parameters, as something else gives them.
+            check: As for the class.
         """
         without = names_of("without", without)
         parameters: dict[str, inspect.Parameter] = {}
@@ -69,6 +83,7 @@ class ParamSet:
             [name for name, default in named.items() if default is inspect.Parameter.empty],
             {name: default for name, default in named.items() if default is not inspect.Parameter.empty},
             any_other=any(one.kind is inspect.Parameter.VAR_KEYWORD for one in signature.values()),
+            check=check,
         )
 
     def ids(self) -> list[str]:
@@ -100,11 +115,18 @@ class ParamSet:
 
         Raises:
             TypeError: For a name that is no parameter.
+            Exception: What `check` raises.
         """
         for name in values:
             if not self.takes(name):
                 raise TypeError(f"There is no parameter {name!r} among {listed(self.ids())}.{self._nearest(name)}")
-        self._values |= values
+        given = self._values | values
+        is_complete = all(name in given for name in self._required)
+        # an iterator would have nothing left for what is made later
+        if self._check is not None and is_complete and not any(isinstance(one, Iterator) for one in given.values()):
+            with suppress(ModuleNotFoundError):  # it may be installed until then
+                self._check(**given)
+        self._values = given
 
     def takes(self, name: str) -> bool:
         """Whether it is the name of a parameter."""

@@ -42,6 +42,8 @@ class Run:
         self.check_stages()
         self.find_stages()
         for callback in sets.values():
+            if "ctx" in vars(callback):  # the instance has served a fit before
+                callback.start_over()
             callback.ctx = self.ctx
 
     def watch_network(self) -> None:
