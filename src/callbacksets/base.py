@@ -6,7 +6,7 @@ import inspect
 import re
 import types
 import warnings
-from abc import ABC
+from abc import ABCMeta
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Never, Self
 
@@ -84,7 +84,14 @@ _STAGES_ARE_METHODS = (
 )
 
 
-class CallbackSet(ABC):
+class _CallbackSetMeta(ABCMeta):
+    """Lets a Trainer that is given a class, without a list around it, say where that belongs."""
+
+    def __iter__(cls) -> Iterator[Any]:
+        raise misplaced(cls)
+
+
+class CallbackSet(metaclass=_CallbackSetMeta):
     """Methods that a training loop calls at its stages; the base class of all callbacks.
 
     A subclass has a method `on_<stage>(self)` for each stage it wants: `begin`, `epoch_begin`, `batch_begin`,
