@@ -241,7 +241,11 @@ class CallbackSet(metaclass=_CallbackSetMeta):
 
 
 def stages_of(callback: CallbackSet | type[CallbackSet]) -> list[str]:
-    """The stages at which a callback, or one of a class, does something, in the order in which they run."""
+    """The stages at which a callback does something, in the order in which they run.
+
+    Args:
+        callback: The callback, or the class of some that are still to be made.
+    """
     return [stage for stage in STAGES if getattr(callback, stage, None) is not None]
 
 
@@ -273,11 +277,12 @@ def check_instance(callback: CallbackSet) -> None:
 
 
 def misnamed_stages(callback: CallbackSet | type[CallbackSet]) -> Iterator[tuple[str, str]]:
-    """Public methods that look like stages but for the spelling, `epoch_end`, and what the stage is called.
+    """Public methods that look like stages but are spelled otherwise, like `epoch_end`, each with its stage.
+
+    A method is no mistake where the callback has the stage as well, or its constructor may set it.
 
     Args:
-        callback: A callback, or the class of some that are still to be made. Where it has the stage too, or its
-            constructor may set it, the method is no mistake.
+        callback: The callback, or the class of some that are still to be made.
     """
     cls = callback if isinstance(callback, type) else type(callback)
     there = [*stages_of(callback), *(stages_in_constructor(cls) if callback is cls else ())]
@@ -289,7 +294,11 @@ def misnamed_stages(callback: CallbackSet | type[CallbackSet]) -> Iterator[tuple
 
 
 def stages_in_constructor(cls: type[CallbackSet]) -> list[str]:
-    """The stages that a constructor names: it may set them, or switch them off, as its arguments say."""
+    """The stages that the constructor of a class names: it may set them or switch them off.
+
+    Args:
+        cls: The class.
+    """
     constructors = [vars(base).get("__init__") for base in cls.__mro__]
     named = {name for one in constructors if isinstance(one, types.FunctionType) for name in one.__code__.co_names}
     return [stage for stage in STAGES if stage in named]
@@ -299,7 +308,7 @@ _ALIKE = {name.replace("_", ""): stage for stage in STAGES for name in (stage, s
 
 
 def _unbound(attribute: object, cls: type) -> object:
-    """What is called without arguments in the end: an attribute of a class without its `self`."""
+    """An attribute of a class as an instance calls it, that is without `self`."""
     if isinstance(attribute, types.FunctionType):
         return types.MethodType(attribute, cls)
     if isinstance(attribute, staticmethod | classmethod):
@@ -311,7 +320,7 @@ def _unbound(attribute: object, cls: type) -> object:
 
 
 def _is_other_descriptor(attribute: object) -> bool:
-    """Whether an instance makes of an attribute what nobody can tell from the class."""
+    """Whether only an instance shows what is called."""
     known = (types.FunctionType, types.MethodType, staticmethod, classmethod, functools.partialmethod, property)
     return hasattr(type(attribute), "__get__") and not isinstance(attribute, known)
 
@@ -351,9 +360,9 @@ def _nearest(name: str) -> str:
 
 
 def _called(function: Callable[..., object]) -> Callable[..., object]:
-    """The function that says what a call takes: a wrapper that takes just anything hands it on to what it wraps.
+    """The function whose parameters count: a wrapper that names none of its own passes all on to what it wraps.
 
-    One that names a parameter, `self` at least, may give what it wraps the arguments that a stage is called without.
+    A wrapper that names a parameter, `self` at least, may supply the arguments that a stage is called without.
     """
     inner: Any = function.__func__ if isinstance(function, types.MethodType) else function
     while hasattr(inner, "__wrapped__") and all(one.kind in _ANY_NUMBER for one in _parameters(inner)):

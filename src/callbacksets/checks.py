@@ -1,4 +1,8 @@
-"""Checks of arguments: each returns the value, or says what was expected and what came. And the words errors share."""
+"""Checks of arguments, and the words that errors share.
+
+A check takes the name of an argument and its value, and returns the value. It raises a `TypeError` for a value of the
+wrong kind and a `ValueError` for one out of range, and says what was expected and what came.
+"""
 
 import difflib
 import inspect

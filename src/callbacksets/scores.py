@@ -85,7 +85,12 @@ class ByName(dict[str, V], Generic[V]):
         super().__setitem__(name, self._checked(name, value))
 
     def update(self, *others: Any, **values: V) -> None:
-        """Set the values of other mappings, as `[...] = ` does."""
+        """Set several values, as `[...] =` sets one.
+
+        Args:
+            others: A mapping, or pairs, of names and values.
+            values: More of them.
+        """
         for name, value in dict(*others, **values).items():
             self[name] = value
 
@@ -99,7 +104,12 @@ class ByName(dict[str, V], Generic[V]):
         return merged
 
     def setdefault(self, key: str | int, default: Any = None) -> V:
-        """The value for a name, the full logged name or a position; where there is none, the default is set."""
+        """The value for a key; where there is none, the default is set.
+
+        Args:
+            key: A name, the full logged name or a position.
+            default: What is set.
+        """
         if key not in self:
             self[key] = default
         return self[self.name(key)]
@@ -108,11 +118,24 @@ class ByName(dict[str, V], Generic[V]):
         super().__delitem__(self.name(key))
 
     def pop(self, key: str | int, *default: Any) -> Any:
-        """Take out the value for a name, the full logged name or a position; the default if there is none."""
+        """Take out the value for a key.
+
+        Args:
+            key: A name, the full logged name or a position.
+            default: What to return if there is none.
+
+        Raises:
+            LookupError: When there is none, and no default.
+        """
         return default[0] if default and key not in self else super().pop(self.name(key))
 
     def get(self, key: str | int, default: Any = None) -> Any:
-        """The value for a name, the full logged name or a position; the default if there is none."""
+        """The value for a key.
+
+        Args:
+            key: A name, the full logged name or a position.
+            default: What to return if there is none.
+        """
         try:
             return self[self.name(key)]
         except LookupError:
@@ -188,10 +211,13 @@ class ById(dict[str, V], Generic[V]):
 
 
 def short_name(logged: str) -> str:
-    """The name of a score: the logged name less the loop in which it was logged.
+    """The name of a score: the logged name without the loop in which it was logged.
 
     Example:
         >>> short_name("val_loss"), short_name("loss/train"), short_name("f1")
         ('loss', 'loss', 'f1')
+
+    Args:
+        logged: The name that `self.log` was given.
     """
     return _LOOP_IN_NAME.sub("", logged, count=1)

@@ -86,14 +86,21 @@ class SupervisedModule(L.LightningModule):
         self.prediction_encoder = prediction_encoder
 
     def forward(self, x: Any) -> Any:
+        """The output of the network.
+
+        Args:
+            x: Its input; several as a tuple, list or dict.
+        """
         if isinstance(x, Mapping):
             return self.network(**x)
         return self.network(*x) if isinstance(x, list | tuple) else self.network(x)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """The loss of a batch, which is logged with the training measures."""
         return self._step(batch, "train", "measures_train")
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Log the loss of a batch and the validation measures."""
         self._step(batch, "val", self._measures_of_loader(dataloader_idx))
 
     def _measures_of_loader(self, dataloader_idx: int) -> str:
@@ -109,9 +116,11 @@ class SupervisedModule(L.LightningModule):
         return f"more_measures_valid.{dataloader_idx - 1}"
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
+        """The prediction for a batch: inputs, or inputs and targets."""
         return self._encode(self(_inputs(batch)), self.trainer.predict_dataloaders)
 
     def configure_optimizers(self) -> Optimizer:
+        """The optimizer of the network's parameters."""
         return self.make_optimizer(self.network.parameters())
 
     def _step(self, batch: Any, loop: str, where: str) -> Tensor:
@@ -175,11 +184,11 @@ def _by_id(argument: str, measures: Any) -> "Measures":
 
 
 class Measures(nn.ModuleDict):
-    """Measures by id. An id may hold a dot, the name of a submodule may not: `key()` is that name."""
+    """Measures by id. An id may hold a dot, but the name of a submodule may not."""
 
     @staticmethod
     def key(id: str) -> str:
-        """The name of the submodule."""
+        """The name of the submodule that has an id."""
         return id.replace("%", "%25").replace(".", "%2E")
 
     def __getitem__(self, id: str) -> nn.Module:

@@ -69,6 +69,9 @@ class ParamSet:
             others: If it hands its `**kwargs` on, the one that takes them, and so on.
             without: The names of those that are no parameters, as something else gives them.
             check: As for the class.
+
+        Raises:
+            TypeError: For what is no function.
         """
         without = names_of("without", without)
         parameters: dict[str, inspect.Parameter] = {}
@@ -129,7 +132,11 @@ class ParamSet:
         self._values = given
 
     def takes(self, name: str) -> bool:
-        """Whether it is the name of a parameter."""
+        """Whether there is a parameter of a name.
+
+        Args:
+            name: The name.
+        """
         return self._any_other or name in self.ids()
 
     def clone(self, deep: bool = False) -> Self:

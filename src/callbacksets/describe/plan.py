@@ -29,10 +29,13 @@ class Planned:
 
 
 def plan(sources: Mapping[str, Source]) -> list[Planned]:
-    """What the callbacks that a fit would make of these sources are going to do, in the order in which they run.
+    """What the callbacks of a fit are going to do, in the order in which they run.
 
-    No callback is made for it: what is still to be made is planned as its class says, with a note where a constructor
-    may decide on a stage.
+    To plan makes no callback. What is still to be made is planned as its class says, with a note where its constructor
+    may set a stage or switch one off.
+
+    Args:
+        sources: The sources of the callbacks by id.
     """
     planned = [_planned(id, source) for id, source in sources.items()]
     return sorted(planned, key=lambda one: _rank(one.weight))

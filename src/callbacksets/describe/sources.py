@@ -113,7 +113,15 @@ def _refuse_configured(callbacks: Mapping[Any, Any]) -> None:
 
 
 def generate(sources: Mapping[str, Source]) -> dict[str, CallbackSet]:
-    """The CallbackSets of one fit by id, in the order in which they run."""
+    """The CallbackSets of one fit by id, in the order in which they run.
+
+    Args:
+        sources: What `sources_by_id()` gave.
+
+    Raises:
+        TypeError, ValueError: For a weight that cannot be sorted by.
+        Exception: What a constructor raises, with a note that says of which callback.
+    """
     callbacks = {id: _callback(id, source) for id, source in sources.items()}
     for id, callback in callbacks.items():
         weight(f"the weight of callback {id!r}", callback.weight)
@@ -203,7 +211,7 @@ def _configured(value: Mapping[str, Any]) -> Source:
 
 
 def _check_makes_a_source(make: Any, class_path: object) -> None:
-    """Refuse what a configuration file names before it is called, unless it says itself that it makes a callback."""
+    """Refuse what a configuration file names, before it is called, unless it is known to make a callback."""
     made = make
     if not isinstance(make, type):
         try:

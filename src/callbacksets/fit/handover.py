@@ -57,7 +57,11 @@ class Handover:
     def give(self, what: Left) -> None:
         """In a child process, leave something for the process that has started it.
 
-        A state that cannot be pickled is left out. Nothing is raised: what is lost here does not cost the fit.
+        A state that cannot be pickled is left out with a warning. Nothing is raised: a failure here does not cost the
+        fit.
+
+        Args:
+            what: The states, and who stopped training.
         """
         parent = multiprocessing.parent_process()
         assert parent is not None, "only a child hands over"
