@@ -1,5 +1,6 @@
 """The words that errors share: what came is shown on one short line."""
 
+from collections.abc import Callable
 from enum import Enum
 from typing import Any
 
@@ -9,7 +10,20 @@ import torch
 from torch import nn
 from torch.nn.parameter import UninitializedParameter
 
+from callbacksets import (
+    CallbackSet,
+    CallbackSetAdapter,
+    ParamSet,
+    SupervisedModule,
+    TorchCallback,
+    as_torch_callback,
+    callback_set,
+    t_clbk,
+    t_clbks,
+    torch_callbacks,
+)
 from callbacksets.checks import did_you_mean, names_of, plain, shown
+from callbacksets.scores import Scores
 
 
 class Id(str, Enum):  # noqa: UP042
@@ -52,6 +66,42 @@ def test_shown(value: Any, text: str) -> None:
 def test_whatever_it_is_it_is_one_short_line(value: Any) -> None:
     assert 0 < len(shown(value)) < 600
     assert "\n" not in shown(value)
+
+
+PAGES = (torch.ones(50, 50), [torch.ones(50)] * 99, dict.fromkeys(map(str, range(999)), "x" * 99), "x" * 9999)
+
+
+@pytest.mark.parametrize("page", PAGES, ids=["tensor", "list", "dict", "str"])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda page: CallbackSetAdapter([page]),
+        lambda page: CallbackSetAdapter({"a": page}),
+        lambda page: CallbackSetAdapter([{"class_path": page}]),
+        lambda page: t_clbk(page),
+        lambda page: t_clbk("history", label=[page]),
+        lambda page: t_clbks([page]),
+        lambda page: torch_callbacks.add("a", page),
+        lambda page: as_torch_callback(page),
+        lambda page: TorchCallback(page),
+        lambda page: TorchCallback(CallbackSet, additional_args=[page]),
+        lambda page: TorchCallback(CallbackSet, param_set=page),
+        lambda page: ParamSet([], [page]),
+        lambda page: callback_set("CallbackSetX", on_end=page),
+        lambda page: callback_set("CallbackSetX", public=[page]),
+        lambda page: callback_set("CallbackSetX", inherit=page),
+        lambda page: type("X", (CallbackSet,), {"on_end": page}),
+        lambda page: SupervisedModule(page, sum, sum),
+        lambda page: SupervisedModule(nn.Linear(1, 1), page, sum),
+        lambda page: SupervisedModule(nn.Linear(1, 1), sum, sum, {"a": page}),
+        lambda page: Scores({"a": page}),
+        lambda page: Scores({"a": 1})[page if isinstance(page, str) else "b"],
+    ],
+)
+def test_no_message_is_a_page(make: Callable[[Any], Any], page: Any) -> None:
+    with pytest.raises((TypeError, ValueError, LookupError)) as caught:
+        make(page)
+    assert len(str(caught.value)) < 2000
 
 
 def test_a_string_of_another_type_is_what_it_equals() -> None:

@@ -61,8 +61,7 @@ def plain(text: str) -> str:
 
 def did_you_mean(name: object, known: Iterable[str]) -> str:
     """` Did you mean 'epoch_end'?`, or nothing when no known name is near."""
-    name = plain(name) if isinstance(name, str) else name
-    near = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.6)
+    near = difflib.get_close_matches(plain(name), list(known), n=1, cutoff=0.6) if isinstance(name, str) else ()
     return f" Did you mean {near[0]!r}?" if near else ""
 
 

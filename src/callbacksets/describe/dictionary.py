@@ -65,7 +65,9 @@ class DictionaryTorchCallbacks(Mapping[str, TorchCallback]):
 
     def __getitem__(self, key: str) -> TorchCallback:
         if key not in self._makes:
-            raise KeyError(f"There is no callback {key!r}.{did_you_mean(key, self._makes)} There are {listed(self)}.")
+            raise KeyError(
+                f"There is no callback {shown(key)}.{did_you_mean(key, self._makes)} There are {listed(self)}."
+            )
         descriptor = self._makes[key]()
         if not isinstance(descriptor, TorchCallback):
             raise TypeError(
