@@ -22,10 +22,13 @@ from callbacksets import (
     CallbackSetAdapter,
     CallbackSetCheckpoint,
     CallbackSetEarlyStopping,
+    CallbackSetGradNorm,
     CallbackSetHistory,
     CallbackSetLRScheduler,
     CallbackSetLRSchedulerOneCycle,
     CallbackSetLRSchedulerReduceOnPlateau,
+    CallbackSetNanGuard,
+    CallbackSetPredictions,
     CallbackSetProgress,
     CallbackSetTB,
     CallbackSetUnfreeze,
@@ -283,6 +286,9 @@ CASES: dict[str, dict[str, Case]] = {
         "checkpoint freq": (lambda: CallbackSetCheckpoint("a", 0.5), TypeError, ("freq", "whole number", "got 0.5")),
         "tb path": (lambda: CallbackSetTB(None), TypeError, ("path", "a folder", "got None")),
         "tb flag": (lambda: CallbackSetTB("a", 1), TypeError, ("log_train_loss", "True or False", "got 1")),
+        "norm type": (lambda: CallbackSetGradNorm(-1), ValueError, ("norm_type", "at least 0", "got -1")),
+        "every": (lambda: CallbackSetNanGuard(0), ValueError, ("every", "at least 1", "got 0")),
+        "keep": (lambda: CallbackSetPredictions("bets"), ValueError, ("keep", "got 'bets'", "Did you mean 'best'?")),
         "digits": (lambda: CallbackSetProgress(-1), ValueError, ("digits", "at least 0", "got -1")),
         "selector": (
             lambda: CallbackSetUnfreeze("bias", []),
@@ -342,9 +348,9 @@ CASES: dict[str, dict[str, Case]] = {
         ),
         "one cycle": (lambda: CallbackSetLRSchedulerOneCycle(), TypeError, ("without 'max_lr'", "max_lr=...")),
         "one cycle's length": (
-            lambda: CallbackSetLRSchedulerOneCycle(max_lr=1, epochs=3),
+            lambda: CallbackSetLRSchedulerOneCycle(max_lr=1, total_steps=0),
             ValueError,
-            ("epochs and steps_per_epoch", "together", "got 'epochs'"),
+            ("total_steps", "a whole number of at least 1", "got 0"),
         ),
     },
     "selectors": {
@@ -459,9 +465,46 @@ def test_bad_input(case: Case) -> None:
     assert re.search(r"[.?]['\"]?$", message), message
 
 
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda page: CallbackSetEarlyStopping(page),
+        lambda page: CallbackSetEarlyStopping(1, min_delta=page),
+        lambda page: CallbackSetEarlyStopping(1, restore_best_weights=page),
+        lambda page: CallbackSetEarlyStopping(1, monitor=page),
+        lambda page: CallbackSetEarlyStopping(1, mode=page),
+        lambda page: CallbackSetCheckpoint(page, 1),
+        lambda page: CallbackSetGradNorm(page),
+        lambda page: CallbackSetPredictions(target=page),
+        lambda page: CallbackSetLRScheduler(page),
+        lambda page: CallbackSetLRScheduler(StepLR, step_size=page),
+        lambda page: CallbackSetUnfreeze(page, []),
+        lambda page: CallbackSetUnfreeze(select_all(), {"epoch": page}),
+        lambda page: CallbackSetUnfreeze(select_all(), [{"epoch": 1, "weights": page}]),
+        lambda page: CallbackSetUnfreeze(select_all(), [{"epoch": 1, "batch": 2, "weights": page}]),
+        lambda page: CallbackSetUnfreeze(select_all(), [page]),
+        lambda page: select_name(page),
+        lambda page: select_invert(page),
+    ],
+)
+@pytest.mark.parametrize("page", [torch.ones(50, 50), [torch.ones(50)] * 99, dict.fromkeys(range(999), "x" * 99)])
+def test_no_message_is_a_page(make: Callable[[Any], Any], page: Any) -> None:
+    with pytest.raises((TypeError, ValueError)) as caught:
+        make(page)
+    assert len(str(caught.value)) < 1500
+
+
 def test_every_public_entry_is_here() -> None:
     assert len(ALL) >= 60
     used = {name for do, *_ in ALL.values() for name in do.__code__.co_names}
-    # the first two are made in a fit only, the next two take no arguments, and the last is made by `supervised()`
-    apart = {"ContextTorch", "StoppedBy", "CallbackSetHistory", "select_none", "SupervisedModule"}
+    # a constant, two that are made in a fit only, what takes no arguments, and what `supervised()` makes
+    apart = {
+        "STAGES",
+        "ContextTorch",
+        "StoppedBy",
+        "CallbackSetHistory",
+        "CallbackSetLRMonitor",
+        "select_none",
+        "SupervisedModule",
+    }
     assert set(callbacksets.__all__) - apart <= used

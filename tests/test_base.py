@@ -2,11 +2,14 @@
 
 import copy
 import functools
+import importlib.metadata
+import pickle
 import re
 from typing import Any
 
 import pytest
 
+import callbacksets
 from callbacksets import CallbackSet, CallbackSetHistory
 from callbacksets.base import STAGES, check_instance, identify, snake_case
 from tests.helpers import Act, fit, ones, quiet
@@ -48,6 +51,36 @@ def generator(self: Any) -> Any:
 def decorated(*args: Any, **kwargs: Any) -> None: ...
 
 
+@functools.wraps(takes_batch)
+def hands_on_what_it_gets(*args: Any, **kwargs: Any) -> None: ...
+
+
+def gives_batch(method: Any) -> Any:
+    @functools.wraps(method)
+    def wrapper(self: Any) -> None:
+        method(self, "batch")
+
+    return wrapper
+
+
+def gives_batch_to_any(method: Any) -> Any:
+    @functools.wraps(method)
+    def wrapper(self: Any, *args: Any, **kwargs: Any) -> None:
+        method(self, "batch", *args, **kwargs)
+
+    return wrapper
+
+
+class Bound:
+    """A decorator that returns a descriptor, which cannot be called itself."""
+
+    def __init__(self, function: Any, *arguments: Any) -> None:
+        self.function, self.arguments = function, arguments
+
+    def __get__(self, instance: Any, owner: Any) -> Any:
+        return self if instance is None else functools.partial(self.function, instance, *self.arguments)
+
+
 REFUSED = {
     "misspelled": ({"on_epoch_ned": nothing}, "X.on_epoch_ned is no stage. Did you mean 'on_epoch_end'? The stages"),
     "unknown": (
@@ -55,7 +88,7 @@ REFUSED = {
         "X.on_quite_another_thing is no stage. The stages are 'on_begin', 'on_epoch_begin'",
     ),
     "Lightning's hook": ({"on_train_start": nothing}, "It is a hook of Lightning; here it is 'on_begin'."),
-    "Lightning's batch hook": ({"on_train_batch_end": takes_batch}, "here it is 'on_batch_end'."),
+    "a batch hook": ({"on_train_batch_end": takes_batch}, "here it is 'on_batch_end'."),
     "Lightning's state hook": ({"on_save_checkpoint": nothing}, "here it is 'state_dict'."),
     "of another loop": ({"on_test_start": nothing}, "Callbacks run in fits only"),
     "argument": ({"on_batch_end": takes_batch}, "X.on_batch_end takes 'batch', but a stage is called without"),
@@ -65,6 +98,13 @@ REFUSED = {
     "no self": ({"on_end": takes_no_self}, "X.on_end takes no argument, not even self: define on_end(self)."),
     "coroutine": ({"on_end": coroutine}, "X.on_end is a coroutine or a generator"),
     "generator": ({"on_end": generator}, "X.on_end is a coroutine or a generator"),
+    "wrapper that hands on what it gets": ({"on_end": hands_on_what_it_gets}, "X.on_end takes 'batch'"),
+    "partial method that lacks one": (
+        {"on_end": functools.partialmethod(lambda self, a, b: None, 1)},
+        "X.on_end takes 'b'",
+    ),
+    "misspelled descriptor": ({"on_epoch_ned": Bound(nothing)}, "Did you mean 'on_epoch_end'?"),
+    "stages": ({"stages": ["on_end"]}, "X.stages cannot be set: it lists the methods on_<stage>"),
     "property": ({"on_end": property(nothing)}, "Expected X.on_end to be a method or None but got <property"),
     "no function": ({"on_end": 3}, "Expected X.on_end to be a method or None but got 3."),
 }
@@ -90,13 +130,24 @@ ALLOWED = {
     "static method": staticmethod(takes_no_self),
     "class method": classmethod(nothing),
     "decorated": decorated,
+    "partial method": functools.partialmethod(takes_batch, "batch"),
+    "partial method by keyword": functools.partialmethod(takes_keyword, verbose=True),
+    "wrapper that gives an argument": gives_batch(takes_batch),
+    "wrapper of any that gives an argument": gives_batch_to_any(takes_batch),
+    "descriptor": Bound(nothing),
+    "descriptor that gives an argument": Bound(takes_batch, "batch"),
+    "cached": functools.lru_cache(nothing),
 }
 
 
 @pytest.mark.parametrize("stage", ALLOWED.values(), ids=ALLOWED)
 def test_allows(stage: Any) -> None:
     cls = type("X", (CallbackSet,), {"on_end": stage, "_on_private": takes_batch, "once": takes_batch})
-    assert cls().stages == (["on_end"] if callable(cls().on_end) else [])
+    callback = cls()
+    check_instance(callback)
+    assert callback.stages == (["on_end"] if callable(callback.on_end) else [])
+    for stage in callback.stages:
+        getattr(callback, stage)()
 
 
 @pytest.mark.parametrize(
@@ -115,6 +166,117 @@ def test_refuses_on_the_instance(name: str, value: Any, message: str) -> None:
     setattr(callback, name, value)
     with pytest.raises(TypeError, match=re.escape(message)):
         check_instance(callback)
+
+
+def test_what_a_descriptor_makes_is_checked_on_the_instance() -> None:
+    callback = type("X", (CallbackSet,), {"on_end": Bound(takes_batch)})()
+    with pytest.raises(TypeError, match=re.escape("X.on_end takes 'batch'")):
+        check_instance(callback)
+
+
+def test_stages_of_any_kind_run_in_a_fit() -> None:
+    def note(self: Any, what: str) -> None:
+        seen.append(what)
+
+    seen: list[str] = []
+    stages = {
+        "on_begin": functools.partialmethod(note, "partial"),
+        "on_epoch_end": gives_batch(note),
+        "on_end": Bound(note, "descriptor"),
+    }
+    fit(type("X", (CallbackSet,), stages)())
+    assert seen == ["partial", "batch", "descriptor"]
+
+
+@pytest.mark.parametrize(
+    ("name", "hint"),
+    [
+        ("on_valid_begin", "It is a hook of luz; here it is 'on_before_valid'."),
+        ("on_valid_batch_begin", "It is a hook of luz; here it is 'on_batch_valid_begin'."),
+        ("on_valid_batch_end", "It is a hook of luz; here it is 'on_batch_valid_end'."),
+        ("on_train_batch_begin", "It is a hook of Keras and luz; here it is 'on_batch_begin'."),
+        ("on_train_batch_end", "It is a hook of Lightning and Keras and luz; here it is 'on_batch_end'."),
+        ("on_fit_begin", "It is a hook of luz; here it is 'on_begin'."),
+        ("on_fit_end", "It is a hook of Lightning and luz; here it is 'on_end'."),
+        (
+            "on_train_begin",
+            "It is a hook of Keras; here it is 'on_begin'. It is a hook of luz; here it is 'on_epoch_begin'.",
+        ),
+        (
+            "on_train_end",
+            "It is a hook of Lightning and Keras; here it is 'on_end'. It is a hook of luz; here it is "
+            "'on_before_valid'.",
+        ),
+        ("on_epoch_start", "It is a hook of Lightning; here it is 'on_epoch_begin'."),
+    ],
+)
+def test_hooks_of_other_libraries(name: str, hint: str) -> None:
+    with pytest.raises(TypeError) as caught:
+        type("X", (CallbackSet,), {name: nothing})
+    assert f"X.{name} is no stage. {hint} The stages are 'on_begin'," in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "here"),
+    [
+        ("log", "self.ctx.learner.log(...), or for a score"),
+        ("log_dict", "self.ctx.learner.log_dict(...)"),
+        ("trainer", "self.ctx.trainer."),
+        ("pl_module", "self.ctx.learner."),
+    ],
+)
+def test_what_a_lightning_callback_has_is_elsewhere(name: str, here: str) -> None:
+    callback = CallbackSetList()
+    with pytest.raises(AttributeError, match=re.escape(f"A CallbackSet has no {name!r}. In a fit it is {here}")):
+        getattr(callback, name)
+    assert not hasattr(callback, name)
+    setattr(callback, name, "of my own")
+    assert getattr(callback.clone(deep=True), name) == "of my own"
+
+
+def test_stages_cannot_be_set() -> None:
+    with pytest.raises(AttributeError, match=r"CallbackSetList.stages cannot be set: .* or None to switch one off"):
+        CallbackSetList().stages = ["on_end"]  # type: ignore[assignment]
+
+
+class CallbackSetSlots(CallbackSetList):
+    __slots__ = ("__hidden", "seldom", "slow")
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.slow, self.__hidden = [1], "mine"
+
+    def on_end(self) -> None:
+        self.slow.append(len(self.__hidden))
+
+
+@pytest.mark.parametrize(
+    "remake",
+    [
+        copy.copy,
+        copy.deepcopy,
+        lambda x: pickle.loads(pickle.dumps(x)),
+        lambda x: x.clone(),
+        lambda x: x.clone(deep=True),
+    ],
+)
+def test_attributes_in_slots_are_kept(remake: Any) -> None:
+    callback = CallbackSetSlots()
+    callback.seldom = callback.on_end
+    callback.on_begin()
+    again = remake(callback)
+    again.slow = list(again.slow)
+    again.on_end()
+    assert (again.slow, callback.slow, again.seen, again.ctx) == ([1, 4], [1], ["begin"], None)
+    del callback.seldom
+    assert not hasattr(remake(callback), "seldom")
+
+
+def test_public_stages_and_version() -> None:
+    assert callbacksets.STAGES is STAGES
+    assert len(STAGES) == 12
+    assert callbacksets.__version__ == importlib.metadata.version("callbacksets")
+    assert "STAGES" in callbacksets.__all__
 
 
 def test_stages_come_in_the_order_in_which_they_run() -> None:

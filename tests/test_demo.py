@@ -1,6 +1,7 @@
 from pathlib import Path
 
 import pytest
+import torch
 
 from callbacksets import demo
 from callbacksets.testing import check_callback_set
@@ -11,7 +12,10 @@ def test_the_demo_learns_and_ends_with_its_report(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
+    threads: list[int] = []
+    monkeypatch.setattr(torch, "set_num_threads", threads.append)
     demo.main()
+    assert threads == [1]
     out = capsys.readouterr().out
     assert "epoch  train.acc  train.loss  valid.acc  valid.loss  gradient norm" in out
     assert "Training stopped: callback 'early_stopping' set ctx.terminate in on_valid_end" in out

@@ -1,6 +1,8 @@
+from enum import Enum
 from functools import partial
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -99,6 +101,30 @@ def test_prediction_encoder_gets_output_and_dataset() -> None:
     predicted = quiet().predict(module, DataLoader(data, batch_size=2))
     assert predicted is not None
     assert predicted[0].tolist() == [0, 1]
+
+
+class Id(str, Enum):  # noqa: UP042
+    ACC = "acc"
+
+
+def test_ids_of_measures_with_dots_and_of_other_types() -> None:
+    ids = ["top.1", "50%.acc", Id.ACC, np.str_("x")]
+    measures = {id: MulticlassAccuracy(2) for id in ids}
+    module = SupervisedModule(nn.Linear(3, 2), nn.CrossEntropyLoss(), SGD, measures, measures)
+    batches = Batches([(torch.randn(4, 3), torch.arange(4) % 2)])
+    history = states(module, batches, [batches, batches])
+    plain = ["top.1", "50%.acc", "acc", "x"]
+    assert list(history) == [
+        "epoch",
+        *(f"train.{id}" for id in [*plain, "loss"]),
+        *(f"valid.{id}/dataloader_idx_{loader}" for loader in (0, 1) for id in [*plain, "loss"]),
+    ]
+    held = module.measures_valid
+    assert list(held) == list(held.keys()) == [id for id, _ in held.items()] == plain
+    assert isinstance(held["top.1"], MulticlassAccuracy)
+    assert "top.1" in held
+    del held["top.1"]
+    assert "top.1" not in held
 
 
 def test_measures_are_copied_and_keep_no_graph() -> None:

@@ -28,9 +28,13 @@ from callbacksets import (
     CallbackSet,
     CallbackSetCheckpoint,
     CallbackSetEarlyStopping,
+    CallbackSetGradNorm,
     CallbackSetHistory,
+    CallbackSetLRMonitor,
     CallbackSetLRScheduler,
     CallbackSetLRSchedulerReduceOnPlateau,
+    CallbackSetNanGuard,
+    CallbackSetPredictions,
     CallbackSetProgress,
     CallbackSetTB,
     CallbackSetUnfreeze,
@@ -40,7 +44,6 @@ from callbacksets import (
     t_clbk,
 )
 from callbacksets.base import STAGES
-from callbacksets.callbacks.starts_over import StartsOver
 from callbacksets.testing import CHECKS, StageRecorder, check_callback_set, make_context
 from callbacksets.testing.compare import difference
 from tests import zoo
@@ -57,7 +60,11 @@ PREDEFINED: dict[str, Make] = {
     "checkpoint": lambda: CallbackSetCheckpoint("checkpoints", freq=1),
     "early_stopping": lambda: CallbackSetEarlyStopping(2, restore_best_weights=True),
     "early_stopping, plain": lambda: CallbackSetEarlyStopping(9, monitor="loss"),
+    "grad_norm": CallbackSetGradNorm,
     "history": CallbackSetHistory,
+    "lr_monitor": CallbackSetLRMonitor,
+    "nan_guard": CallbackSetNanGuard,
+    "predictions": CallbackSetPredictions,
     "progress": CallbackSetProgress,
     "lr_cosine_annealing": t_clbk("lr_cosine_annealing", T_max=4).generate,
     "lr_lambda": t_clbk("lr_lambda", lr_lambda=half).generate,
@@ -205,9 +212,10 @@ def subclass(make: Make, **members: Any) -> Make:
     return make_mutant
 
 
-def starts_over_always(self: StartsOver) -> None:
+def starts_over_always(self: CallbackSet) -> None:
     self.start_over()
-    super(self.__class__, self).on_begin()
+    if begin := getattr(super(self.__class__, self), "on_begin", None):
+        begin()
 
 
 def live_state(self: CallbackSet) -> Any:
@@ -228,7 +236,7 @@ STATE_CHECKS = ["round_trip", "begin_keeps_state", "no_aliasing", "resume"]
 MUTANTS: dict[str, Make] = {}
 for name, make in WITH_STATE.items():
     MUTANTS[f"{name}: start over in begin"] = subclass(make, on_begin=starts_over_always)
-    if name != "checkpoint":  # its state stays what it is
+    if name not in ("checkpoint", "lr_monitor"):  # their state stays what it is
         MUTANTS[f"{name}: a live state"] = subclass(make, state_dict=live_state)
 for name, owner in {
     "checkpoint": CallbackSetCheckpoint,

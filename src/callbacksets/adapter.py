@@ -9,7 +9,7 @@ from lightning.pytorch.callbacks import Checkpoint
 from callbacksets.base import CallbackSet
 from callbacksets.checks import choice, flag
 from callbacksets.describe.plan import plan_as_html, plan_as_text
-from callbacksets.describe.sources import generate, sources_by_id
+from callbacksets.describe.sources import Callbacks, generate, sources_by_id
 from callbacksets.fit.context import ContextTorch, check_names
 from callbacksets.fit.fit import Fit
 from callbacksets.fit.handover import Handover, trains_in_child
@@ -33,7 +33,7 @@ class AdapterHooks:
 
     def __init__(
         self,
-        callbacks: Any,
+        callbacks: Callbacks,
         *,
         network: str | None = None,
         loss_fn: str | None = None,
@@ -103,7 +103,7 @@ class AdapterHooks:
         self._fit = Fit(trainer, pl_module, self._sets, **options)
         self._fit.set_up(leave=self._exit)
         if trains_in_child(trainer):
-            self._handover.at_end(self._exit)
+            self._handover.at_end(self._exit, gives=trainer.is_global_zero)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: "LightningModule", checkpoint: dict[str, Any]) -> None:
         if (fit := self._fit_of(trainer)) and not fit.loop.begun:  # else a learning rate finder restores

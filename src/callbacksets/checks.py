@@ -1,73 +1,128 @@
-"""Checks of arguments: each returns the value, or says what was expected and what came. And the words errors share."""
+"""Checks of arguments, and the words that errors share.
+
+A check takes the name of an argument and its value, and returns the value. It raises a `TypeError` for a value of the
+wrong kind and a `ValueError` for one out of range, and says what was expected and what came.
+"""
 
 import difflib
 import inspect
 import math
 import numbers
 import os
+import reprlib
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
 
+class _Shown(reprlib.Repr):
+    """One short line for any value: of an array its shape, of what is long or deep the beginning and the end."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.maxlevel, self.maxdict = 3, 8
+        self.maxstring = self.maxother = self.maxlong = 100
+
+    def repr1(self, x: Any, level: int) -> str:
+        with suppress(Exception):  # a value may refuse to tell, and what is said of it here is no reason to fail
+            if hasattr(type(x), "dtype") and x.shape:  # its repr would copy it from its device, and fill a page
+                return f"<{type(x).__name__} of shape {tuple(x.shape)}, {x.dtype}>"
+        text = super().repr1(x, level)
+        return text if isinstance(x, str) else " ".join(text.split())
+
+    def repr_dict(self, x: Any, level: int) -> str:
+        """In the order it has; `reprlib` sorts it."""
+        if level <= 0 and x:
+            return "{...}"
+        items = [f"{self.repr1(key, level - 1)}: {self.repr1(x[key], level - 1)}" for key in list(x)[: self.maxdict]]
+        return f"{{{', '.join([*items, '...'] if len(x) > self.maxdict else items)}}}"
+
+
+_SHOWN = _Shown()
+_LISTED = 40
+
+
+def shown(value: object) -> str:
+    """`value` as an error message shows it: its `repr()` on one line, cut where that is long, and never an array.
+
+    Example:
+        >>> import torch
+        >>> shown({"x": torch.zeros(1000, 10), "names": ["a"] * 100})
+        "{'x': <Tensor of shape (1000, 10), torch.float32>, 'names': ['a', 'a', 'a', 'a', 'a', 'a', ...]}"
+    """
+    return _SHOWN.repr(value)
+
+
+def plain(text: str) -> str:
+    """The very string that a subclass of `str` equals: of an enum's member the value, of `numpy.str_` a `str`."""
+    return str.__str__(text)
+
+
 def did_you_mean(name: object, known: Iterable[str]) -> str:
     """` Did you mean 'epoch_end'?`, or nothing when no known name is near."""
-    near = difflib.get_close_matches(str(name), list(known), n=1, cutoff=0.6)
+    near = difflib.get_close_matches(plain(name), list(known), n=1, cutoff=0.6) if isinstance(name, str) else ()
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
 def listed(names: Iterable[str]) -> str:
-    """`'a', 'b'`, or `none` when there are none."""
-    return ", ".join(repr(name) for name in names) or "none"
+    """`'a', 'b'`, or `none` when there are none; of very many, the first."""
+    names = list(names)
+    more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
+    return (", ".join(repr(name) for name in names[:_LISTED]) or "none") + more
 
 
 def whole_number(name: str, value: Any, *, at_least: int) -> int:
     """An int, and no bool."""
     if not isinstance(value, numbers.Integral) or isinstance(value, bool):
-        raise TypeError(f"Expected {name} to be a whole number of at least {at_least} but got {value!r}.")
+        raise TypeError(f"Expected {name} to be a whole number of at least {at_least} but got {shown(value)}.")
     if value < at_least:
-        raise ValueError(f"Expected {name} to be a whole number of at least {at_least} but got {value!r}.")
+        raise ValueError(f"Expected {name} to be a whole number of at least {at_least} but got {shown(value)}.")
     return int(value)
 
 
-def number(name: str, value: Any, *, at_least: float, at_most: float = math.inf) -> float:
-    """A finite number, and no bool."""
+def number(name: str, value: Any, *, at_least: float, at_most: float = math.inf, finite: bool = True) -> float:
+    """A number, and no bool; a finite one unless it may be infinite."""
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
-        raise TypeError(f"Expected {name} to be a number of at least {at_least} but got {value!r}.")
-    if not at_least <= float(value) <= at_most or math.isinf(value):
+        raise TypeError(f"Expected {name} to be a number of at least {at_least} but got {shown(value)}.")
+    if not at_least <= float(value) <= at_most or (finite and math.isinf(value)):
         most = "" if at_most == math.inf else f" and at most {at_most}"
-        raise ValueError(f"Expected {name} to be a finite number of at least {at_least}{most} but got {value!r}.")
+        kind = "finite number" if finite else "number"
+        raise ValueError(f"Expected {name} to be a {kind} of at least {at_least}{most} but got {shown(value)}.")
     return float(value)
 
 
 def flag(name: str, value: Any) -> bool:
     """True or False."""
     if not isinstance(value, bool):
-        raise TypeError(f"Expected {name} to be True or False but got {value!r}.")
+        raise TypeError(f"Expected {name} to be True or False but got {shown(value)}.")
     return value
 
 
 def text(name: str, value: Any) -> str:
     """A string with something in it."""
     if not isinstance(value, str):
-        raise TypeError(f"Expected {name} to be a string but got {value!r}.")
+        raise TypeError(f"Expected {name} to be a string but got {shown(value)}.")
     if not value:
         raise ValueError(f"Expected {name} to be a string with something in it but got ''.")
-    return value
+    return plain(value)
 
 
 def choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
     """One of some strings."""
+    if not isinstance(value, str):
+        raise TypeError(f"Expected {name} to be one of {listed(choices)} but got {shown(value)}.")
     if value not in choices:
-        error = ValueError if isinstance(value, str) else TypeError
-        raise error(f"Expected {name} to be one of {listed(choices)} but got {value!r}.{did_you_mean(value, choices)}")
-    return str(value)
+        raise ValueError(
+            f"Expected {name} to be one of {listed(choices)} but got {shown(value)}.{did_you_mean(value, choices)}"
+        )
+    return plain(value)
 
 
 def weight(name: str, value: Any) -> float:
     """A number that orders callbacks: it may be infinite, but not NaN."""
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
-        raise TypeError(f"Expected {name} to be a number but got {value!r}.")
+        raise TypeError(f"Expected {name} to be a number but got {shown(value)}.")
     if math.isnan(value):
         raise ValueError(f"Expected {name} to be a number but got nan.")
     return float(value)
@@ -77,20 +132,25 @@ def names_of(name: str, value: Any) -> list[str]:
     """A list of strings with something in them; a single string is the list of it."""
     values = [value] if isinstance(value, str) or not isinstance(value, Iterable) else list(value)
     if not all(isinstance(one, str) for one in values):
-        raise TypeError(f"Expected {name} to be a string or several, none of them empty, but got {value!r}.")
+        raise TypeError(f"Expected {name} to be a string or several, none of them empty, but got {shown(value)}.")
     if not all(values):
-        raise ValueError(f"Expected {name} to be a string or several, none of them empty, but got {value!r}.")
-    return values
+        raise ValueError(f"Expected {name} to be a string or several, none of them empty, but got {shown(value)}.")
+    return [plain(one) for one in values]
 
 
 def folder(name: str, value: Any) -> Path:
     """The path of a folder on this machine, which need not exist; `~` is the home directory."""
     if not isinstance(value, str | os.PathLike):
-        raise TypeError(f"Expected {name} to be the path of a folder but got {value!r}.")
+        raise TypeError(f"Expected {name} to be the path of a folder but got {shown(value)}.")
     path = os.fspath(value)
     if not isinstance(path, str) or not path or "://" in path:
-        raise ValueError(f"Expected {name} to be the path of a folder on this machine but got {value!r}.")
+        raise ValueError(f"Expected {name} to be the path of a folder on this machine but got {shown(value)}.")
     return Path(path).expanduser()
+
+
+def is_below_a_file(path: Path) -> Path | None:
+    """The file that lies where a folder, or one that it is in, should be; None if there is none."""
+    return next((place for place in (path, *path.parents) if place.exists() and not place.is_dir()), None)
 
 
 def keywords(function: Callable[..., Any], given: Mapping[str, Any], *, after: int, also: Iterable[str] = ()) -> None:
@@ -124,6 +184,19 @@ class NotALightningCallback:
 
     def __get__(self, instance: object, owner: type) -> Any:
         raise misplaced(owner if instance is None else instance)
+
+
+class IsElsewhere:
+    """An attribute that callbacks of other libraries have: reading it from one of ours says where it is here."""
+
+    def __init__(self, here: str) -> None:
+        self._here = here
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: object, owner: type) -> Any:
+        raise AttributeError(f"A CallbackSet has no {self._name!r}. In a fit it is {self._here}.")
 
 
 def misplaced(callback: object) -> MisplacedCallbackError:

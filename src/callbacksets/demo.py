@@ -27,7 +27,7 @@ class CallbackSetGradientNorm(CallbackSet):
 
     def __init__(self) -> None:
         self.norms: list[float] = []
-        self.largest = torch.zeros(())
+        self.largest: torch.Tensor = torch.zeros(())
 
     def on_after_backward(self) -> None:
         norm = nn.utils.clip_grad_norm_(self.ctx.network.parameters(), max_norm=float("inf"))
@@ -79,6 +79,7 @@ def main() -> None:
     warnings.filterwarnings("ignore", message=".*does not have many workers")  # the data is in memory
     warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")  # Lightning itself uses it
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    torch.set_num_threads(1)  # for so small a network, more would spend their time waiting for each other
     L.seed_everything(0)
     train, valid = digits()
     measure = {"acc": MulticlassAccuracy(10, average="micro")}

@@ -1,8 +1,9 @@
 """A LightningModule for the common case: a network, a loss, an optimizer, some measures."""
 
 import copy
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, Mapping
 from typing import Any, cast
+from urllib.parse import unquote
 
 import lightning as L
 from lightning_utilities.core.apply_func import apply_to_collection
@@ -11,7 +12,7 @@ from torch.optim import Optimizer
 from torchmetrics import Metric
 
 from callbacksets.base import snake_case
-from callbacksets.checks import listed
+from callbacksets.checks import listed, plain, shown
 from callbacksets.fit.context import datasets, first_output
 
 
@@ -50,7 +51,7 @@ class SupervisedModule(L.LightningModule):
 
     Raises:
         TypeError: For an argument of another type.
-        ValueError: For two measures with the same id, or one called `loss`.
+        ValueError: For two measures with the same id, or one called `loss`, or like a method of `nn.ModuleDict`.
 
     mlr3torch: `LearnerTorch`.
     """
@@ -66,7 +67,7 @@ class SupervisedModule(L.LightningModule):
     ) -> None:
         super().__init__()
         if not isinstance(network, nn.Module):
-            raise TypeError(f"Expected network to be a torch.nn.Module but got {network!r}.")
+            raise TypeError(f"Expected network to be a torch.nn.Module but got {shown(network)}.")
         callables = {"loss_fn": loss_fn, "optimizer": optimizer, "prediction_encoder": prediction_encoder}
         for argument, value in callables.items():
             if isinstance(value, Optimizer):
@@ -75,24 +76,31 @@ class SupervisedModule(L.LightningModule):
             if isinstance(value, type) and issubclass(value, nn.Module):
                 raise TypeError(f"Expected {argument} to be a function or a module but got a class.{_remedy(value)}")
             if not (callable(value) or (value is None and argument == "prediction_encoder")):
-                raise TypeError(f"Expected {argument} to be callable but got {value!r}.")
+                raise TypeError(f"Expected {argument} to be callable but got {shown(value)}.")
         self.network = network
         self.loss_fn = loss_fn
         self.make_optimizer = optimizer
-        self.measures_train = _by_id("measures_train", measures_train)
-        self.measures_valid = _by_id("measures_valid", measures_valid)
-        self.more_measures_valid = nn.ModuleList()  # of further validation loaders
+        self.measures_train: Measures = _by_id("measures_train", measures_train)
+        self.measures_valid: Measures = _by_id("measures_valid", measures_valid)
+        self.more_measures_valid: nn.ModuleList = nn.ModuleList()  # of further validation loaders
         self.prediction_encoder = prediction_encoder
 
     def forward(self, x: Any) -> Any:
+        """The output of the network.
+
+        Args:
+            x: Its input; several as a tuple, list or dict.
+        """
         if isinstance(x, Mapping):
             return self.network(**x)
         return self.network(*x) if isinstance(x, list | tuple) else self.network(x)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
+        """The loss of a batch, which is logged with the training measures."""
         return self._step(batch, "train", "measures_train")
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
+        """Log the loss of a batch and the validation measures."""
         self._step(batch, "val", self._measures_of_loader(dataloader_idx))
 
     def _measures_of_loader(self, dataloader_idx: int) -> str:
@@ -108,9 +116,11 @@ class SupervisedModule(L.LightningModule):
         return f"more_measures_valid.{dataloader_idx - 1}"
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
+        """The prediction for a batch: inputs, or inputs and targets."""
         return self._encode(self(_inputs(batch)), self.trainer.predict_dataloaders)
 
     def configure_optimizers(self) -> Optimizer:
+        """The optimizer of the network's parameters."""
         return self.make_optimizer(self.network.parameters())
 
     def _step(self, batch: Any, loop: str, where: str) -> Tensor:
@@ -128,7 +138,8 @@ class SupervisedModule(L.LightningModule):
                     on_step=False,
                     on_epoch=True,
                     batch_size=len(y),
-                    metric_attribute=f"{where}.{id}",  # Lightning looks for it only once, perhaps before there was one
+                    # Lightning looks for it only once, perhaps before there was one
+                    metric_attribute=f"{where}.{Measures.key(id)}",
                 )
         self.log(f"{loop}_loss", loss, on_step=False, on_epoch=True, batch_size=len(y), sync_dist=True)
         return loss
@@ -139,21 +150,26 @@ class SupervisedModule(L.LightningModule):
         return self.prediction_encoder(y_hats, datasets(loaders))
 
 
-def _by_id(argument: str, measures: Any) -> nn.ModuleDict:
+def _by_id(argument: str, measures: Any) -> "Measures":
     if measures is None:
         measures = {}
     elif isinstance(measures, Metric):
         measures = [measures]
     if not isinstance(measures, Mapping | nn.ModuleDict):
         if not isinstance(measures, Iterable):
-            raise TypeError(f"Expected {argument} to be torchmetrics objects but got {measures!r}.")
+            raise TypeError(f"Expected {argument} to be torchmetrics objects but got {shown(measures)}.")
         pairs = [(snake_case(type(measure).__name__), measure) for measure in measures]
     else:
         pairs = list(measures.items())
-    by_id = nn.ModuleDict()
-    for id, measure in pairs:
+    by_id = Measures()
+    for given, measure in pairs:
+        if not isinstance(given, str):
+            raise TypeError(f"Expected the ids in {argument} to be strings but got {shown(given)}.")
+        id = plain(given)
         if not isinstance(measure, Metric):
-            raise TypeError(f"Expected {argument} to be torchmetrics objects but got {measure!r}.{_remedy(measure)}")
+            raise TypeError(
+                f"Expected {argument} to be torchmetrics objects but got {shown(measure)}.{_remedy(measure)}"
+            )
         if id in by_id or id == "loss":
             raise ValueError(
                 f"{argument} has {'two measures' if id in by_id else 'a measure'} {id!r}"
@@ -162,9 +178,41 @@ def _by_id(argument: str, measures: Any) -> nn.ModuleDict:
             )
         try:
             by_id[id] = measure.clone()
-        except (KeyError, TypeError) as error:
+        except KeyError as error:
             raise ValueError(f"{argument} cannot have the id {id!r}: {error}") from None
     return by_id
+
+
+class Measures(nn.ModuleDict):
+    """Measures by id. An id may hold a dot, but the name of a submodule may not."""
+
+    @staticmethod
+    def key(id: str) -> str:
+        """The name of the submodule that has an id."""
+        return id.replace("%", "%25").replace(".", "%2E")
+
+    def __getitem__(self, id: str) -> nn.Module:
+        return super().__getitem__(self.key(id))
+
+    def __setitem__(self, id: str, module: nn.Module) -> None:
+        super().__setitem__(self.key(id), module)
+
+    def __delitem__(self, id: str) -> None:
+        super().__delitem__(self.key(id))
+
+    def __contains__(self, id: str) -> bool:
+        return super().__contains__(self.key(id))
+
+    def __iter__(self) -> Iterator[str]:
+        return map(unquote, super().__iter__())
+
+    def keys(self) -> KeysView[str]:
+        """The ids."""
+        return dict.fromkeys(self).keys()
+
+    def items(self) -> ItemsView[str, nn.Module]:
+        """The ids and the measures."""
+        return dict(zip(self, self.values(), strict=True)).items()
 
 
 def _remedy(value: object) -> str:

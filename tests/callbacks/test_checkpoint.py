@@ -1,3 +1,6 @@
+import os
+import shutil
+import socket
 import subprocess
 import sys
 from collections.abc import Callable
@@ -6,7 +9,7 @@ from typing import Any
 
 import pytest
 import torch
-from lightning.pytorch.plugins.io import AsyncCheckpointIO
+from lightning.pytorch.plugins.io import AsyncCheckpointIO, TorchCheckpointIO
 
 from callbacksets import (
     CallbackSet,
@@ -196,6 +199,116 @@ def test_does_not_write_over_what_appears_meanwhile(tmp_path: Path) -> None:
     assert (tmp_path / "epoch2.ckpt").read_text() == "another run's"
 
 
+def test_of_two_runs_that_start_together_the_second_is_refused_before_it_writes(tmp_path: Path) -> None:
+    def other_run(ctx: Any) -> None:
+        if ctx.epoch == 1:
+            fit([CallbackSetCheckpoint(tmp_path, freq=1)], max_epochs=1)
+            before.update({path: path.read_bytes() for path in tmp_path.iterdir()})
+
+    for freq in (1, 2):
+        before: dict[Path, bytes] = {}
+        callbacks = [CallbackSetCheckpoint(tmp_path, freq=freq), Act(on_epoch_begin=other_run)]
+        refused(lambda callbacks=callbacks: fit(callbacks, max_epochs=2), "epoch1.ckpt has appeared while")
+        assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
+        (tmp_path / "epoch1.ckpt").unlink()
+
+
+@pytest.mark.parametrize("plugin", ["file", "folder"])
+def test_the_name_is_claimed_when_another_run_was_as_fast(plugin: str, tmp_path: Path) -> None:
+    theirs = tmp_path / "epoch1.ckpt"
+
+    class Late(PLUGINS[plugin]):  # type: ignore[misc]
+        def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+            super().save_checkpoint(checkpoint, path)
+            theirs.parent.mkdir(exist_ok=True)
+            theirs.mkdir() if plugin == "folder" else theirs.write_text("theirs")
+            if plugin == "folder":
+                (theirs / "shard").write_text("theirs")
+
+    refused(lambda: fit([CallbackSetCheckpoint(tmp_path, freq=1)], plugins=[Late()]), "epoch1.ckpt has appeared while")
+    assert saved(tmp_path) == ["epoch1.ckpt"]  # and nothing unfinished
+    assert (theirs / "shard" if plugin == "folder" else theirs).read_text() == "theirs"
+
+
+def test_where_files_cannot_be_linked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: Any) -> None:
+        raise PermissionError("no links here")
+
+    monkeypatch.setattr("os.link", refuse)
+    fit([CallbackSetCheckpoint(tmp_path, freq=1)], max_epochs=2)
+    assert saved(tmp_path) == ["epoch1.ckpt", "epoch2.ckpt"]
+
+
+def leftover(path: Path, pid: int, host: str | None = None, kind: str = "part") -> Path:
+    entry = path / f".epoch1.ckpt.{host or socket.gethostname()}-{pid}-0123abcd.{kind}"
+    entry.touch()
+    return entry
+
+
+@pytest.mark.skipif(os.name != "posix", reason="elsewhere, nobody can tell who is alive")
+def test_what_another_run_is_writing_is_left_alone_and_what_a_killed_one_wrote_goes(tmp_path: Path) -> None:
+    process = subprocess.Popen([sys.executable, "-c", "pass"])
+    process.wait()
+    dead, alive = leftover(tmp_path, process.pid), leftover(tmp_path, os.getppid())
+    elsewhere = leftover(tmp_path, process.pid, "other-host")
+    foreign = leftover(tmp_path, 1)
+    assert latest_checkpoint(tmp_path) is None
+    assert dead.exists()  # looking removes nothing
+    fit([CallbackSetCheckpoint(tmp_path, freq=1)])
+    assert saved(tmp_path) == sorted([alive.name, elsewhere.name, foreign.name, "epoch1.ckpt"])
+
+
+@pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended")
+@pytest.mark.parametrize("plugin", ["file", "folder"])
+def test_one_of_an_epoch_cut_short_is_replaced_by_renaming(plugin: str, tmp_path: Path) -> None:
+    def callbacks() -> list[Any]:
+        return [CallbackSetHistory(), CallbackSetCheckpoint(tmp_path, freq=9)]
+
+    fit(callbacks(), max_epochs=2, max_steps=3, plugins=[PLUGINS[plugin]()])
+    first = latest_checkpoint(tmp_path)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("shutil.rmtree", lambda path, remove=shutil.rmtree: remove(path) if path != first else 1 / 0)
+        resume(callbacks(), first, max_epochs=2, plugins=[PLUGINS[plugin]()])
+    assert saved(tmp_path) == ["epoch2.ckpt"]
+
+
+def test_one_that_was_just_being_replaced_is_still_found(tmp_path: Path) -> None:
+    fit([CallbackSetCheckpoint(tmp_path, freq=1)], max_epochs=2)
+    old = leftover(tmp_path, 1, kind="old")
+    assert latest_checkpoint(tmp_path) == tmp_path / "epoch2.ckpt"
+    (tmp_path / "epoch1.ckpt").replace(old)
+    (tmp_path / "epoch2.ckpt").unlink()
+    assert latest_checkpoint(tmp_path) == old
+    resume([CallbackSetCheckpoint(tmp_path, freq=1)], old, max_epochs=2)
+    assert latest_checkpoint(tmp_path) == tmp_path / "epoch2.ckpt"
+
+
+def test_a_failure_while_writing_leaves_nothing(tmp_path: Path) -> None:
+    class Full(TorchCheckpointIO):
+        def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+            Path(path).write_text("half of it")
+            raise OSError("no space left")
+
+    with pytest.raises(OSError, match="no space left"):
+        fit([CallbackSetCheckpoint(tmp_path, freq=1)], plugins=[Full()])
+    assert saved(tmp_path) == []
+
+
+def test_a_path_below_a_file_is_told_of_before_anything_is_trained(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()
+    log = StageLog(stages=("on_batch_begin",))
+    for path in (tmp_path / "notes.txt" / "run", tmp_path / "notes.txt" / "runs" / "first"):
+        refused(lambda path=path: fit([CallbackSetCheckpoint(path, freq=1), log]), r"notes\.txt is a file")
+    assert log.rows == []
+
+
+def test_nothing_is_said_of_weights_only(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO"):
+        fit([CallbackSetCheckpoint(tmp_path, freq=1)])
+    assert "weights_only" not in caplog.text
+    assert "optimizer_states" in torch.load(tmp_path / "epoch1.ckpt", weights_only=True)
+
+
 def test_other_files_beside_checkpoints_are_left_alone(tmp_path: Path) -> None:
     fit([CallbackSetCheckpoint(tmp_path, freq=1)])
     for name in ("epoch=1-step=2.ckpt", "epoch01.ckpt", "epoch0.ckpt", ".epoch2.ckpt", "epoch9.ckpt.part"):
@@ -263,8 +376,13 @@ def test_two_checkpoints_and_what_has_no_state_may_follow(tmp_path: Path) -> Non
 
 
 def test_asynchronous_checkpoints_are_an_error(tmp_path: Path) -> None:
-    with pytest.raises(RuntimeError, match="AsyncCheckpointIO writes checkpoints later"):
-        fit([CallbackSetCheckpoint(tmp_path, freq=1)], plugins=[AsyncCheckpointIO()])
+    class OfTheOtherNamespace(TorchCheckpointIO):
+        pass
+
+    OfTheOtherNamespace.__name__ = "AsyncCheckpointIO"
+    for plugin in (AsyncCheckpointIO(), OfTheOtherNamespace()):
+        with pytest.raises(RuntimeError, match="AsyncCheckpointIO writes checkpoints later"):
+            fit([CallbackSetCheckpoint(tmp_path, freq=1)], plugins=[plugin])
 
 
 @pytest.mark.parametrize(

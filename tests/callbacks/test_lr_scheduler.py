@@ -178,6 +178,20 @@ def test_a_run_longer_than_its_cycle_keeps_the_last_rate() -> None:
     assert len([one for one in warned if "OneCycleLR" in str(one.message)]) == 1
 
 
+@pytest.mark.parametrize("given", [{"epochs": 9}, {"steps_per_epoch": 7}, {"epochs": 1, "steps_per_epoch": 1}])
+def test_one_cycle_is_as_long_as_the_run_whatever_else_is_given(
+    given: dict[str, int], caplog: pytest.LogCaptureFixture
+) -> None:
+    own = CallbackSetLRSchedulerOneCycle(max_lr=0.1, **given)
+    with caplog.at_level("INFO", logger="lightning.pytorch"):
+        fit([own], None, ones(3), max_epochs=2)
+    assert own.scheduler.total_steps == 6
+    assert "has the run's 6 batches, whatever" in caplog.text
+    longer = CallbackSetLRSchedulerOneCycle(max_lr=0.1, total_steps=8, **given)
+    fit([longer], None, ones(3), max_epochs=2)
+    assert longer.scheduler.total_steps == 8
+
+
 def test_plateau_takes_none_for_its_mode() -> None:
     assert "mode" not in CallbackSetLRSchedulerReduceOnPlateau(mode=None).scheduler_args
 
@@ -340,6 +354,19 @@ def test_a_scheduler_of_the_module_is_told_of() -> None:
     assert sum("of its own" in str(warning.message) for warning in record) == 1
 
 
+@pytest.mark.parametrize("weight", [-1, 1])
+def test_a_state_loaded_in_begin_applies_whatever_the_order(weight: float) -> None:
+    first = CallbackSetLRScheduler(torch_schedulers.StepLR, step_size=2, gamma=0.5)
+    state = fit([first], Module(), max_epochs=3).states["lr_scheduler"]
+    recorder = Recorder()
+    load = Act(on_begin=lambda ctx: ctx.callbacks["lr"].load_state_dict(state))
+    load.weight = weight
+    again = CallbackSetLRScheduler(torch_schedulers.StepLR, step_size=2, gamma=0.5)
+    fit({"load": load, "lr": again, "recorder": recorder}, Module(), ones(1), max_epochs=2)
+    assert [look[0]["lr"] for look in recorder.groups] == [0.05, 0.025, 0.025]
+    assert again.scheduler.last_epoch == 5
+
+
 # --- errors ----------------------------------------------------------------------------------------------------------
 
 CONSTRUCTED: list[tuple[Callable[[], Any], type[Exception], str]] = [
@@ -349,7 +376,7 @@ CONSTRUCTED: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: CallbackSetLRScheduler(Halving, decay=1), TypeError, "Halving has no argument 'decay'"),
     (lambda: CallbackSetLRScheduler(torch_schedulers.ReduceLROnPlateau), TypeError, "SchedulerReduceOnPlateau"),
     (lambda: CallbackSetLRSchedulerOneCycle(), TypeError, "OneCycleLR cannot be made without 'max_lr'"),
-    (lambda: CallbackSetLRSchedulerOneCycle(max_lr=1, epochs=2), ValueError, "together, or neither.* got 'epochs'"),
+    (lambda: CallbackSetLRSchedulerOneCycle(max_lr=1, epochs=0), ValueError, "epochs to be a whole number of at least"),
     (lambda: CallbackSetLRSchedulerReduceOnPlateau(1), TypeError, "monitor to be a string but got 1"),
     (lambda: CallbackSetLRSchedulerReduceOnPlateau(""), ValueError, "monitor to be a string with something"),
     (lambda: CallbackSetLRSchedulerReduceOnPlateau(mode="mni"), ValueError, "mode to be one of .*mean 'min'"),

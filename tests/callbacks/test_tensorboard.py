@@ -85,6 +85,8 @@ def test_refuses_what_is_no_folder_of_events(tmp_path: Path) -> None:
         fit([CallbackSetTB(tmp_path)])
     with pytest.raises(FileExistsError, match=r"to be a folder for TensorBoard's events but .*notes\.txt is a file"):
         fit([CallbackSetTB(tmp_path / "notes.txt")])
+    with pytest.raises(FileExistsError, match=r"for TensorBoard's events but .*notes\.txt is a file"):
+        fit([CallbackSetTB(tmp_path / "notes.txt" / "run")])
 
 
 @pytest.mark.parametrize(

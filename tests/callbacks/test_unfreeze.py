@@ -1,9 +1,12 @@
+import itertools
 import os
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 from unittest import mock
 
+import pandas
 import pytest
 import torch
 from torch import nn
@@ -19,7 +22,9 @@ from callbacksets import (
     select_name,
     select_none,
 )
-from tests.helpers import Act, StageLog, Tiny, fit, ones, quiet
+from tests.helpers import Act, StageLog, Tiny, fit, ones, quiet, script, written
+from tests.scripts import sharded_parts
+from tests.scripts.sharded_parts import Deep
 
 HEAD = select_grep(r"^1\.")
 
@@ -209,8 +214,19 @@ def row(**values: Any) -> list[dict[str, Any]]:
             TypeError,
             "starting_weights to be a selector.* but got '0.weight'",
         ),
-        (lambda: CallbackSetUnfreeze(select_all(), None), TypeError, "unfreeze to be a list of rows .* but got None"),
-        (lambda: CallbackSetUnfreeze(select_all(), row(epoch=1)[0]), TypeError, "unfreeze to be a list of rows"),
+        (lambda: CallbackSetUnfreeze(select_all(), 3), TypeError, "unfreeze to be a list of rows .* but got 3"),
+        (lambda: CallbackSetUnfreeze(select_all(), "all"), TypeError, "unfreeze to be a list of rows .* but got 'all'"),
+        (lambda: CallbackSetUnfreeze(select_all(), row(epoch=1)[0]), TypeError, "a single row into a list"),
+        (
+            lambda: CallbackSetUnfreeze(select_all(), {"epoch": [1, 2], "weights": [select_all()]}),
+            ValueError,
+            "columns of unfreeze to be equally long but their lengths are {'epoch': 2, 'weights': 1}",
+        ),
+        (
+            lambda: CallbackSetUnfreeze(select_all(), {"epohc": [1], "weights": [select_all()]}),
+            ValueError,
+            "has 'epohc'.*mean 'epoch'",
+        ),
         (lambda: CallbackSetUnfreeze(select_all(), [3]), TypeError, r"unfreeze\[0\] to be a row like .* but got 3"),
         (lambda: CallbackSetUnfreeze(select_all(), [{"epoch": 1}]), ValueError, r"unfreeze\[0\] to have 'weights'"),
         (lambda: CallbackSetUnfreeze(select_all(), row()), ValueError, "either 'epoch' or 'batch'"),
@@ -241,6 +257,58 @@ def row(**values: Any) -> list[dict[str, Any]]:
 def test_bad_argument(make: Callable[[], Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         make()
+
+
+# --- tables ----------------------------------------------------------------------------------------------------------
+
+COLUMNS = {"epoch": [2, 3], "weights": [select_name("0.bias"), select_all()]}
+
+
+@pytest.mark.parametrize("table", [COLUMNS, pandas.DataFrame(COLUMNS)], ids=["columns", "pandas"])
+def test_a_table_is_its_rows(table: Any) -> None:
+    trainable = Trainable()
+    fit([CallbackSetUnfreeze(HEAD, table), trainable], Module(), ones(1), max_epochs=3)
+    assert [len(names) for names in trainable.names] == [2, 3, 4]
+
+
+def test_a_table_with_rows_of_its_own() -> None:
+    class Polars:
+        def to_dicts(self) -> list[Any]:
+            return [{"epoch": 2, "weights": select_all()}]
+
+    trainable = Trainable()
+    fit([CallbackSetUnfreeze(HEAD, Polars()), trainable], Module(), ones(1), max_epochs=2)
+    assert [len(names) for names in trainable.names] == [2, 4]
+
+
+@pytest.mark.parametrize("none", [None, {}, [], {"epoch": [], "weights": []}, pandas.DataFrame()])
+def test_no_rows(none: Any) -> None:
+    assert CallbackSetUnfreeze(HEAD, none).unfreeze == []
+
+
+# --- FSDP2 -----------------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(sys.platform != "linux", reason="gloo on one machine")
+def test_what_is_sharded_trains_as_what_is_not(tmp_path: Path) -> None:
+    done = script("sharded_parts", tmp_path / "two", str(tmp_path / "two"))
+    assert done.returncode == 0, done.stderr
+    first, second = written(tmp_path / "two")
+    assert first == second
+    (tmp_path / "one").mkdir()
+    torch.manual_seed(0)
+    fit(sharded_parts.callbacks(tmp_path / "one"), Deep(), ones(2), ones(1), max_epochs=sharded_parts.EPOCHS)
+    [alone] = written(tmp_path / "one")
+    for ours, expected in zip(first, alone, strict=True):
+        assert ours["scores"]["grad_norm"] == pytest.approx(expected["scores"]["grad_norm"], rel=1e-5)
+        for name, weights in expected["weights"].items():
+            assert ours["weights"][name] == pytest.approx(weights, rel=1e-5), (ours["epoch"], name)
+    moved = [
+        [name for name in now["weights"] if now["weights"][name] != before["weights"][name]]
+        for before, now in itertools.pairwise(first)
+    ]
+    assert moved == [["1.bias", "2.weight"], ["0.weight", "1.bias", "2.weight"], ["0.weight", "1.bias", "2.weight"]]
 
 
 # --- DDP -------------------------------------------------------------------------------------------------------------

@@ -4,6 +4,7 @@ import copy
 import math
 import pickle
 import re
+import threading
 from collections.abc import Callable
 from functools import partial
 from typing import Any
@@ -94,6 +95,29 @@ def test_a_clone_has_parameters_of_its_own() -> None:
     assert descriptor.param_set.values == {"patience": 5}
     assert (descriptor.id, descriptor.packages) == ("early_stopping", [])
     assert (clone.id, clone.generator) == ("other", CallbackSetEarlyStopping)
+
+
+def test_a_deep_clone_has_values_of_its_own_and_a_shallow_one_shares_them() -> None:
+    shared = [1]
+    descriptor = TorchCallback(CallbackSetSized, additional_args={"size": shared})
+    assert descriptor.clone().generate().size == [1]
+    assert descriptor.clone(deep=True).generate().size is not shared
+    assert descriptor.clone(deep=False).generate().size is shared
+
+    described = TorchCallback(CallbackSetSized)
+    described.param_set.set_values(size=shared)
+    assert described.clone().param_set.values["size"] is not shared
+    assert described.clone(deep=False).param_set.values["size"] is shared
+
+
+def test_a_value_that_cannot_be_copied_is_shared_only_when_asked_for() -> None:
+    descriptor = TorchCallback(CallbackSetSized)
+    descriptor.param_set.set_values(size=threading.Lock())
+    with pytest.raises(TypeError, match=r"The value of 'size', <.*lock.*>, cannot be copied: .*clone\(deep=False\)"):
+        descriptor.clone()
+    assert descriptor.clone(deep=False).generate().size is descriptor.param_set.values["size"]
+    with pytest.raises(TypeError, match="Expected deep to be True or False but got 1"):
+        descriptor.clone(deep=1)
 
 
 @pytest.mark.parametrize("remake", [copy.copy, copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x))])

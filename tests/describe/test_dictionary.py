@@ -14,6 +14,7 @@ from torch.optim import lr_scheduler
 import callbacksets
 from callbacksets import (
     CallbackSet,
+    CallbackSetAdapter,
     CallbackSetHistory,
     TorchCallback,
     as_torch_callback,
@@ -29,13 +30,17 @@ from callbacksets.describe.dictionary import DictionaryTorchCallbacks
 REQUIRED: dict[str, dict[str, Any]] = {
     "checkpoint": {"path": "checkpoints", "freq": 1},
     "early_stopping": {"patience": 5},
+    "grad_norm": {},
     "history": {},
     "lr_cosine_annealing": {"T_max": 3},
     "lr_lambda": {"lr_lambda": float},
+    "lr_monitor": {},
     "lr_multiplicative": {"lr_lambda": float},
     "lr_one_cycle": {"max_lr": 0.1},
     "lr_reduce_on_plateau": {},
     "lr_step": {"step_size": 2},
+    "nan_guard": {},
+    "predictions": {},
     "progress": {},
     "tb": {"path": "runs"},
     "unfreeze": {"starting_weights": select_all(), "unfreeze": []},
@@ -66,7 +71,7 @@ def added() -> Iterator[str]:
 
 def test_keys() -> None:
     assert list(torch_callbacks) == list(torch_callbacks.keys()) == list(REQUIRED)
-    assert len(torch_callbacks) == 12
+    assert len(torch_callbacks) == 16
     assert "history" in torch_callbacks
     assert "histry" not in torch_callbacks
     assert torch_callbacks.get("histry") is None
@@ -83,6 +88,50 @@ def test_every_key_generates(key: str) -> None:
     assert type(callback).__name__ in callbacksets.__all__
     assert callback.weight == 7
     assert t_clbk(key, **REQUIRED[key]).generate().weight == descriptor.generator.weight
+
+
+@pytest.mark.parametrize(
+    ("make", "error", "message"),
+    [
+        (lambda: t_clbk("early_stopping", patience=0), ValueError, "patience to be a whole number of at least 1"),
+        (lambda: CallbackSetAdapter([{"early_stopping": {"patience": "five"}}]), TypeError, "but got 'five'"),
+        (lambda: t_clbk("early_stopping", patience=3, mode="mni"), ValueError, "mode to be one of.*mean 'min'"),
+        (lambda: t_clbk("early_stopping", patience=3).param_set.set_values(patience=-1), ValueError, "but got -1"),
+        (lambda: t_clbk("lr_step", step_size=0), ValueError, "step_size to be a whole number of at least 1"),
+        (lambda: t_clbk("checkpoint", path="a").param_set.set_values(freq=0), ValueError, "freq to be"),
+        (lambda: TorchCallback(CallbackSetHistory).param_set.set_values(n=1), TypeError, "no parameter 'n'"),
+    ],
+)
+def test_values_are_refused_when_they_are_given(make: Any, error: type[Exception], message: str) -> None:
+    with pytest.raises(error, match=message):
+        make()
+
+
+def test_a_value_that_was_refused_is_not_there() -> None:
+    descriptor = t_clbk("early_stopping", patience=3)
+    with pytest.raises(ValueError, match="patience"):
+        descriptor.param_set.set_values(patience=0)
+    assert descriptor.generate().patience == 3
+    with pytest.raises(ValueError, match="patience"):
+        descriptor.clone().param_set.set_values(patience=0)
+
+
+def test_the_constructor_of_a_users_callback_runs_for_a_fit_only() -> None:
+    made: list[int] = []
+
+    class CallbackSetMine(CallbackSet):
+        def __init__(self, n: int) -> None:
+            made.append(n)
+
+    descriptor = TorchCallback(CallbackSetMine)
+    descriptor.param_set.set_values(n=1)
+    assert made == []
+
+
+def test_an_iterator_is_left_for_the_fit() -> None:
+    rows = iter([{"epoch": 2, "weights": select_all()}])
+    descriptor = t_clbk("unfreeze", starting_weights=select_all(), unfreeze=rows)
+    assert len(descriptor.generate().unfreeze) == 1
 
 
 @pytest.mark.parametrize("key", SCHEDULERS)

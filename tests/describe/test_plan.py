@@ -2,6 +2,7 @@
 
 import re
 import textwrap
+from typing import Any
 
 import pytest
 
@@ -15,7 +16,7 @@ from callbacksets import (
     t_clbk,
 )
 from callbacksets.testing import StageRecorder
-from tests.helpers import fit
+from tests.helpers import fit, quiet
 
 
 class Sized(CallbackSet):
@@ -56,23 +57,46 @@ def test_plan() -> None:
         """\
         <CallbackSetAdapter: 7 callbacks>
         callback        class                     weight
-        lr_step         CallbackSetLRScheduler    -1.5
+        lr_step         CallbackSetLRScheduler    -1.5    its constructor decides on batch_end, epoch_end
         history         CallbackSetHistory        0
         tb              CallbackSetTB             0
         progress        CallbackSetProgress       0
-        fails           Fails                     0       cannot be made: RuntimeError
+        fails           Fails                     0
         sized           Sized                     3       still needs 'size'
         early_stopping  CallbackSetEarlyStopping  1000    still needs 'patience'
 
         stage            runs, in this order
         begin            lr_step, history, tb, progress, early_stopping
-        batch_end        progress
+        batch_end        lr_step, progress
         batch_valid_end  progress
         valid_end        progress, early_stopping
         epoch_end        lr_step, history, tb, progress
         end              progress, sized
         exit             history, tb, progress, fails, early_stopping"""
     )
+
+
+class Made(CallbackSet):
+    """Keeps a list of those that were made."""
+
+    made: list[Any] = []
+
+    def __init__(self, size: int = 1) -> None:
+        self.made.append(self)
+
+    def on_end(self) -> None: ...
+
+
+def test_to_show_an_adapter_makes_no_callback() -> None:
+    descriptor = TorchCallback(Made, id="described")
+    descriptor.param_set.set_values(size=2)
+    adapter = CallbackSetAdapter([Made, descriptor])
+    quiet(callbacks=[adapter])  # a Trainer formats its arguments, at any level of logging
+    for text in (repr(adapter), str(adapter), adapter._repr_html_()):
+        assert "described" in text
+    assert "size=2" in repr(descriptor)
+    assert "size=2" in descriptor._repr_html_()
+    assert not Made.made
 
 
 def test_plan_in_a_notebook() -> None:

@@ -3,10 +3,14 @@
 import copy
 import pickle
 import re
+import warnings
+from enum import Enum
 from typing import Any
 
 import lightning as L
+import numpy as np
 import pytest
+import torch
 
 from callbacksets import CallbackSet, CallbackSetAdapter, CallbackSetHistory, TorchCallback, t_clbk, t_clbks
 from callbacksets.describe.sources import generate, sources_by_id
@@ -22,6 +26,45 @@ class CallbackSetSized(CallbackSet):
 
 class CallbackSetEMA(CallbackSet):
     weight = 5
+
+
+def described() -> "TorchCallback":
+    return TorchCallback(CallbackSetEMA, id="described")
+
+
+def unknown() -> None:
+    raise AssertionError("it was called")
+
+
+class CalledError(Exception):
+    def __init__(self, *args: Any) -> None:
+        raise AssertionError("it was called")
+
+
+class Id(str, Enum):  # noqa: UP042
+    A = "a"
+
+
+class CallbackSetMisspelled(CallbackSet):
+    def epoch_end(self) -> None: ...
+
+    def onBatchEnd(self) -> None: ...
+
+    def _end(self) -> None: ...
+
+
+class CallbackSetByItself(CallbackSet):
+    def __init__(self) -> None:
+        self.on_end = self.end
+
+    def end(self) -> None: ...
+
+
+class CallbackSetKeeps(CallbackSet):
+    def state_dict(self) -> Any:
+        return {"seed": 1}
+
+    def load_state_dict(self, state_dict: Any) -> None: ...
 
 
 def weighted(weight: Any) -> CallbackSet:
@@ -49,6 +92,9 @@ def weighted(weight: Any) -> CallbackSet:
         ([{"early_stopping": {"patience": 2}}, {"lr_step": {"step_size": 1, "id": "b"}}], ["early_stopping", "b"]),
         ({"a": {"early_stopping": {"patience": 2}}}, ["a"]),
         ([{"class_path": "callbacksets.CallbackSetProgress", "init_args": {"digits": 3}}], ["progress"]),
+        ([{"class_path": "tests.describe.test_sources.described"}], ["described"]),
+        ([t_clbks({"a": "history"}), CallbackSetEMA(), t_clbks(["tb_1"]), {}], ["a", "ema", "tb_1"]),
+        ([{"b": CallbackSetEMA, "c": CallbackSetHistory()}, "history"], ["b", "c", "history"]),
     ],
 )
 def test_ids(callbacks: Any, ids: list[str]) -> None:
@@ -56,9 +102,15 @@ def test_ids(callbacks: Any, ids: list[str]) -> None:
 
 
 def test_what_fails_when_it_is_made_says_what_it_was() -> None:
+    class CallbackSetPicky(CallbackSet):
+        def __init__(self, patience: Any) -> None:
+            raise TypeError("patience")
+
+    picky = TorchCallback(CallbackSetPicky, id="this_one")
+    picky.param_set.set_values(patience=5)
     with pytest.raises(TypeError, match="patience") as caught:
-        fit([t_clbk("early_stopping", patience=5), t_clbk("lr_reduce_on_plateau", patience="5")])
-    assert caught.value.__notes__ == ["when callback 'lr_reduce_on_plateau' was made for the fit"]
+        fit([t_clbk("early_stopping", patience=5), picky])
+    assert caught.value.__notes__ == ["when callback 'this_one' was made for the fit"]
 
 
 def test_what_a_fit_makes_of_them() -> None:
@@ -128,6 +180,19 @@ REFUSED = [
     ([CallbackSetAdapter([])], TypeError, "Expected callbacks to be CallbackSets but got a CallbackSetAdapter."),
     (["history", "history"], ValueError, "Two callbacks have the id 'history'. Give ids of your own"),
     ([t_clbk("history"), CallbackSetHistory()], ValueError, "Two callbacks have the id 'history'."),
+    ([t_clbks(["history"]), "history"], ValueError, "Two callbacks have the id 'history'."),
+    ([{"a": CallbackSetHistory, "b": L.Callback}], TypeError, "Callback is a Lightning callback, not a CallbackSet."),
+    (
+        [{"class_path": "tests.describe.test_sources.unknown"}],
+        TypeError,
+        "Expected class_path to name a CallbackSet class, TorchCallback, or a function that is annotated to return one "
+        "of them (-> TorchCallback), but got 'tests.describe.test_sources.unknown'.",
+    ),
+    ([{"class_path": "tests.describe.test_sources.CalledError"}], TypeError, "Expected class_path to name"),
+    ([{"class_path": "os.getcwd"}], TypeError, "Expected class_path to name"),
+    ([{"class_path": "lightning.pytorch.callbacks.Timer"}], TypeError, "Timer is a Lightning callback"),
+    ([[1.0] * 1000], TypeError, "but got [1.0, 1.0, 1.0, 1.0, 1.0, 1.0, ...]."),
+    ([torch.ones(1000)], TypeError, "but got <Tensor of shape (1000,), torch.float32>."),
     ([SAME, SAME], ValueError, "is given twice, as 'callback_set' and 'callback_set'."),
     ({"a": SAME, "b": SAME}, ValueError, "is given twice, as 'a' and 'b'. Make one instance for each."),
     ({3: SAME}, TypeError, "Expected the ids of the callbacks to be non-empty strings but got 3."),
@@ -143,6 +208,40 @@ def test_refuses(callbacks: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error) as raised:
         CallbackSetAdapter(callbacks)
     assert re.search(re.escape(message), str(raised.value.args[0]))
+
+
+@pytest.mark.parametrize("id", [Id.A, np.str_("a")])
+def test_an_id_of_another_type_is_what_it_equals(id: Any) -> None:
+    for ids in ({id: CallbackSetHistory}, [{id: CallbackSetHistory()}]):
+        [key] = sources_by_id(ids)
+        assert (key, type(key)) == ("a", str)
+    assert list(fit({id: CallbackSetHistory()}).states) == ["a"]
+
+
+@pytest.mark.parametrize(
+    "source", [CallbackSetMisspelled, CallbackSetMisspelled(), TorchCallback(CallbackSetMisspelled)]
+)
+def test_a_method_that_looks_like_a_stage_warns(source: Any) -> None:
+    with pytest.warns(UserWarning, match="looks like a stage") as warned:
+        CallbackSetAdapter([source])
+    assert [str(one.message) for one in warned] == [
+        "CallbackSetMisspelled.epoch_end() looks like a stage, but no loop calls it. Call it on_epoch_end.",
+        "CallbackSetMisspelled.onBatchEnd() looks like a stage, but no loop calls it. Call it on_batch_end.",
+    ]
+
+
+@pytest.mark.parametrize("source", [CallbackSetEMA, CallbackSetEMA(), TorchCallback(CallbackSetEMA)])
+def test_a_callback_without_a_stage_warns(source: Any) -> None:
+    with pytest.warns(UserWarning, match=r"Callback 'ema' \(CallbackSetEMA\) has no stage, so that nothing"):
+        CallbackSetAdapter([source])
+
+
+@pytest.mark.parametrize("cls", [CallbackSetByItself, CallbackSetKeeps])
+def test_a_callback_that_sets_its_stages_or_has_a_state_does_not(cls: type[CallbackSet]) -> None:
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        CallbackSetAdapter([cls])
+        CallbackSetAdapter([cls()])
 
 
 class CallbackSetHeavyLater(CallbackSet):

@@ -74,6 +74,28 @@ def test_a_none_stage_of_the_class_can_be_inherited_around() -> None:
     fit(Off())
 
 
+def test_an_instance_that_has_served_a_fit_starts_over_when_the_next_is_set_up() -> None:
+    class Counting(CallbackSet):
+        def __init__(self) -> None:
+            self.starts: list[int] = []
+            self.batches = 0
+
+        def start_over(self) -> None:
+            self.starts.append(self.batches)
+            self.batches = 0
+
+        def on_batch_end(self) -> None:
+            self.batches += 1
+
+    callback = Counting()
+    assert "start_over" not in callback.stages
+    callback.batches = 40  # as a state that was loaded by hand
+    fit(callback)
+    assert (callback.starts, callback.batches) == ([], 42)
+    fit(callback, None, ones(1))
+    assert (callback.starts, callback.batches) == ([42], 1)
+
+
 def test_profiled_stages_are_rows_of_their_own() -> None:
     profiler = SimpleProfiler()
     adapter = fit([CallbackSetHistory(), Act(on_batch_end=lambda ctx: None)], max_epochs=2, profiler=profiler)

@@ -4,12 +4,17 @@ import copy
 import json
 import os
 import pickle
+import stat
+import tempfile
 from pathlib import Path
 from types import SimpleNamespace
+from typing import Any
 
 import pytest
+import torch
 
 from callbacksets import CallbackSetAdapter
+from callbacksets.fit.handover import Handover
 from tests.helpers import fit, script
 
 
@@ -20,10 +25,11 @@ def test_states_come_back_from_child_processes(tmp_path: Path, strategy: str) ->
     folder = tmp_path / "children"
     result = script("children", folder, strategy, TMPDIR=str(folder))
     assert result.returncode == 0, result.stderr
-    stopped, failed = map(json.loads, result.stdout.splitlines())
+    stopped, failed, *killed = map(json.loads, result.stdout.splitlines())
     by = "callback 'guard' set ctx.terminate in on_epoch_end, epoch 2 was the last"
     assert stopped == {"epochs": [1, 2], "weight": [1, 2], "stopped_by": by, "files": 0}
     assert failed == {"epochs": [1, 2], "weight": [1, 2], "stopped_by": "None", "files": 0}
+    assert killed == ([{}] if strategy == "ddp_notebook" else [])
     assert not list(folder.glob("callbacksets-*"))  # of the third fit, after which nobody asked
 
 
@@ -48,6 +54,77 @@ def test_what_nobody_asked_a_child_for_is_not_the_result_of_a_later_fit(monkeypa
         adapter._handover.give(("stale", None))
     fit(adapter, max_epochs=2)
     assert adapter.states["history"]["epoch"] == [1, 2]
+
+
+@pytest.fixture
+def _as_a_child(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.setattr("multiprocessing.parent_process", os_process)
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+
+
+def saved(**states: Any) -> Any:
+    return {"callbacks": {id: {"cls": "X", "state": state} for id, state in states.items()}}
+
+
+@pytest.mark.usefixtures("_as_a_child")
+def test_a_state_that_cannot_be_pickled_is_left_out() -> None:
+    handover = Handover()
+    with pytest.warns(UserWarning, match=r"The states of the callbacks 'bad' cannot be pickled"):
+        handover.give((saved(good=1, bad=lambda: None), "stopped"))
+    assert handover.take() == (saved(good=1), "stopped")
+
+
+@pytest.mark.usefixtures("_as_a_child")
+def test_what_is_not_written_completely_does_not_replace_what_is(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    def stops(what: Any, path: Path) -> None:
+        path.write_bytes(b"half")
+        raise OSError("no space left")
+
+    handover = Handover()
+    handover.give((saved(a=1), None))
+    with monkeypatch.context() as patch:
+        patch.setattr(torch, "save", stops)
+        with pytest.warns(UserWarning, match=r"adapter.states cannot be .*no space left"):
+            handover.give((saved(a=2), None))
+    assert handover.take() == (saved(a=1), None)
+    assert not list(tmp_path.iterdir())
+
+
+@pytest.mark.usefixtures("_as_a_child")
+@pytest.mark.skipif(not hasattr(os, "getuid"), reason="Windows has no such owners")
+def test_nothing_of_another_user_is_read_or_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    handover = Handover()
+    handover.give((saved(a=1), None))
+    [folder] = tmp_path.iterdir()
+    assert stat.S_IMODE(folder.stat().st_mode) == 0o700
+    with monkeypatch.context() as patch:
+        patch.setattr(os, "getuid", lambda: folder.stat().st_uid + 1)
+        assert handover.take() is None
+        with pytest.warns(UserWarning, match="belongs to somebody else"):
+            handover.give((saved(a=2), None))
+    folder.chmod(0o755)
+    assert handover.take() is None
+    folder.chmod(0o700)
+    elsewhere = folder.rename(tmp_path / "elsewhere")
+    folder.symlink_to(elsewhere)
+    assert handover.take() is None
+    folder.unlink()
+    elsewhere.rename(folder)
+    assert handover.take() == (saved(a=1), None)
+
+
+@pytest.mark.usefixtures("_as_a_child")
+def test_until_a_child_gives_there_is_nothing_of_the_fit_before(monkeypatch: pytest.MonkeyPatch) -> None:
+    adapter = CallbackSetAdapter("history")
+    adapter._handover.give((saved(history=1), None))
+    assert adapter.states == {"history": 1}
+    monkeypatch.setattr("multiprocessing.util.Finalize", lambda *args, **kwargs: None)
+    adapter._handover.at_end(lambda: None, gives=False)
+    assert adapter.states == {"history": 1}
+    adapter._handover.at_end(lambda: None, gives=True)
+    assert (adapter.states, adapter.stopped_by) == ({}, None)
 
 
 def test_a_copy_of_an_adapter_has_a_handover_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,9 +1,17 @@
 """Scores: what a module logs, under which names, when, and what is said of what cannot be one."""
 
+import copy
+import math
+import pickle
+import re
 import warnings
 from collections.abc import Callable
+from enum import Enum
+from fractions import Fraction
+from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from torchmetrics import MeanMetric, Metric
@@ -11,7 +19,7 @@ from torchmetrics.classification import BinaryAccuracy, MulticlassAccuracy
 from torchmetrics.regression import R2Score
 
 from callbacksets import CallbackSetAdapter, CallbackSetEarlyStopping, CallbackSetHistory
-from callbacksets.scores import Scores, short_name
+from callbacksets.scores import NOT_VALIDATED, ById, Scores, short_name
 from tests.helpers import Act, Batches, StageLog, Tiny, fit, ones, quiet
 
 EPOCH = {"on_step": False, "on_epoch": True, "batch_size": 1}
@@ -56,6 +64,99 @@ def test_a_logged_name_or_a_position_sets_what_it_gets() -> None:
     assert dict(scores) == {"acc": 0.8, "loss": 0.4, "val_new": 1.0}
     with pytest.raises(IndexError, match="no position 3 among 3 names"):
         scores[3] = 1.0
+
+
+def test_every_way_to_set_a_score_takes_the_logged_name() -> None:
+    scores = Scores({"acc": 0.9}, logged={"val_acc": "acc"})
+    same = scores
+    scores |= {"val_acc": 0.5, "f1": 1}
+    assert scores is same
+    assert scores.setdefault("val_acc", 0.1) == 0.5
+    assert scores.setdefault(0, 0.1) == 0.5
+    assert scores.setdefault("new", 2) == 2.0
+    assert dict(scores) == {"acc": 0.5, "f1": 1.0, "new": 2.0}
+    merged, copied = scores | {"val_acc": 0.25}, scores.copy()
+    assert (merged["val_acc"], copied["val_acc"], scores["acc"]) == (0.25, 0.5, 0.5)
+    assert dict(merged) == {"acc": 0.25, "f1": 1.0, "new": 2.0}
+    assert type(merged) is type(copied) is type(Scores.fromkeys(["a"], 0)) is Scores
+    assert type(Scores.fromkeys(["a"], 0)["a"]) is float
+    assert scores.pop("val_acc") == 0.5
+    assert scores.pop("val_acc", None) is None
+    with pytest.raises(KeyError, match="There is no 'val_acc' among 'f1', 'new'"):
+        scores.pop("val_acc")
+
+
+@pytest.mark.parametrize(
+    "remake", [copy.copy, copy.deepcopy, lambda x: pickle.loads(pickle.dumps(x)), lambda x: x.copy()]
+)
+def test_copies_and_pickles_know_the_logged_names(remake: Callable[[Any], Any]) -> None:
+    scores = Scores({"val_acc": 0.9, "loss": 0.2}, logged={"val_loss": "loss"}, empty="nothing yet.")
+    again = remake(scores)
+    again["val_loss"] = 0.3
+    assert (type(again), dict(again), again.empty) == (Scores, {"val_acc": 0.9, "loss": 0.3}, "nothing yet.")
+    assert scores["loss"] == 0.2
+
+
+class Name(str, Enum):  # noqa: UP042
+    LOSS = "loss"
+
+
+def test_scores_are_floats_under_plain_names(tmp_path: Path) -> None:
+    numbers = (1, True, np.float64(1), np.float32(1), np.int64(1), torch.tensor(1), torch.ones(1, 1), Fraction(1))
+    for number in numbers:
+        scores = Scores({"a": number, np.str_("b"): 1.0})
+        scores[Name.LOSS] = number
+        scores |= {"c": number}
+        assert list(scores.items()) == [("a", 1.0), ("b", 1.0), ("loss", 1.0), ("c", 1.0)]
+        assert {type(one) for item in scores.items() for one in item} == {str, float}
+        assert scores.name(Name.LOSS) == scores.name(np.str_("loss")) == "loss"
+    torch.save(dict(scores), tmp_path / "scores.pt")
+    assert torch.load(tmp_path / "scores.pt", weights_only=True) == dict(scores)
+    assert math.isnan(Scores({"a": np.float32("nan")})["a"])
+
+
+@pytest.mark.parametrize(
+    ("value", "message"),
+    [
+        ("0.5", "but got '0.5'."),
+        (None, "but got None."),
+        (torch.ones(2, 3), "but got <Tensor of shape (2, 3), torch.float32>."),
+        (np.ones(2), "but got <ndarray of shape (2,), float64>."),
+        (1j, "but got 1j."),
+        (MeanMetric(), "but got MeanMetric(). Give the value: metric.compute()."),
+    ],
+)
+def test_what_is_no_number_is_no_score(value: Any, message: str) -> None:
+    for set_it in (
+        lambda: Scores({"a": value}),
+        lambda: Scores().update(a=value),
+        lambda: Scores().setdefault("a", value),
+    ):
+        with pytest.raises(TypeError, match=re.escape(f"Expected score 'a' to be a number {message}")):
+            set_it()
+
+
+def test_what_is_empty_says_why() -> None:
+    with pytest.raises(KeyError, match=r"There is no 'acc': nothing was logged for the epoch. Log it"):
+        Scores()["acc"]
+    with pytest.raises(KeyError, match=r"There is no 0: no validation has run yet\."):
+        Scores(empty=NOT_VALIDATED)[0]
+    scores = Scores(empty=NOT_VALIDATED)
+    scores["acc"] = 1
+    with pytest.raises(KeyError, match="There is no 'loss' among 'acc'"):
+        scores["loss"]
+
+
+def test_states_by_id_are_a_dict_that_names_the_ids(tmp_path: Path) -> None:
+    states = ById({"history": {"epoch": [1]}, "tb": 0})
+    assert states == {"history": {"epoch": [1]}, "tb": 0}
+    with pytest.raises(KeyError, match=r"There is no 'histroy'. Did you mean 'history'\? There are 'history', 'tb'"):
+        states["histroy"]
+    assert (states.get("typo"), "typo" in states) == (None, False)
+    for again in (copy.deepcopy(states), pickle.loads(pickle.dumps(states))):
+        assert again == states
+    torch.save(states, tmp_path / "states.pt")
+    assert torch.load(tmp_path / "states.pt", weights_only=True) == states
 
 
 @pytest.mark.parametrize(

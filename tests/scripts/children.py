@@ -1,6 +1,8 @@
 """Fits in child processes: `python -m tests.scripts.children STRATEGY`. Prints what the calling process then knows."""
 
 import json
+import os
+import signal
 import sys
 import tempfile
 from pathlib import Path
@@ -15,7 +17,9 @@ from tests.helpers import Tiny, ones, quiet
 
 
 class CallbackSetGuard(CallbackSet):
-    """Stops after an epoch, or fails in the one behind it."""
+    """Stops after an epoch, or in the one behind it fails or is killed."""
+
+    is_killed = False
 
     def __init__(self, epoch: int, fails: bool) -> None:
         self.epoch, self.fails = epoch, fails
@@ -26,6 +30,8 @@ class CallbackSetGuard(CallbackSet):
 
     def on_batch_end(self) -> None:
         if self.fails and self.ctx.epoch > self.epoch:
+            if self.is_killed:
+                os.kill(os.getpid(), signal.SIGKILL)
             raise RuntimeError("boom")
 
     def state_dict(self) -> dict[str, Any]:
@@ -54,6 +60,11 @@ def main(strategy: str) -> None:
     with pytest.raises(Exception, match="boom"):  # of the launcher's class for what is raised in a child
         fit(adapter, strategy)
     show(adapter)
+    if strategy == "ddp_notebook":  # which starts its children quickly
+        guard.is_killed = True
+        with pytest.raises(Exception, match="SIGKILL"):
+            fit(adapter, strategy)
+        print(json.dumps(adapter.states), flush=True)
     guard.epoch, guard.fails = 1, False
     fit(adapter, strategy)  # what it leaves, nobody asks for
 

@@ -4,22 +4,25 @@ import math
 import os
 import re
 import shutil
+import socket
+import uuid
 from collections.abc import Callable
 from pathlib import Path
 
-from lightning.pytorch.plugins.io import AsyncCheckpointIO
-
 from callbacksets.base import CallbackSet
-from callbacksets.callbacks.starts_over import StartsOver
-from callbacksets.checks import folder, listed, whole_number
+from callbacksets.checks import folder, is_below_a_file, listed, whole_number
+from callbacksets.fit.lightning import is_a
 
 AnyPath = str | os.PathLike[str]
 
 _COMPLETE = re.compile(r"epoch([1-9]\d*)\.ckpt")
-_BEGUN = re.compile(r"\.epoch[1-9]\d*\.ckpt\.part")
+_UNFINISHED = re.compile(
+    r"\.(?P<name>epoch(?P<epoch>[1-9]\d*)\.ckpt)\.(?P<host>.+)-(?P<pid>\d+)-[0-9a-f]{8}\.(?P<kind>part|old)"
+)
+"""What a run is writing, or was when it was killed; `old` is a complete one that is just being replaced."""
 
 
-class CallbackSetCheckpoint(StartsOver):
+class CallbackSetCheckpoint(CallbackSet):
     """Saves a Lightning checkpoint every few epochs, and when training ends.
 
     A checkpoint is `epoch<n>.ckpt` in the folder: a file, or a folder where the strategy writes sharded ones. It has
@@ -62,24 +65,23 @@ class CallbackSetCheckpoint(StartsOver):
         self._folder: Path | None = None
         self._resumed_folder: str | None = None
         self._is_unsaved = False
-        self._epoch_at_begin = 0
+        self._known: set[int] = set()
 
     def on_begin(self) -> None:
-        super().on_begin()
         ctx = self.ctx
         self._check_order()
-        if isinstance(ctx.trainer.strategy.checkpoint_io, AsyncCheckpointIO):
+        if is_a(ctx.trainer.strategy.checkpoint_io, "AsyncCheckpointIO"):
             raise RuntimeError(
                 "AsyncCheckpointIO writes checkpoints later, so that CallbackSetCheckpoint cannot tell when one is "
                 "complete. Use one of them without the other."
             )
         self._is_unsaved = False
-        self._epoch_at_begin = ctx.epoch
         # rank zero decides: a function may return another folder on each rank, and files appear at another moment
-        decided = self._decide_folder() if ctx.trainer.is_global_zero else (Path(), None)
-        self._folder, problem = ctx.trainer.strategy.broadcast(decided)
+        decided = (*self._decide_folder(), _id_of_run()) if ctx.trainer.is_global_zero else (Path(), None, "")
+        self._folder, problem, self._run = ctx.trainer.strategy.broadcast(decided)
         if problem is not None:
             raise FileExistsError(problem)
+        self._known = set(_complete(self._folder))
 
     def on_epoch_end(self) -> None:
         self._is_unsaved = True
@@ -95,7 +97,6 @@ class CallbackSetCheckpoint(StartsOver):
 
     def load_state_dict(self, state_dict: dict[str, str] | None) -> None:
         self._resumed_folder = None if state_dict is None else state_dict["path"]
-        self.loaded_state()
 
     def _check_order(self) -> None:
         callbacks = self.ctx.callbacks
@@ -114,14 +115,14 @@ class CallbackSetCheckpoint(StartsOver):
         return path, self._problem(path) if trains and not self._is_dry_run() else None
 
     def _problem(self, path: Path) -> str | None:
+        if (file := is_below_a_file(path)) is not None:
+            return f"Expected path to be a folder for checkpoints but {file} is a file."
         if not path.exists():
             return None
-        if not path.is_dir():
-            return f"Expected path to be a folder for checkpoints but {path} is a file."
         names = sorted(entry.name for entry in path.iterdir())
         checkpoints = _complete(path)
         if not checkpoints:
-            others = [name for name in names if not _BEGUN.fullmatch(name)]
+            others = [name for name in names if not _UNFINISHED.fullmatch(name)]
             return f"The folder {path} holds other things, {others[0]!r} for one. Use a new folder." if others else None
         newest, total = max(checkpoints), self.ctx.total_epochs
         remedy = f"Use a new folder, or resume that run: trainer.fit(..., ckpt_path=latest_checkpoint({str(path)!r}))"
@@ -151,22 +152,26 @@ class CallbackSetCheckpoint(StartsOver):
             return
         assert self._folder is not None, "begin has decided it"
         complete = self._folder / f"epoch{epoch}.ckpt"
-        begun = self._folder / f".{complete.name}.part"
+        begun = self._folder / f".{complete.name}.{self._run}.part"
         if trainer.is_global_zero:
-            if complete.exists() and epoch != self._epoch_at_begin:
-                raise FileExistsError(f"{complete} has appeared while this run was training: another run writes there.")
+            for other in set(_complete(self._folder)) - self._known:
+                raise FileExistsError(_appeared(self._folder / f"epoch{other}.ckpt"))
             self._folder.mkdir(parents=True, exist_ok=True)
             _remove_leftovers(self._folder)
         trainer.strategy.barrier("the folder of checkpoints is ready")
-        trainer.save_checkpoint(begun)  # returns when every rank has written its part
-        if trainer.is_global_zero:
-            for entry in (begun, *begun.rglob("*")):
-                _fsync(entry)
-            if complete.is_dir():
-                shutil.rmtree(complete)  # of the epoch, cut short then, with whose rest this run began
-            begun.replace(complete)
-            _fsync(self._folder)
+        try:
+            trainer.save_checkpoint(begun, weights_only=False)  # returns when every rank has written its part
+            if trainer.is_global_zero:
+                for entry in (begun, *begun.rglob("*")):
+                    _fsync(entry)
+                # one that is known is of the epoch, cut short then, with whose rest this run began
+                _name(begun, complete, replace=epoch in self._known)
+                _fsync(self._folder)
+        finally:
+            if trainer.is_global_zero:
+                _remove(begun)
         trainer.strategy.barrier("the checkpoint is complete")
+        self._known.add(epoch)
         self._is_unsaved = False
 
 
@@ -199,8 +204,12 @@ def latest_checkpoint(path: AnyPath) -> Path | None:
 
 def _complete(path: Path) -> dict[int, Path]:
     """The complete checkpoints in a folder by epoch."""
-    entries = path.iterdir() if path.exists() else ()
-    return {int(match[1]): entry for entry in entries if (match := _COMPLETE.fullmatch(entry.name))}
+    entries = list(path.iterdir()) if path.is_dir() else []
+    complete = {int(match[1]): entry for entry in entries if (match := _COMPLETE.fullmatch(entry.name))}
+    for entry in entries:
+        if (match := _UNFINISHED.fullmatch(entry.name)) and match["kind"] == "old":
+            complete.setdefault(int(match["epoch"]), entry)
+    return complete
 
 
 def _changes_its_state_late(callback: CallbackSet) -> bool:
@@ -210,14 +219,69 @@ def _changes_its_state_late(callback: CallbackSet) -> bool:
     return has_state and any(stage in callback.stages for stage in ("on_epoch_end", "on_end"))
 
 
+def _appeared(checkpoint: Path) -> str:
+    return f"{checkpoint} has appeared while this run was training: another run writes there. Use a folder for each."
+
+
+def _name(begun: Path, complete: Path, *, replace: bool) -> None:
+    """Give a checkpoint its name, which it takes from another only where it is to replace that.
+
+    Raises:
+        FileExistsError: When there is one of that name that is not to be replaced.
+    """
+    if replace and complete.is_dir():
+        before = begun.with_suffix(".old")
+        complete.rename(before)
+        begun.rename(complete)
+        _remove(before)
+    elif replace:
+        begun.replace(complete)
+    elif begun.is_dir():
+        try:
+            begun.rename(complete)
+        except OSError as error:  # which it is for a folder with something in it, or a file
+            raise (FileExistsError(_appeared(complete)) if complete.exists() else error) from None
+    else:
+        try:
+            os.link(begun, complete)
+        except FileExistsError:
+            raise FileExistsError(_appeared(complete)) from None
+        except OSError:  # a file system without links
+            begun.replace(complete)
+
+
+def _id_of_run() -> str:
+    """What names the unfinished files of a run, so that another can tell whose they are."""
+    return f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
+
+
 def _remove_leftovers(path: Path) -> None:
-    """Remove what a run that was killed had begun to write."""
+    """Remove what runs that were killed had begun to write; not what one that may be alive is writing."""
     for entry in path.iterdir():
-        if _BEGUN.fullmatch(entry.name):
-            if entry.is_dir():
-                shutil.rmtree(entry)
-            else:
-                entry.unlink()
+        match = _UNFINISHED.fullmatch(entry.name)
+        if match is None or match["host"] != socket.gethostname() or not _is_dead(match["pid"]):
+            continue
+        if match["kind"] == "part" or (path / match["name"]).exists():
+            _remove(entry)
+
+
+def _is_dead(pid: str) -> bool:
+    if os.name != "posix":  # elsewhere, asking would end it
+        return False
+    try:
+        os.kill(int(pid), 0)
+    except ProcessLookupError:
+        return True
+    except OSError:  # it is another user's
+        return False
+    return False
+
+
+def _remove(path: Path) -> None:
+    if path.is_dir():
+        shutil.rmtree(path)
+    else:
+        path.unlink(missing_ok=True)
 
 
 def _fsync(path: Path) -> None:

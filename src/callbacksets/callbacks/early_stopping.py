@@ -1,13 +1,13 @@
 """Stopping when validation no longer improves."""
 
-import copy
 import math
-from collections import OrderedDict
+import textwrap
 from typing import Any, Literal
 
-from lightning.pytorch.utilities import rank_zero_warn
-from torch import Tensor
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
+from callbacksets.base import CallbackSet
+from callbacksets.callbacks.best_weights import Shared, Weights, copy_of_weights, owner_of, put_back
 from callbacksets.callbacks.monitor import (
     choose_measure,
     has_validation,
@@ -15,14 +15,13 @@ from callbacksets.callbacks.monitor import (
     monitored_score,
     scores_to_monitor,
 )
-from callbacksets.callbacks.starts_over import StartsOver
 from callbacksets.checks import choice, flag, number, text, whole_number
 from callbacksets.fit.lightning import callbacks_of, is_a
 from callbacksets.fit.shards import divided
 from callbacksets.scores import ByName
 
 
-class CallbackSetEarlyStopping(StartsOver):
+class CallbackSetEarlyStopping(CallbackSet):
     """Stops training when a validation score has not improved for some evaluations.
 
     Its state is `best_epochs`, `best_score`, `stagnation`, `measure` and, with `restore_best_weights`, `best_weights`.
@@ -36,7 +35,8 @@ class CallbackSetEarlyStopping(StartsOver):
         patience: After how many evaluations without an improvement training stops; at least 1.
         min_delta: What an improvement must exceed.
         restore_best_weights: Whether the network gets the weights of its best evaluation in `exit`, also after a
-            failure. They are kept on the device, and cost one copy of the network's parameters and buffers.
+            failure; where parameters outside of it are trained, the whole module does. They are kept on the device,
+            and cost one copy of the parameters and buffers, less the frozen ones outside of the network.
         monitor: The name of the score, `"loss"` or as it was logged, `"val_loss"`; by default the first.
         mode: `"min"` or `"max"`; by default what `ctx.minimize()` says of the score.
 
@@ -60,7 +60,7 @@ class CallbackSetEarlyStopping(StartsOver):
         mode: Literal["min", "max"] | None = None,
     ) -> None:
         self.patience = whole_number("patience", patience, at_least=1)
-        self.min_delta = number("min_delta", min_delta, at_least=0)
+        self.min_delta = number("min_delta", min_delta, at_least=0, finite=False)
         self.restore_best_weights = flag("restore_best_weights", restore_best_weights)
         self.monitor = None if monitor is None else text("monitor", monitor)
         self.mode = None if mode is None else choice("mode", mode, ("min", "max"))
@@ -71,15 +71,14 @@ class CallbackSetEarlyStopping(StartsOver):
         self.best_epochs: int | None = None
         self.stagnation = 0
         self.measure: str | None = None
-        self.best_weights: dict[str, Any] | None = None
+        self.best_weights: Weights | None = None
         self._minimize: bool | None = None
 
     def on_begin(self) -> None:
-        super().on_begin()
         self._minimize = None
         if self.best_weights is not None:
             # A checkpoint has them whole. To be divided here, as in `exit` other ranks may be gone.
-            self.best_weights = divided(self.best_weights, like=self.ctx.network.state_dict())
+            self.best_weights = divided(self.best_weights, like=owner_of(self.best_weights, self.ctx).state_dict())
         if self.ctx.total_epochs == 0:
             return
         if not has_validation(self.ctx):
@@ -124,8 +123,17 @@ class CallbackSetEarlyStopping(StartsOver):
                 self.ctx.terminate = True
 
     def on_exit(self) -> None:
-        if self.has_begun and self.restore_best_weights and self.best_weights is not None:
-            self.ctx.network.load_state_dict(copy.deepcopy(_Shared(self.best_weights)))
+        if not self.restore_best_weights or self.best_weights is None:
+            return
+        try:
+            put_back(self.best_weights, self.ctx)
+        except Exception as error:  # a fit that has trained is not to fail for it
+            rank_zero_warn(
+                f"The best weights, of epoch {self.best_epochs}, could not all be put back: "
+                f"{textwrap.shorten(str(error), 400)} They are in the state, adapter.states[...]['best_weights']."
+            )
+        else:
+            rank_zero_info(f"The weights are those of the best epoch, {self.best_epochs}.")
 
     def state_dict(self) -> dict[str, Any]:
         state = {
@@ -136,7 +144,7 @@ class CallbackSetEarlyStopping(StartsOver):
         }
         if not self.restore_best_weights:
             return state
-        return state | {"best_weights": None if self.best_weights is None else _Shared(self.best_weights)}
+        return state | {"best_weights": None if self.best_weights is None else Shared(self.best_weights)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best_epochs = state_dict["best_epochs"]
@@ -144,7 +152,6 @@ class CallbackSetEarlyStopping(StartsOver):
         self.stagnation = state_dict["stagnation"]
         self.measure = state_dict["measure"]
         self.best_weights = state_dict.get("best_weights")
-        self.loaded_state()
 
     def _choose(self, known: ByName[Any]) -> None:
         before = None if self.best_score is None else self.measure
@@ -157,29 +164,5 @@ class CallbackSetEarlyStopping(StartsOver):
 
     def _remember_weights(self) -> None:
         if self.restore_best_weights:
-            self.has_begun = True  # also where a test has called no `on_begin`
             self.best_weights = None  # first, so that there is never more than one copy of them
-            self.best_weights = copy.deepcopy(self.ctx.network.state_dict())
-
-
-class _Shared(OrderedDict[str, Any]):
-    """The state of a network whose tensors nobody writes to, so that a copy of it holds the same and not more of them.
-
-    Copied or saved, it is an ordinary one.
-    """
-
-    def __init__(self, state: dict[str, Any]) -> None:
-        super().__init__(state)
-        vars(self).update(getattr(state, "__dict__", {}))  # the versions of its modules
-
-    def __deepcopy__(self, memo: dict[int, Any]) -> OrderedDict[str, Any]:
-        memo |= {id(value): value for value in self.values() if isinstance(value, Tensor)}
-        return copy.deepcopy(self._ordinary(), memo)
-
-    def __reduce__(self) -> Any:
-        return self._ordinary().__reduce__()
-
-    def _ordinary(self) -> OrderedDict[str, Any]:
-        ordinary = OrderedDict(self)
-        vars(ordinary).update(vars(self))
-        return ordinary
+            self.best_weights = copy_of_weights(self.ctx)

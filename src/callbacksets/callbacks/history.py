@@ -3,8 +3,8 @@
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
+from callbacksets.base import CallbackSet
 from callbacksets.callbacks.early_stopping import CallbackSetEarlyStopping
-from callbacksets.callbacks.starts_over import StartsOver
 from callbacksets.show.plotting import plot_history
 
 if TYPE_CHECKING:
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-class CallbackSetHistory(StartsOver):
+class CallbackSetHistory(CallbackSet):
     """Keeps the training and validation scores of every epoch.
 
     Its state is a dict of equally long lists: `epoch`, `train.<name>`, `valid.<name>`, with None where there was no
@@ -39,9 +39,7 @@ class CallbackSetHistory(StartsOver):
         self._best_epoch: int | None = None
 
     def on_begin(self) -> None:
-        resumed = self._state_is_loaded
-        super().on_begin()
-        if resumed and not self.rows:
+        if self.ctx.resumed and not self.rows:
             # a run without scores until here has had its epochs nevertheless
             self.rows = [{"epoch": epoch} for epoch in range(1, self.ctx.epoch + 1)]
 
@@ -87,4 +85,3 @@ class CallbackSetHistory(StartsOver):
             {name: value for name, value in zip(names, values, strict=True) if value is not None}
             for values in zip(*state_dict.values(), strict=True)
         ]
-        self.loaded_state()

@@ -7,11 +7,11 @@ from typing import Any
 from lightning.pytorch.utilities import rank_zero_warn
 from tqdm.auto import tqdm
 
-from callbacksets.callbacks.starts_over import StartsOver
+from callbacksets.base import CallbackSet
 from callbacksets.checks import whole_number
 
 
-class CallbackSetProgress(StartsOver):
+class CallbackSetProgress(CallbackSet):
     """Shows a bar for training and validation, the scores of every epoch and the total time.
 
     In a terminal every epoch leaves a line with its scores; in a notebook they stand beside the one bar. Only rank zero
@@ -44,7 +44,6 @@ class CallbackSetProgress(StartsOver):
         self._started: float | None = None
 
     def on_begin(self) -> None:
-        super().on_begin()
         self._started = time.monotonic()
         if self.ctx.trainer.progress_bar_callback is not None:
             rank_zero_warn(
@@ -105,7 +104,6 @@ class CallbackSetProgress(StartsOver):
 
     def load_state_dict(self, state_dict: dict[str, float]) -> None:
         self._before = state_dict["elapsed"]
-        self.loaded_state()
 
     def _elapsed(self) -> float:
         return self._before + (0.0 if self._started is None else time.monotonic() - self._started)

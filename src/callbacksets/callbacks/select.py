@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
-from callbacksets.checks import did_you_mean, flag, listed, names_of
+from callbacksets.checks import did_you_mean, flag, listed, names_of, shown
 
 
 class Select:
@@ -22,7 +22,7 @@ class Select:
 
     def __call__(self, param_names: Iterable[str]) -> list[str]:
         if isinstance(param_names, str):
-            raise TypeError(f"Expected param_names to be several names but got the string {param_names!r}.")
+            raise TypeError(f"Expected param_names to be several names but got the string {shown(param_names)}.")
         return list(self._function(list(param_names)))
 
     def __repr__(self) -> str:
@@ -122,7 +122,7 @@ def select_invert(select: Callable[[Sequence[str]], Iterable[str]]) -> Select:
     mlr3torch: `select_invert()`.
     """
     if not callable(select):
-        raise TypeError(f"Expected select to be a selector such as select_grep('bias') but got {select!r}.")
+        raise TypeError(f"Expected select to be a selector such as select_grep('bias') but got {shown(select)}.")
     return Select(f"select_invert({select!r})", partial(_others, select=select))
 
 
@@ -163,4 +163,4 @@ def _compiled(pattern: str, ignore_case: bool) -> re.Pattern[str]:
     try:
         return re.compile(pattern, re.IGNORECASE if ignore_case else re.NOFLAG)
     except re.error as error:
-        raise ValueError(f"Expected patterns to be regular expressions but got {pattern!r}: {error}.") from None
+        raise ValueError(f"Expected patterns to be regular expressions but got {shown(pattern)}: {error}.") from None

@@ -7,7 +7,7 @@ from pathlib import Path
 from lightning.pytorch.loggers import TensorBoardLogger
 
 from callbacksets.base import CallbackSet
-from callbacksets.checks import flag, folder
+from callbacksets.checks import flag, folder, is_below_a_file
 
 
 class CallbackSetTB(CallbackSet):
@@ -67,8 +67,8 @@ class CallbackSetTB(CallbackSet):
 
 
 def _check_folder(path: Path) -> None:
-    if path.exists() and not path.is_dir():
-        raise FileExistsError(f"Expected path to be a folder for TensorBoard's events but {path} is a file.")
+    if (file := is_below_a_file(path)) is not None:
+        raise FileExistsError(f"Expected path to be a folder for TensorBoard's events but {file} is a file.")
     contents = list(path.iterdir()) if path.exists() else []
     if contents and not any(entry.name.startswith("events.out.tfevents.") for entry in contents):
         raise FileExistsError(

@@ -6,13 +6,13 @@ from typing import Any
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch.nn.parallel import DistributedDataParallel
 
-from callbacksets.callbacks.starts_over import StartsOver
-from callbacksets.checks import did_you_mean, listed, whole_number
+from callbacksets.base import CallbackSet
+from callbacksets.checks import did_you_mean, listed, shown, whole_number
 
 Selector = Callable[[Sequence[str]], Iterable[str]]
 
 
-class CallbackSetUnfreeze(StartsOver):
+class CallbackSetUnfreeze(CallbackSet):
     """Trains some parameters of the network from the start, and others from a later epoch or batch on.
 
     Its state is `trainable`, the names of the parameters that are trained. In a resumed run these are trained on,
@@ -31,8 +31,9 @@ class CallbackSetUnfreeze(StartsOver):
     Args:
         starting_weights: A selector of the parameters to train from the start: `select_all()`, `select_none()`,
             `select_name()`, `select_grep()`, `select_invert()`, or any function from a list of names to some of them.
-        unfreeze: When to train which others: mappings with `weights`, a selector, and either `epoch` (in all of them)
-            or `batch`, which is `ctx.global_step`; both count from 1. May be empty.
+        unfreeze: When to train which others: rows with `weights`, a selector, and either `epoch` (in all of them) or
+            `batch`, which is `ctx.global_step`; both count from 1. A list of mappings, a mapping of columns, or a data
+            frame of pandas or polars; may be empty, or None.
 
     Raises:
         TypeError, ValueError: For a row without `weights`, with both or none of `epoch` and `batch`, another when than
@@ -44,7 +45,7 @@ class CallbackSetUnfreeze(StartsOver):
 
     reads_y_hats = False
 
-    def __init__(self, starting_weights: Selector, unfreeze: Iterable[Mapping[str, Any]]) -> None:
+    def __init__(self, starting_weights: Selector, unfreeze: Iterable[Mapping[str, Any]] | Any | None) -> None:
         self.starting_weights = _selector("starting_weights", starting_weights)
         self.unfreeze = _rows(unfreeze)
         self.start_over()
@@ -54,7 +55,6 @@ class CallbackSetUnfreeze(StartsOver):
         self._later: list[tuple[str, int, list[str]]] = []
 
     def on_begin(self) -> None:
-        super().on_begin()
         ctx = self.ctx
         parameters = dict(ctx.network.named_parameters())
         start = self._select("starting_weights", self.starting_weights)
@@ -66,8 +66,7 @@ class CallbackSetUnfreeze(StartsOver):
         self._later = [(unit, at, names) for unit, at, names in rows if at > now[unit]]
         ever = trainable.union(*(names for *_, names in rows))
         self._check_strategy(trainable, ever)
-        for name, parameter in parameters.items():
-            parameter.requires_grad_(name in trainable)
+        self._train({name: name in trainable for name in parameters})
         soon = [names for unit, at, names in self._later if names and at == now[unit] + 1]
         if not soon and not any(parameter.requires_grad for parameter in ctx.learner.parameters()):
             rank_zero_warn(
@@ -91,7 +90,6 @@ class CallbackSetUnfreeze(StartsOver):
 
     def load_state_dict(self, state_dict: dict[str, list[str]]) -> None:
         self._loaded = state_dict["trainable"]
-        self.loaded_state()
 
     def _unfreeze_due(self) -> None:
         while self._later:
@@ -99,25 +97,45 @@ class CallbackSetUnfreeze(StartsOver):
             if at > (self.ctx.epoch if unit == "epoch" else self.ctx.global_step):
                 return
             del self._later[0]
-            parameters = dict(self.ctx.network.named_parameters())
-            for name in names:
-                parameters[name].requires_grad_(True)
+            self._train(dict.fromkeys(names, True))
             if names:
                 rank_zero_info(f"Training {listed(names)} as well, from {unit} {at} on.")
+
+    def _train(self, whether: Mapping[str, bool]) -> None:
+        """Let parameters be trained or not, those that the network shows and, under FSDP2, those behind them.
+
+        A module of `fully_shard()` shows whole parameters from a forward call until it is resharded, else the parts
+        that train; gradients are computed for the ones and handed to the others, and neither follows the other.
+        """
+        network = self.ctx.network
+
+        def set_shown() -> None:
+            for name, parameter in network.named_parameters():
+                if name in whether:
+                    parameter.requires_grad_(whether[name])
+
+        for module in self.ctx.learner.modules():
+            if hasattr(module, "unshard") and hasattr(module, "reshard"):
+                module.unshard()  # type: ignore[operator]
+                set_shown()
+                module.reshard()  # type: ignore[operator]
+        set_shown()
 
     def _select(self, what: str, selector: Selector) -> list[str]:
         known = [name for name, _ in self.ctx.network.named_parameters()]
         selected = selector(known)
         if not isinstance(selected, Iterable):
-            raise TypeError(f"Expected {what} to be names of parameters but {selector!r} returned {selected!r}.")
+            raise TypeError(
+                f"Expected {what} to be names of parameters but {shown(selector)} returned {shown(selected)}."
+            )
         selected = [selected] if isinstance(selected, str) else list(selected)
         if unknown := [name for name in selected if name not in known]:
             raise ValueError(
-                f"Expected {what} to be names of the network's parameters but {selector!r} selected {listed(unknown)}."
-                f"{did_you_mean(unknown[0], known)} There are {listed(known)}."
+                f"Expected {what} to be names of the network's parameters but {shown(selector)} selected "
+                f"{listed(unknown)}.{did_you_mean(unknown[0], known)} There are {listed(known)}."
             )
         if not selected and selector is not self.starting_weights:
-            rank_zero_warn(f"{selector!r} selects none of the network's parameters, so nothing changes: {what}.")
+            rank_zero_warn(f"{shown(selector)} selects none of the network's parameters, so nothing changes: {what}.")
         return selected
 
     def _check_strategy(self, trainable: set[str], ever: set[str]) -> None:
@@ -151,16 +169,12 @@ class CallbackSetUnfreeze(StartsOver):
 
 def _selector(name: str, value: Any) -> Selector:
     if not callable(value):
-        raise TypeError(f"Expected {name} to be a selector such as select_grep('bias') but got {value!r}.")
+        raise TypeError(f"Expected {name} to be a selector such as select_grep('bias') but got {shown(value)}.")
     return value  # type: ignore[no-any-return]
 
 
 def _rows(value: Any) -> list[Mapping[str, Any]]:
-    if isinstance(value, Mapping) or not isinstance(value, Iterable):
-        raise TypeError(
-            f"Expected unfreeze to be a list of rows like {{'epoch': 2, 'weights': ...}} but got {value!r}."
-        )
-    rows = list(value)
+    rows = _of_table(value)
     for number, row in enumerate(rows):
         _check_row(f"unfreeze[{number}]", row)
     whens = [_when(row) for row in rows]
@@ -174,9 +188,42 @@ def _rows(value: Any) -> list[Mapping[str, Any]]:
     return rows
 
 
+def _of_table(value: Any) -> list[Any]:
+    """The rows of a list of rows, a mapping of columns, a data frame or None."""
+    if value is None:
+        return []
+    if hasattr(value, "to_dicts"):  # polars
+        return list(value.to_dicts())
+    if hasattr(value, "to_dict"):  # pandas
+        return list(value.to_dict("records"))
+    if isinstance(value, Mapping):
+        columns = {name: _column(name, column) for name, column in value.items()}
+        lengths = {name: len(column) for name, column in columns.items()}
+        if len(set(lengths.values())) > 1:
+            raise ValueError(f"Expected the columns of unfreeze to be equally long but their lengths are {lengths}.")
+        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
+    if isinstance(value, str) or not isinstance(value, Iterable):
+        raise TypeError(f"Expected unfreeze to be {_TABLE} but got {shown(value)}.")
+    return list(value)
+
+
+def _column(name: Any, column: Any) -> list[Any]:
+    if isinstance(column, str) or not isinstance(column, Iterable):
+        raise TypeError(
+            f"Expected unfreeze to be {_TABLE} but its column {name!r} is {shown(column)}. "
+            "Put a single row into a list."
+        )
+    return list(column)
+
+
+_TABLE = (
+    "a list of rows like {'epoch': 2, 'weights': ...} or a mapping of columns like {'epoch': [2], 'weights': [...]}"
+)
+
+
 def _check_row(name: str, row: Any) -> None:
     if not isinstance(row, Mapping):
-        raise TypeError(f"Expected {name} to be a row like {{'epoch': 2, 'weights': ...}} but got {row!r}.")
+        raise TypeError(f"Expected {name} to be a row like {{'epoch': 2, 'weights': ...}} but got {shown(row)}.")
     known = ("epoch", "batch", "weights")
     if unknown := [key for key in row if key not in known]:
         raise ValueError(
@@ -184,9 +231,9 @@ def _check_row(name: str, row: Any) -> None:
             f"{did_you_mean(unknown[0], known)}"
         )
     if "weights" not in row:
-        raise ValueError(f"Expected {name} to have 'weights', a selector, but got {row!r}.")
+        raise ValueError(f"Expected {name} to have 'weights', a selector, but got {shown(row)}.")
     if ("epoch" in row) == ("batch" in row):
-        raise ValueError(f"Expected {name} to have either 'epoch' or 'batch' but got {row!r}.")
+        raise ValueError(f"Expected {name} to have either 'epoch' or 'batch' but got {shown(row)}.")
     unit, at = _when(row)
     whole_number(f"{name}[{unit!r}]", at, at_least=1)
     _selector(f"{name}['weights']", row["weights"])

@@ -4,12 +4,13 @@ import copy
 import importlib.util
 import pydoc
 from collections.abc import Callable, Iterable, Iterator, Mapping
+from functools import partial
 from typing import Any, Self
 
 from callbacksets.base import CallbackSet, identify, stages_of
-from callbacksets.checks import NotALightningCallback, did_you_mean, listed, misplaced, names_of, text
+from callbacksets.checks import NotALightningCallback, did_you_mean, listed, misplaced, names_of, shown, text
 from callbacksets.checks import weight as checked_weight
-from callbacksets.describe.param_set import ParamSet
+from callbacksets.describe.param_set import ParamSet, copied
 from callbacksets.show import html
 
 _RESERVED = {
@@ -85,10 +86,16 @@ class TorchCallback:
         self.man = man
         self.weight = weight
         if not isinstance(additional_args, Mapping | None):
-            raise TypeError(f"Expected additional_args to be a mapping of names to values but got {additional_args!r}.")
+            raise TypeError(
+                f"Expected additional_args to be a mapping of names to values but got {shown(additional_args)}."
+            )
         self._additional_args = dict(additional_args or {})
         self.param_set = (
-            ParamSet.from_callable(callback_generator, without=self._additional_args)
+            ParamSet.from_callable(
+                callback_generator,
+                without=self._additional_args,
+                check=check_of(callback_generator, self._additional_args),
+            )
             if param_set is None
             else param_set
         )
@@ -135,11 +142,19 @@ class TorchCallback:
             callback.weight = self._weight
         return callback
 
-    def clone(self) -> Self:
-        """A copy with a `param_set` of its own."""
+    def clone(self, deep: bool = True) -> Self:
+        """A copy with a `param_set` of its own.
+
+        Args:
+            deep: Whether the values given to the parameters, and `additional_args`, are copied as well.
+
+        Raises:
+            TypeError: For a `deep` that is no bool, or a value that cannot be copied.
+        """
         clone = copy.copy(self)
         clone.packages = list(self.packages)
-        clone.param_set = self.param_set.clone()
+        clone.param_set = self.param_set.clone(deep=deep)
+        clone._additional_args = copied(self._additional_args) if deep else dict(self._additional_args)
         return clone
 
     def help(self) -> None:
@@ -173,19 +188,27 @@ class TorchCallback:
         return html.card(f"{self.label} ({self.id})", html.first_line(self.generator), rows)
 
     def _shown_values(self) -> str:
-        return ", ".join(f"{name}={value!r}" for name, value in self.param_set.values.items())
+        return ", ".join(f"{name}={shown(value)}" for name, value in self.param_set.values.items())
+
+
+def check_of(generator: type[CallbackSet], additional_args: Mapping[str, Any]) -> Callable[..., CallbackSet] | None:
+    """What refuses values for a callback as soon as they are given: the constructor, where it does nothing else.
+
+    That is so for those of this package; what other people's do is to be done once, for a fit.
+    """
+    return partial(generator, **additional_args) if generator.__module__.startswith("callbacksets.") else None
 
 
 def _generator(name: str, value: Any) -> type[CallbackSet]:
     if isinstance(value, type) and issubclass(value, CallbackSet):
         return value
     hint = f" Give its class: {type(value).__name__}." if isinstance(value, CallbackSet) else ""
-    raise TypeError(f"Expected callback_generator to be a CallbackSet class but got {value!r}.{hint}")
+    raise TypeError(f"Expected callback_generator to be a CallbackSet class but got {shown(value)}.{hint}")
 
 
 def _param_set(name: str, value: Any) -> ParamSet:
     if not isinstance(value, ParamSet):
-        raise TypeError(f"Expected param_set to be a ParamSet but got {value!r}.")
+        raise TypeError(f"Expected param_set to be a ParamSet but got {shown(value)}.")
     for reserved, meaning in _RESERVED.items():
         if reserved in value.ids():
             raise ValueError(f"No parameter of a callback can be called {reserved!r}: {meaning}.")

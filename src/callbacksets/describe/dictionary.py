@@ -9,12 +9,17 @@ from torch.optim import lr_scheduler as torch_schedulers
 from callbacksets.base import CallbackSet, stages_of
 from callbacksets.callbacks.checkpoint import CallbackSetCheckpoint
 from callbacksets.callbacks.early_stopping import CallbackSetEarlyStopping
+from callbacksets.callbacks.grad_norm import CallbackSetGradNorm
 from callbacksets.callbacks.history import CallbackSetHistory
-from callbacksets.callbacks.lr_scheduler import CallbackSetLRSchedulerOneCycle, CallbackSetLRSchedulerReduceOnPlateau
+from callbacksets.callbacks.lr_monitor import CallbackSetLRMonitor
+from callbacksets.callbacks.lr_one_cycle import CallbackSetLRSchedulerOneCycle
+from callbacksets.callbacks.lr_reduce_on_plateau import CallbackSetLRSchedulerReduceOnPlateau
+from callbacksets.callbacks.nan_guard import CallbackSetNanGuard
+from callbacksets.callbacks.predictions import CallbackSetPredictions
 from callbacksets.callbacks.progress import CallbackSetProgress
 from callbacksets.callbacks.tensorboard import CallbackSetTB
 from callbacksets.callbacks.unfreeze import CallbackSetUnfreeze
-from callbacksets.checks import did_you_mean, listed, names_of, text
+from callbacksets.checks import did_you_mean, listed, names_of, shown, text
 from callbacksets.describe.descriptor import TorchCallback
 from callbacksets.describe.schedulers import as_lr_scheduler, describe_scheduler
 from callbacksets.show import html
@@ -55,15 +60,19 @@ class DictionaryTorchCallbacks(Mapping[str, TorchCallback]):
         """
         text("key", key)
         if not callable(make) or isinstance(make, type):
-            raise TypeError(f"Expected make to be a function that makes a TorchCallback but got {make!r}.")
+            raise TypeError(f"Expected make to be a function that makes a TorchCallback but got {shown(make)}.")
         self._makes[key] = make
 
     def __getitem__(self, key: str) -> TorchCallback:
         if key not in self._makes:
-            raise KeyError(f"There is no callback {key!r}.{did_you_mean(key, self._makes)} There are {listed(self)}.")
+            raise KeyError(
+                f"There is no callback {shown(key)}.{did_you_mean(key, self._makes)} There are {listed(self)}."
+            )
         descriptor = self._makes[key]()
         if not isinstance(descriptor, TorchCallback):
-            raise TypeError(f"Expected what {key!r} was added with to make a TorchCallback but got {descriptor!r}.")
+            raise TypeError(
+                f"Expected what {key!r} was added with to make a TorchCallback but got {shown(descriptor)}."
+            )
         return descriptor
 
     def __contains__(self, key: object) -> bool:
@@ -93,12 +102,16 @@ def _row(key: str, descriptor: TorchCallback) -> tuple[str, ...]:
     return key, descriptor.label, f"{descriptor.weight:g}", packages or "-", stages or "-"
 
 
-torch_callbacks = DictionaryTorchCallbacks()
+torch_callbacks: DictionaryTorchCallbacks = DictionaryTorchCallbacks()
 """The predefined callbacks, and those that users add."""
 
 torch_callbacks.add("checkpoint", lambda: TorchCallback(CallbackSetCheckpoint, label="Checkpoint"))
 torch_callbacks.add("early_stopping", lambda: TorchCallback(CallbackSetEarlyStopping, label="Early Stopping"))
+torch_callbacks.add("grad_norm", lambda: TorchCallback(CallbackSetGradNorm, label="Gradient Norm"))
 torch_callbacks.add("history", lambda: TorchCallback(CallbackSetHistory, label="History"))
+torch_callbacks.add("lr_monitor", lambda: TorchCallback(CallbackSetLRMonitor, label="LR Monitor"))
+torch_callbacks.add("nan_guard", lambda: TorchCallback(CallbackSetNanGuard, label="NaN Guard"))
+torch_callbacks.add("predictions", lambda: TorchCallback(CallbackSetPredictions, label="Predictions"))
 torch_callbacks.add("progress", lambda: TorchCallback(CallbackSetProgress, label="Progress"))
 torch_callbacks.add("tb", lambda: TorchCallback(CallbackSetTB, label="TensorBoard", packages="tensorboard"))
 torch_callbacks.add("unfreeze", lambda: TorchCallback(CallbackSetUnfreeze, label="Unfreeze"))
@@ -142,6 +155,7 @@ def t_clbk(key: str | None = None, **values: Any) -> TorchCallback | DictionaryT
         KeyError: When there is no such callback.
         TypeError: For a value of what is no parameter, or a key that is no string.
         ValueError: For an empty string as key, id or label.
+        TypeError, ValueError: For a value that a callback of this package refuses.
 
     mlr3torch: `t_clbk()`.
     """
@@ -155,16 +169,18 @@ def t_clbk(key: str | None = None, **values: Any) -> TorchCallback | DictionaryT
     else:
         descriptor = torch_callbacks[key]
     param_set = descriptor.param_set
+    given = {}
     for name, value in values.items():
         if name in _FIELDS and name not in param_set.ids():
             setattr(descriptor, name, value)
         elif param_set.takes(name):
-            param_set.set_values(**{name: value})
+            given[name] = value
         else:
             raise TypeError(
                 f"Callback {key!r} has no parameter {name!r}.{did_you_mean(name, [*param_set.ids(), *_FIELDS])} "
                 f"It has {listed(param_set.ids())}, and {listed(_FIELDS)}."
             )
+    param_set.set_values(**given)
     return descriptor
 
 
@@ -237,12 +253,13 @@ def as_torch_callback(x: TorchCallback | type[CallbackSet] | str) -> TorchCallba
     if isinstance(x, CallbackSet):
         cls = type(x).__name__
         raise TypeError(
-            f"Expected x to be a TorchCallback, a CallbackSet class or a dictionary key but got an instance, {x!r}, "
-            f"and what it was made with is unknown. Give its class, {cls}; the adapter takes the instance as it is."
+            "Expected x to be a TorchCallback, a CallbackSet class or a dictionary key but got an instance, "
+            f"{shown(x)}. What it was made with is unknown. Give its class, {cls}; the adapter takes the instance as "
+            "it is."
         )
     if isinstance(x, type) and issubclass(x, CallbackSet):
         return TorchCallback(x)
-    raise TypeError(f"Expected x to be a TorchCallback, a CallbackSet class or a dictionary key but got {x!r}.")
+    raise TypeError(f"Expected x to be a TorchCallback, a CallbackSet class or a dictionary key but got {shown(x)}.")
 
 
 def as_torch_callbacks(x: Any) -> list[TorchCallback]:
@@ -270,6 +287,6 @@ def as_torch_callbacks(x: Any) -> list[TorchCallback]:
 
 
 def _renamed(descriptor: TorchCallback, id: str) -> TorchCallback:
-    clone = descriptor.clone()
+    clone = descriptor.clone(deep=False)
     clone.id = id
     return clone

@@ -8,7 +8,7 @@ from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypedDict, Unpack, cast
 
 from callbacksets.base import STAGES, CallbackSet
-from callbacksets.checks import did_you_mean, flag, listed, text
+from callbacksets.checks import did_you_mean, flag, listed, shown, text
 from callbacksets.checks import weight as checked_weight
 from callbacksets.describe.descriptor import TorchCallback
 from callbacksets.describe.param_set import ParamSet
@@ -110,7 +110,9 @@ def callback_set(
     if not text("classname", classname).startswith("CallbackSet") or not classname.isidentifier():
         raise ValueError(f"Expected classname to be a name that starts with 'CallbackSet' but got {classname!r}.")
     if not (isinstance(inherit, type) and issubclass(inherit, CallbackSet)):
-        raise TypeError(f"Expected inherit to be CallbackSet or a class that inherits from it but got {inherit!r}.")
+        raise TypeError(
+            f"Expected inherit to be CallbackSet or a class that inherits from it but got {shown(inherit)}."
+        )
     if (state_dict is None) != (load_state_dict is None):
         given = "state_dict" if load_state_dict is None else "load_state_dict"
         raise ValueError(f"{classname} is given {given} alone. What is saved is loaded: give both, or neither.")
@@ -231,7 +233,7 @@ def _member(argument: str, value: Any) -> Any:
         return _Attribute(copy.deepcopy(value))  # the first copy, so that later changes of the value have no effect
     except Exception as error:
         raise TypeError(
-            f"Expected {argument} to be a value that can be copied for each instance but got {value!r}. "
+            f"Expected {argument} to be a value that can be copied for each instance but got {shown(value)}. "
             "Make it in initialize(self)."
         ) from error
 
@@ -247,10 +249,10 @@ def _active(argument: str, value: Any) -> property:
 def _declared(argument: str, values: Mapping[str, Any], member: Callable[[str, Any], Any]) -> dict[str, Any]:
     """The members in an argument `public`, `private` or `active`."""
     if not isinstance(values, Mapping):
-        raise TypeError(f"Expected {argument} to be a mapping of names to values but got {values!r}.")
+        raise TypeError(f"Expected {argument} to be a mapping of names to values but got {shown(values)}.")
     for name in values:
         if not isinstance(name, str) or not name.isidentifier():
-            raise TypeError(f"Expected the names in {argument} to be names of attributes but got {name!r}.")
+            raise TypeError(f"Expected the names in {argument} to be names of attributes but got {shown(name)}.")
         if name == "ctx" and argument != "private":
             raise ValueError(f"{argument} cannot have 'ctx', which is the context of the fit.")
         if name in _WITH_ARGUMENT and argument != "private":
@@ -268,7 +270,7 @@ def _check_function(name: str, function: Any, *parameters: str) -> Callable[...,
     """The function, if it can be called with these parameters."""
     wanted = f"a function of {' and '.join(parameters or ('self', 'the arguments of the class'))}"
     if not isinstance(function, types.FunctionType):
-        raise TypeError(f"Expected {name} to be {wanted} but got {function!r}.")
+        raise TypeError(f"Expected {name} to be {wanted} but got {shown(function)}.")
     signature = inspect.signature(function)
     try:
         if parameters:

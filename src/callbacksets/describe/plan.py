@@ -5,8 +5,8 @@ import numbers
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
-from callbacksets.base import STAGES, CallbackSet, stages_of
-from callbacksets.checks import listed
+from callbacksets.base import STAGES, CallbackSet, stages_in_constructor, stages_of
+from callbacksets.checks import listed, shown
 from callbacksets.describe.descriptor import TorchCallback
 from callbacksets.describe.sources import Source
 from callbacksets.show import html
@@ -25,14 +25,17 @@ class Planned:
     @property
     def shown_weight(self) -> str:
         """The weight, without digits that say nothing."""
-        return f"{self.weight:g}" if isinstance(self.weight, int | float) else repr(self.weight)
+        return f"{self.weight:g}" if isinstance(self.weight, int | float) else shown(self.weight)
 
 
 def plan(sources: Mapping[str, Source]) -> list[Planned]:
-    """What the callbacks that a fit would make of these sources are going to do, in the order in which they run.
+    """What the callbacks of a fit are going to do, in the order in which they run.
 
-    Of a class or a descriptor an instance is made to look at, as a fit makes one, and thrown away. Where that is not
-    possible, as a value is missing, the class tells which stages there are.
+    To plan makes no callback. What is still to be made is planned as its class says, with a note where its constructor
+    may set a stage or switch one off.
+
+    Args:
+        sources: The sources of the callbacks by id.
     """
     planned = [_planned(id, source) for id, source in sources.items()]
     return sorted(planned, key=lambda one: _rank(one.weight))
@@ -70,22 +73,18 @@ def plan_as_html(name: str, sources: Mapping[str, Source]) -> str:
 
 def _planned(id: str, source: Source) -> Planned:
     if isinstance(source, CallbackSet):
-        return _of_instance(id, source)
-    cls, note = (source.generator, _missing(source)) if isinstance(source, TorchCallback) else (source, "")
-    try:
-        return _of_instance(id, source.generate() if isinstance(source, TorchCallback) else cls())
-    except Exception as error:  # whatever it is, the fit will say it; a plan is to be seen nevertheless
-        note = note or f"cannot be made: {type(error).__name__}"
-        return Planned(id, cls.__name__, source.weight, stages_of(cls), note)
+        return Planned(id, type(source).__name__, source.weight, source.stages)
+    missing = source.param_set.missing if isinstance(source, TorchCallback) else []
+    cls = source.generator if isinstance(source, TorchCallback) else source
+    open_still = [stage for stage in stages_in_constructor(cls) if getattr(cls, stage, _ABSENT) is not None]
+    notes = (
+        f"still needs {listed(missing)}" if missing else "",
+        f"its constructor decides on {html.names(open_still)}" if open_still else "",
+    )
+    return Planned(id, cls.__name__, source.weight, stages_of(cls), "; ".join(filter(None, notes)))
 
 
-def _of_instance(id: str, callback: CallbackSet) -> Planned:
-    return Planned(id, type(callback).__name__, callback.weight, callback.stages)
-
-
-def _missing(descriptor: TorchCallback) -> str:
-    missing = descriptor.param_set.missing
-    return f"still needs {listed(missing)}" if missing else ""
+_ABSENT = object()
 
 
 def _rank(weight: object) -> float:

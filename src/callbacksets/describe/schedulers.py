@@ -9,7 +9,7 @@ from torch.optim.lr_scheduler import LRScheduler
 from callbacksets.base import snake_case
 from callbacksets.callbacks.lr_scheduler import CallbackSetLRScheduler, check_scheduler
 from callbacksets.checks import flag
-from callbacksets.describe.descriptor import TorchCallback
+from callbacksets.describe.descriptor import TorchCallback, check_of
 from callbacksets.describe.param_set import ParamSet
 
 
@@ -60,5 +60,7 @@ def describe_scheduler(
         label=f"{words.replace('_', ' ').title()} LR Scheduler",
         man=f"{scheduler.__module__}.{name}" if isinstance(scheduler, type) else None,
         additional_args=additional_args,
-        param_set=ParamSet.from_callable(cls, scheduler, without=(optimizer, *additional_args)),
+        param_set=ParamSet.from_callable(
+            cls, scheduler, without=(optimizer, *additional_args), check=check_of(cls, additional_args)
+        ),
     )

@@ -1,52 +1,101 @@
 """What may be given to the adapter as `callbacks`, and the CallbackSets that a fit makes of it."""
 
+import inspect
 import pydoc
-from collections.abc import Iterable, Mapping
-from typing import Any
+import typing
+from collections.abc import Iterable, Iterator, Mapping
+from typing import TYPE_CHECKING, Any
 
-from callbacksets.base import CallbackSet, identify
-from callbacksets.checks import did_you_mean, listed, weight
+from lightning.pytorch.utilities import rank_zero_warn
+
+from callbacksets.base import CallbackSet, identify, misnamed_stages, stages_in_constructor, stages_of
+from callbacksets.checks import did_you_mean, listed, plain, shown, weight
 from callbacksets.describe.descriptor import TorchCallback
 from callbacksets.describe.dictionary import t_clbk
 from callbacksets.describe.param_set import ParamSet
 from callbacksets.fit.lightning import is_a
 
 Source = CallbackSet | type[CallbackSet] | TorchCallback
+"""What a fit takes a callback from, or makes one of."""
+
+if TYPE_CHECKING:
+    Given = Source | str | Mapping[str, Any]
+    Callbacks = Given | Iterable[Given] | Mapping[str, Given]
+else:
+    Callbacks = Any  # LightningCLI would try each type of the union, and tell of each why it is not that
+"""What the adapter takes: one, several, or a mapping of ids to them; among several there may be such mappings too.
+
+Each is a source, a key of the dictionary, or what a configuration file says of one.
+"""
 
 _CONFIGURED = ("class_path", "init_args", "dict_kwargs")
 
 
-def sources_by_id(callbacks: Any) -> dict[str, Source]:
+def sources_by_id(callbacks: Callbacks) -> dict[str, Source]:
     """The sources in `callbacks` by the ids of the callbacks they will be.
+
+    Args:
+        callbacks: As for the adapter.
 
     Raises:
         KeyError: For a string that is no key of the dictionary.
         TypeError: For what is no source of a CallbackSet.
         ValueError: When two have the same id, or one instance has two ids.
     """
-    if isinstance(callbacks, Mapping):
-        _refuse_configured(callbacks)
-        pairs = [(key, _source(value)) for key, value in callbacks.items()]
-    else:
-        several = isinstance(callbacks, Iterable) and not isinstance(
-            callbacks, str | type | CallbackSet | TorchCallback
-        )
-        sources = [_source(value) for value in (callbacks if several else [callbacks])]
-        pairs = [(_id(source), source) for source in sources]
-
     by_id: dict[str, Source] = {}
-    for id, source in pairs:
-        if not isinstance(id, str) or not id:
-            raise TypeError(f"Expected the ids of the callbacks to be non-empty strings but got {id!r}.")
+    for given, source in _pairs(callbacks):
+        if not isinstance(given, str) or not given:
+            raise TypeError(f"Expected the ids of the callbacks to be non-empty strings but got {shown(given)}.")
+        id = plain(given)
         for other, seen in by_id.items():
             if source is seen and isinstance(source, CallbackSet):
-                raise ValueError(f"{source!r} is given twice, as {other!r} and {id!r}. Make one instance for each.")
+                raise ValueError(
+                    f"{shown(source)} is given twice, as {other!r} and {id!r}. Make one instance for each."
+                )
         if id in by_id:
             raise ValueError(
                 f"Two callbacks have the id {id!r}. Give ids of your own: CallbackSetAdapter({{'a': ..., 'b': ...}})."
             )
         by_id[id] = source
+    for id, source in by_id.items():
+        _warn_of_missing_stages(id, source)
     return by_id
+
+
+def _pairs(callbacks: Any) -> Iterator[tuple[Any, Source]]:
+    if isinstance(callbacks, Mapping):
+        _refuse_configured(callbacks)
+        yield from _named(callbacks)
+        return
+    is_one = isinstance(callbacks, str | type | CallbackSet | TorchCallback) or not isinstance(callbacks, Iterable)
+    for value in [callbacks] if is_one else callbacks:
+        if _is_by_id(value):
+            yield from _named(value)
+        else:
+            source = _source(value)
+            yield _id(source), source
+
+
+def _named(callbacks: Mapping[Any, Any]) -> Iterator[tuple[Any, Source]]:
+    return ((id, _source(value)) for id, value in callbacks.items())
+
+
+def _is_by_id(value: Any) -> bool:
+    """Whether something in a list is a mapping of ids to callbacks, as `t_clbks()` gives."""
+    sources = (CallbackSet, TorchCallback, type)
+    return isinstance(value, Mapping) and all(isinstance(one, sources) for one in value.values())
+
+
+def _warn_of_missing_stages(id: str, source: Source) -> None:
+    callback = source.generator if isinstance(source, TorchCallback) else source
+    cls = callback if isinstance(callback, type) else type(callback)
+    if misnamed := list(misnamed_stages(callback)):
+        for name, stage in misnamed:
+            rank_zero_warn(f"{cls.__name__}.{name}() looks like a stage, but no loop calls it. Call it {stage}.")
+    elif not (stages_of(callback) or stages_in_constructor(cls)) and cls.state_dict is CallbackSet.state_dict:
+        rank_zero_warn(
+            f"Callback {id!r} ({cls.__name__}) has no stage, so that nothing of it will run. Define on_<stage>(self)."
+        )
 
 
 def _refuse_configured(callbacks: Mapping[Any, Any]) -> None:
@@ -58,13 +107,21 @@ def _refuse_configured(callbacks: Mapping[Any, Any]) -> None:
     else:
         return
     raise TypeError(
-        f"Expected callbacks to be a list, or a mapping of ids to callbacks, but got {dict(callbacks)!r}. Keys with "
-        f"their values go into a list: {listed_instead!r}."
+        f"Expected callbacks to be a list, or a mapping of ids to callbacks, but got {shown(dict(callbacks))}. Keys "
+        f"with their values go into a list: {shown(listed_instead)}."
     )
 
 
 def generate(sources: Mapping[str, Source]) -> dict[str, CallbackSet]:
-    """The CallbackSets of one fit by id, in the order in which they run."""
+    """The CallbackSets of one fit by id, in the order in which they run.
+
+    Args:
+        sources: What `sources_by_id()` gave.
+
+    Raises:
+        TypeError, ValueError: For a weight that cannot be sorted by.
+        Exception: What a constructor raises, with a note that says of which callback.
+    """
     callbacks = {id: _callback(id, source) for id, source in sources.items()}
     for id, callback in callbacks.items():
         weight(f"the weight of callback {id!r}", callback.weight)
@@ -102,6 +159,15 @@ def _source(value: Any) -> Source:
         return value
     if isinstance(value, Mapping):
         return _configured(value)
+    _refuse_others(value)
+    raise TypeError(
+        "Expected callbacks to be CallbackSet instances or classes, descriptors or dictionary keys, one of them, a "
+        f"list or a mapping, but got {shown(value)}."
+    )
+
+
+def _refuse_others(value: Any) -> None:
+    """Say where a Lightning callback, or an adapter, belongs."""
     cls = value if isinstance(value, type) else type(value)
     if is_a(value, "AdapterHooks"):
         raise TypeError(
@@ -113,10 +179,6 @@ def _source(value: Any) -> Source:
             f"{cls.__name__} is a Lightning callback, not a CallbackSet. Give it to the Trainer, beside the adapter: "
             f"Trainer(callbacks=[{cls.__name__}(...), CallbackSetAdapter(...)])."
         )
-    raise TypeError(
-        "Expected callbacks to be CallbackSet instances or classes, descriptors or dictionary keys, one of them, a "
-        f"list or a mapping, but got {value!r}."
-    )
 
 
 def _described(key: str, values: Mapping[str, Any]) -> TorchCallback:
@@ -133,9 +195,10 @@ def _configured(value: Mapping[str, Any]) -> Source:
                 f"Expected beside class_path init_args or dict_kwargs but got {listed(map(str, unknown))}."
                 f"{did_you_mean(unknown[0], _CONFIGURED)}"
             )
-        make = pydoc.locate(str(value["class_path"]))
+        make: Any = pydoc.locate(str(value["class_path"]))
         if not callable(make):
-            raise TypeError(f"There is no class {value['class_path']!r} to import.")
+            raise TypeError(f"There is no class {shown(value['class_path'])} to import.")
+        _check_makes_a_source(make, value["class_path"])
         # LightningCLI has tried, and will show the error that is raised here
         return _source(make(**value.get("init_args") or {}, **value.get("dict_kwargs") or {}))
     if _is_configured(value):
@@ -143,7 +206,25 @@ def _configured(value: Mapping[str, Any]) -> Source:
         return _described(key, values)
     raise TypeError(
         "Expected a key of the dictionary with its values, {'early_stopping': {'patience': 3}}, or a class_path with "
-        f"init_args, but got {dict(value)!r}."
+        f"init_args, but got {shown(dict(value))}."
+    )
+
+
+def _check_makes_a_source(make: Any, class_path: object) -> None:
+    """Refuse what a configuration file names, before it is called, unless it is known to make a callback."""
+    made = make
+    if not isinstance(make, type):
+        try:
+            made = typing.get_type_hints(make).get("return")
+        except Exception:  # annotations may name what cannot be found
+            made = inspect.signature(make).return_annotation
+    if isinstance(made, type) and issubclass(made, CallbackSet | TorchCallback):
+        return
+    if made is make:
+        _refuse_others(make)
+    raise TypeError(
+        f"Expected class_path to name a CallbackSet class, TorchCallback, or a function that is annotated to return "
+        f"one of them (-> TorchCallback), but got {shown(class_path)}."
     )
 
 

@@ -14,7 +14,7 @@ from callbacksets.fit.lightning import callbacks_of, is_a, is_mock
 from callbacksets.fit.loop import Loop
 from callbacksets.fit.reader import as_scores
 from callbacksets.fit.step import NOTHING, Step
-from callbacksets.scores import ByName, Measures, Scores, short_name
+from callbacksets.scores import Measures, Scores, short_name
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
@@ -482,7 +482,7 @@ def _is_loss(name: str) -> bool | None:
 
 
 def _as_scores(name: str, value: Mapping[str, float] | None, measures: Measures) -> Scores | None:
-    if value is None or isinstance(value, ByName):
+    if value is None or isinstance(value, Scores):
         return value
     if not isinstance(value, Mapping):
         raise TypeError(f"Expected ctx.{name} to be a mapping of names to numbers or None but got {value!r}.")

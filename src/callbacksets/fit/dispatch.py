@@ -1,7 +1,7 @@
 """Calling the stages of callbacks: the only place where it is done."""
 
 from collections.abc import Callable, Iterable, Mapping
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from callbacksets.base import STAGES, CallbackSet, check_instance
 from callbacksets.fit.lightning import is_a
@@ -10,6 +10,7 @@ from callbacksets.fit.loop import Loop
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
 
+T = TypeVar("T")
 Call = tuple[str, Callable[[], None], Mapping[str, Any]]
 """A callback's part in a stage: its id, its method, and what is set on the instance, which may have changed since."""
 
@@ -67,6 +68,14 @@ class Dispatch:
         """The ids of the callbacks that are still to have the stage that runs."""
         ids = list(self._sets)
         return [] if self._loop.caller is None else ids[ids.index(self._loop.caller) + 1 :]
+
+    def noting(self, call: Callable[[], T], id: str, method: str) -> T:
+        """Call a method that is no stage; an error that leaves it carries a note."""
+        try:
+            return call()
+        except BaseException as error:
+            self.note(error, id, method)
+            raise
 
     def note(self, error: BaseException, id: str | None = None, method: str | None = None) -> None:
         """Note on an error where it came from: by default, from the callback and stage that run.

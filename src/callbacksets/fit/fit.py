@@ -6,6 +6,7 @@ that was resumed.
 """
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, cast
 
 from lightning.pytorch.utilities import rank_zero_info
@@ -91,7 +92,9 @@ class Fit:
                     "a class or a descriptor makes one for every fit, and so does callback.clone(deep=True)."
                 )
         self._taps.put("on_exception", tapped)  # the strategy's own, which follows those of the callbacks
-        for callback in self.sets.values():
+        for id, callback in self.sets.items():
+            if "ctx" in vars(callback):  # the instance has served a fit before
+                self.dispatch.noting(callback.start_over, id, "start_over")
             callback.ctx = self.ctx
 
     def load(self, saved: Mapping[str, Any] | None) -> None:
@@ -147,11 +150,8 @@ class Fit:
         given = self.given["callbacks"] if self.given is not None else {}
         for id, callback in self.sets.items():
             if id in given:
-                try:
-                    callback.load_state_dict(copied(given[id]["state"]))
-                except BaseException as error:
-                    self.dispatch.note(error, id, "load_state_dict")
-                    raise
+                load = partial(callback.load_state_dict, copied(given[id]["state"]))
+                self.dispatch.noting(load, id, "load_state_dict")
 
     # --- an epoch of training ----------------------------------------------------------------------------------------
 

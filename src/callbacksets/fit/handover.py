@@ -3,6 +3,9 @@
 import multiprocessing
 import multiprocessing.util
 import os
+import pickle
+import shutil
+import stat
 import tempfile
 import uuid
 import weakref
@@ -11,17 +14,25 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import torch
+from lightning.pytorch.utilities import rank_zero_warn
 
+from callbacksets.checks import listed
 from callbacksets.fit.lightning import is_a
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
 
+    from callbacksets.fit.states import Saved
+
+Left = tuple["Saved | None", Any]
+"""The states of a fit, or None as long as it is not over, and who stopped it."""
+
 
 class Handover:
     """A file between two processes, for strategies that train in child processes (`ddp_spawn`, `ddp_notebook`).
 
-    Of the callbacks in a child, Lightning brings nothing back.
+    Of the callbacks in a child, Lightning brings nothing back. The file is whole or not there, in a folder that nobody
+    else can read or write.
     """
 
     def __init__(self) -> None:
@@ -31,23 +42,48 @@ class Handover:
     def __deepcopy__(self, memo: dict[int, Any]) -> "Handover":
         return Handover()  # for fits of its own; a pickled one keeps its name, so that a child writes where it is read
 
-    def at_end(self, do: Callable[[], None]) -> None:
-        """In a child process, do something before it ends: of a failure there, Lightning tells no callback."""
-        multiprocessing.util.Finalize(None, do, exitpriority=0)
+    def at_end(self, do: Callable[[], None], *, gives: bool) -> None:
+        """In a child process, do something before it ends: of a failure there, Lightning tells no callback.
 
-    def give(self, what: Any) -> None:
-        """In a child process, leave something for the process that has started it."""
+        Args:
+            do: What is to be done.
+            gives: Whether this process is the one to give. A child that is killed does not come to it, so that until
+                then there is nothing, in the place of what an earlier fit has left.
+        """
+        multiprocessing.util.Finalize(None, do, exitpriority=0)
+        if gives:
+            self.give((None, None))
+
+    def give(self, what: Left) -> None:
+        """In a child process, leave something for the process that has started it.
+
+        A state that cannot be pickled is left out with a warning. Nothing is raised: a failure here does not cost the
+        fit.
+
+        Args:
+            what: The states, and who stopped training.
+        """
         parent = multiprocessing.parent_process()
         assert parent is not None, "only a child hands over"
-        torch.save(what, _path(self._name, parent.pid))
+        folder = _folder(self._name, parent.pid)
+        try:
+            folder.mkdir(mode=stat.S_IRWXU, exist_ok=True)
+            if not _is_ours(folder):
+                raise PermissionError(f"{folder} belongs to somebody else")
+            try:
+                _write(what, folder)
+            except (TypeError, AttributeError, pickle.PicklingError):
+                _write(_that_can_be_pickled(what), folder)
+        except Exception as error:
+            rank_zero_warn(f"adapter.states cannot be brought from the process that trained to its parent: {error}")
 
-    def take(self) -> Any:
+    def take(self) -> Left | None:
         """What a child of this process has left, once; None if nothing was."""
-        path = _path(self._name, os.getpid())
-        if not path.exists():
+        folder = _folder(self._name, os.getpid())
+        if not (_is_ours(folder) and _file(folder).exists()):
             return None
-        what = torch.load(path, weights_only=False)  # written by a child of this very process
-        path.unlink()
+        what: Left = torch.load(_file(folder), weights_only=False)  # written by a child of this very process
+        _remove(self._name)
         return what
 
 
@@ -56,9 +92,52 @@ def trains_in_child(trainer: "Trainer") -> bool:
     return is_a(trainer.strategy.launcher, "_MultiProcessingLauncher") and multiprocessing.parent_process() is not None
 
 
-def _path(name: str, pid: int | None) -> Path:
-    return Path(tempfile.gettempdir()) / f"{name}-{pid}.pt"
+def _folder(name: str, pid: int | None) -> Path:
+    return Path(tempfile.gettempdir()) / f"{name}-{pid}"
+
+
+def _file(folder: Path) -> Path:
+    return folder / "left.pt"
+
+
+def _is_ours(folder: Path) -> bool:
+    """Whether it is a folder, no link to one, that only this user can enter."""
+    if not hasattr(os, "getuid"):
+        return folder.is_dir()  # on Windows, the folder for temporary files is the user's own
+    try:
+        found = folder.lstat()
+    except FileNotFoundError:
+        return False
+    is_open = found.st_mode & (stat.S_IRWXG | stat.S_IRWXO)
+    return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not is_open
+
+
+def _write(what: Left, folder: Path) -> None:
+    beside = folder / "unfinished.pt"
+    torch.save(what, beside)
+    beside.replace(_file(folder))
+
+
+def _that_can_be_pickled(what: Left) -> Left:
+    result, stopped_by = what
+    if result is None:
+        return what
+    failed = [id for id, saved in result["callbacks"].items() if not _can_be_pickled(saved)]
+    rank_zero_warn(
+        f"The states of the callbacks {listed(failed)} cannot be pickled, and so are not in the adapter.states of the "
+        "process that started this one to train."
+    )
+    kept = {id: saved for id, saved in result["callbacks"].items() if id not in failed}
+    return {**result, "callbacks": kept}, stopped_by
+
+
+def _can_be_pickled(value: object) -> bool:
+    try:
+        pickle.dumps(value)
+    except Exception:
+        return False
+    return True
 
 
 def _remove(name: str) -> None:
-    _path(name, os.getpid()).unlink(missing_ok=True)
+    shutil.rmtree(_folder(name, os.getpid()), ignore_errors=True)

@@ -93,9 +93,8 @@ def save(fit: "Fit", failures: list[BaseException] | None = None) -> Saved:
             callbacks |= {id: given[id]} if id in given else {}
             continue
         try:
-            state = copied(callback.state_dict())
+            state = copied(fit.dispatch.noting(callback.state_dict, id, "state_dict"))
         except BaseException as error:
-            fit.dispatch.note(error, id, "state_dict")
             if failures is None:
                 raise
             failures.append(error)

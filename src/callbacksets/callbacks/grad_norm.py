@@ -1,0 +1,92 @@
+"""Following the size of the gradients."""
+
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from callbacksets.base import CallbackSet
+from callbacksets.checks import number
+from callbacksets.fit.shards import is_part
+
+
+class CallbackSetGradNorm(CallbackSet):
+    """Adds the norm of the gradients, the mean over the epoch's optimizer steps, as the training score `grad_norm`.
+
+    It is the norm of all the gradients of the optimizer that is about to step, taken as one vector, and of what all
+    ranks hold of them. It stays on the device until a score is made of it.
+
+    It measures what comes before any clipping: its weight lets it run before callbacks that clip in `after_backward`,
+    and `Trainer(gradient_clip_val=...)` comes later anyhow. A weight above that of a clipper, as in
+    `t_clbk("grad_norm", weight=1)`, measures what is left. A step that 16-mixed precision skips, as its gradients
+    overflow, has an infinite norm.
+
+    Example:
+        >>> from callbacksets import CallbackSetGradNorm
+        >>> CallbackSetGradNorm(norm_type=1)
+        <CallbackSetGradNorm: on_epoch_begin, on_after_backward, on_before_valid, on_epoch_end>
+
+    Args:
+        norm_type: The p of the p-norm; it may be infinite.
+
+    Raises:
+        TypeError, ValueError: For a `norm_type` that is no number above 0.
+
+    mlr3torch: none.
+    """
+
+    reads_y_hats = False
+    weight = -1000
+
+    def __init__(self, norm_type: float = 2.0) -> None:
+        if number("norm_type", norm_type, at_least=0, finite=False) == 0:
+            raise ValueError("Expected norm_type to be a number above 0 but got 0.")
+        self.norm_type = float(norm_type)
+        self.start_over()
+
+    def start_over(self) -> None:
+        self._sum: Tensor | float = 0.0
+        self._steps = 0
+
+    def on_epoch_begin(self) -> None:
+        self.start_over()
+
+    def on_after_backward(self) -> None:
+        assert self.ctx.optimizer is not None, "it is about to step"
+        parameters = (parameter for group in self.ctx.optimizer.param_groups for parameter in group["params"])
+        gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
+        self._sum = self._sum + _total_norm(gradients, self.norm_type)
+        self._steps += 1
+
+    def on_before_valid(self) -> None:
+        if self._steps and (scores := self.ctx.last_scores_train) is not None:
+            scores["grad_norm"] = float(self._sum) / self._steps
+
+    def on_epoch_end(self) -> None:
+        self.on_before_valid()  # with the steps after a validation inside the epoch
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"sum": float(self._sum), "steps": self._steps}
+
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
+        self._sum, self._steps = state_dict["sum"], state_dict["steps"]
+
+
+def _total_norm(gradients: list[Tensor], norm_type: float) -> Tensor:
+    # torch does not mix those of which each rank holds a part with whole ones
+    kinds = ([one for one in gradients if is_part(one)], [one for one in gradients if not is_part(one)])
+    norms = [_whole(_norm(kind, norm_type)) for kind in kinds if kind]
+    return norms[0] if len(norms) == 1 else _whole(_norm(norms, norm_type))
+
+
+def _norm(tensors: list[Tensor], norm_type: float) -> Any:
+    if hasattr(torch.nn.utils, "get_total_norm"):
+        return torch.nn.utils.get_total_norm(tensors, norm_type)
+    # before torch 2.6
+    norms = [torch.linalg.vector_norm(one, norm_type).to(tensors[0].device) for one in tensors]
+    return torch.linalg.vector_norm(torch.stack(norms), norm_type)
+
+
+def _whole(norm: Any) -> Tensor:
+    whole: Tensor = norm.full_tensor() if is_part(norm) else norm
+    return whole.to(torch.promote_types(whole.dtype, torch.float32))  # half precision would not hold the sum

@@ -1,0 +1,114 @@
+"""Keeping what the network says of the validation data."""
+
+from collections.abc import Callable, Mapping
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from callbacksets.base import CallbackSet
+from callbacksets.callbacks.monitor import choose_measure, monitored_score, scores_to_monitor
+from callbacksets.checks import choice, shown, text
+
+
+class CallbackSetPredictions(CallbackSet):
+    """Keeps the network's output and the target of the last validation, or of the best, on the CPU.
+
+    They are `y_hat`, `ctx.y_hat` of all batches in one tensor, and `y`; with several validation loaders, a list of
+    these. The weight lets other callbacks find those of the validation that ends in their own `on_valid_end`, as
+    `self.ctx.callbacks["predictions"].y_hat`. On several ranks, each has those of its own batches.
+
+    They take the memory of all outputs and targets of a validation, twice that with `keep="best"`, and once more for
+    the moment in which they are put together. They are no state: a checkpoint does not have them.
+
+    Example:
+        >>> from callbacksets import CallbackSetAdapter, CallbackSetPredictions
+        >>> predictions = CallbackSetPredictions()
+        >>> adapter = CallbackSetAdapter(predictions)
+        >>> # after trainer.fit(...): predictions.y_hat.argmax(dim=1) == predictions.y
+
+    Args:
+        keep: `"last"`, or `"best"` for the validation with the best score.
+        monitor: With `keep="best"`, the name of the score, `"loss"` or as it was logged, `"val_loss"`; by default the
+            first. For one that another callback adds, this one needs a greater weight than that.
+        target: A function from a batch to its target; by default the second of a list or tuple, or `"y"` of a mapping.
+        mode: With `keep="best"`, `"min"` or `"max"`; by default what `ctx.minimize()` says of the score.
+
+    Attributes:
+        y_hat, y: As above; None before the first validation.
+
+    Raises:
+        TypeError, ValueError: For an argument of the wrong kind, `monitor` or `mode` without `keep="best"`; in a fit,
+            for a batch that needs a `target`.
+        RuntimeError: In a fit, when there is no such score, or nothing tells whether lower is better.
+
+    mlr3torch: none.
+    """
+
+    weight = -1000
+
+    def __init__(
+        self,
+        keep: Literal["last", "best"] = "last",
+        monitor: str | None = None,
+        target: Callable[[Any], Tensor] | None = None,
+        mode: Literal["min", "max"] | None = None,
+    ) -> None:
+        self.keep = choice("keep", keep, ("last", "best"))
+        self.monitor = None if monitor is None else text("monitor", monitor)
+        self.mode = None if mode is None else choice("mode", mode, ("min", "max"))
+        if self.keep == "last" and (self.monitor or self.mode):
+            raise ValueError("Expected monitor and mode to be given with keep='best' only.")
+        if target is not None and not callable(target):
+            raise TypeError(f"Expected target to be a function from a batch to its target but got {shown(target)}.")
+        self.target = target
+        self.start_over()
+
+    def start_over(self) -> None:
+        self.y_hat: Tensor | list[Tensor] | None = None
+        self.y: Tensor | list[Tensor] | None = None
+        self._best_score: float | None = None
+        self._loaders: list[list[tuple[Tensor, Tensor]]] = []
+
+    def on_before_valid(self) -> None:
+        self._loaders = []
+
+    def on_batch_valid_end(self) -> None:
+        if self.ctx.step_valid == 1:
+            self._loaders.append([])
+        self._loaders[-1].append((self.ctx.y_hat.detach().cpu(), self._target(self.ctx.batch).detach().cpu()))
+
+    def on_valid_end(self) -> None:
+        loaders, self._loaders = self._loaders, []
+        if not loaders or not (self.keep == "last" or self._is_best()):
+            return
+        with torch.inference_mode(False):  # else what is kept could not be used with gradients later
+            y_hat, y = zip(*(map(torch.cat, zip(*loader, strict=True)) for loader in loaders), strict=True)
+        self.y_hat, self.y = (y_hat[0], y[0]) if len(loaders) == 1 else (list(y_hat), list(y))
+
+    def _is_best(self) -> bool:
+        scores = scores_to_monitor(self.ctx, "CallbackSetPredictions")
+        measure, minimize = choose_measure(
+            self.ctx, scores, user="CallbackSetPredictions", monitor=self.monitor, mode=self.mode, before=None
+        )
+        score = monitored_score(scores, measure, "CallbackSetPredictions")
+        best = self._best_score
+        if score != score or (best is not None and (score >= best if minimize else score <= best)):
+            return False
+        self._best_score = score
+        return True
+
+    def _target(self, batch: Any) -> Tensor:
+        target: Any = None
+        if self.target is not None:
+            target = self.target(batch)
+        elif isinstance(batch, Mapping):
+            target = batch.get("y")
+        elif isinstance(batch, list | tuple) and len(batch) > 1:
+            target = batch[1]
+        if not isinstance(target, Tensor):
+            raise TypeError(
+                f"Expected the batch to be (x, y) or {{'x': ..., 'y': ...}} with a tensor y, but its target is "
+                f"{shown(target)}. Give a function that takes it from a batch: target=lambda batch: ... ."
+            )
+        return target
