@@ -247,6 +247,8 @@ for name, owner in {
     "lr_reduce_on_plateau": CallbackSetLRSchedulerReduceOnPlateau,
 }.items():
     for line, mutant in without_a_line(owner.load_state_dict):
+        if line.startswith("if self.ctx is None"):
+            continue  # a state that is loaded in the middle of a fit: tests/callbacks/test_lr_scheduler.py
         MUTANTS[f"{name}: without {line}"] = subclass(PREDEFINED[name], load_state_dict=mutant)
 
 

@@ -315,6 +315,22 @@ def test_beside_pruning(permanent: bool, scores: tuple[float, ...]) -> None:
     assert torch.equal(effective(module.network), kept[scores.index(1)])
 
 
+def test_names_as_pruning_has_them_are_not_taken_for_it() -> None:
+    class Masked(Encoding):
+        def __init__(self, *scores: float) -> None:
+            super().__init__(*scores)
+            self.scale = nn.Parameter(torch.ones(2))
+            self.scale_mask = nn.Parameter(torch.ones(2), requires_grad=False)
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return super().training_step(batch * self.scale * self.scale_mask, batch_idx)
+
+    callback, module = CallbackSetEarlyStopping(5, restore_best_weights=True), Masked(1, 2)
+    fit(callback, module, ones(2), ones(1), max_epochs=2)
+    assert torch.equal(module.scale, callback.best_weights["scale"])
+    assert module.scale_mask.tolist() == [1, 1]
+
+
 def test_loading_heeds_strict_loading() -> None:
     class Own(nn.Linear):
         def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:

@@ -2,8 +2,10 @@ import math
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import pytest
 import torch
+from packaging.version import Version
 from torch import nn
 
 from callbacksets import CallbackSetAdapter, CallbackSetGradNorm, CallbackSetHistory, t_clbk
@@ -39,14 +41,14 @@ def test_every_step_counts_once_also_with_accumulated_gradients() -> None:
 
 def test_comes_before_a_clipper_unless_its_weight_says_otherwise() -> None:
     def clip(ctx: Any) -> None:
-        nn.utils.clip_grad_norm_(ctx.network.parameters(), 0.25)
+        nn.utils.clip_grad_norm_(ctx.network.parameters(), 0.01)
 
     act, seen = norms()
     clipper = Act(on_after_backward=clip)
     before = fit({"clip": clipper, "act": act, "norm": t_clbk("grad_norm"), "history": CallbackSetHistory()})
     after = fit([clipper, t_clbk("grad_norm", weight=1), StageLog("last_scores_train", stages=("on_end",))])
     assert before.states["history"]["train.grad_norm"] == pytest.approx([sum(seen) / 2])
-    assert after.sets["stage_log"].at("end")[0]["grad_norm"] == pytest.approx(0.25, rel=1e-4)
+    assert after.sets["stage_log"].at("end")[0]["grad_norm"] == pytest.approx(0.01, rel=1e-2)
 
 
 def test_lightning_clips_later() -> None:
@@ -103,6 +105,9 @@ def test_without_a_step_there_is_no_score() -> None:
     assert log.rows == [("end", {})]
 
 
+@pytest.mark.skipif(
+    Version(L.__version__) < Version("2.5"), reason="resumed inside an epoch, Lightning 2.4 validates at once"
+)
 @pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended")
 def test_resumed_inside_an_epoch_has_the_steps_before(tmp_path: Path) -> None:
     path = tmp_path / "inside.ckpt"

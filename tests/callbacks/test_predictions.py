@@ -105,6 +105,21 @@ def test_a_batch_without_a_target_is_told_of() -> None:
     assert len(str(raised.value)) < 300
 
 
+def test_an_output_that_is_no_tensor_is_told_of() -> None:
+    class Worded(torch.nn.Linear):
+        def forward(self, x: torch.Tensor) -> Any:
+            return {"logits": "none", "loss": super().forward(x)}
+
+    class Wordy(Module):
+        def loss(self, batch: Any) -> torch.Tensor:
+            return self.network(batch[0])["loss"].mean()
+
+    module = Wordy()
+    module.network = Worded(2, 1)
+    with pytest.raises(TypeError, match=r"Expected ctx\.y_hat to be a tensor but the network's first output is 'none'"):
+        fit([CallbackSetPredictions()], module, PAIRS, PAIRS)
+
+
 def test_without_validation_there_are_none() -> None:
     callback = CallbackSetPredictions()
     fit([callback], Module(), PAIRS)

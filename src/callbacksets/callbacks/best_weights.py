@@ -49,15 +49,21 @@ def put_back(weights: Weights, ctx: "ContextTorch") -> None:
     module = owner_of(weights, ctx)
     now = module.state_dict()
     state = copy.deepcopy(Shared(weights))  # what is no tensor would be shared with the module
-    for name in [name for name in weights if name not in now and name.endswith("_orig")]:
-        # pruned then, and by now for good: see torch.nn.utils.prune
-        original, mask = state.pop(name), state.pop(f"{_unpruned(name)}_mask")
-        state[_unpruned(name)] = original * mask
+    for name in {name.removesuffix("_orig") for name in (*weights, *now) if name.endswith("_orig")}:
+        _prune_alike(state, now, name)
     for name, value in now.items():
-        if name not in state and (kept := state.pop(_unpruned(name), None)) is not None:
-            state[f"{_unpruned(name)}_orig"], state[f"{_unpruned(name)}_mask"] = kept, kept.new_ones(kept.shape)
-        state.setdefault(name, value)
+        state.setdefault(name, value)  # what was not trained
     module.load_state_dict(state, strict=ctx.learner.strict_loading)
+
+
+def _prune_alike(state: Weights, now: Weights, name: str) -> None:
+    """Give a parameter the form in which the module has it, pruned or not: see torch.nn.utils.prune."""
+    original, mask = f"{name}_orig", f"{name}_mask"
+    if {original, mask} <= set(state) and name in now:  # by now it is pruned for good
+        state[name] = state.pop(original) * state.pop(mask)
+    elif {original, mask} <= set(now) and name in state:  # it was not pruned yet
+        state[original] = state.pop(name)
+        state[mask] = state[original].new_ones(state[original].shape)
 
 
 def _unpruned(name: str) -> str:

@@ -46,7 +46,8 @@ class CallbackSetCheckpoint(CallbackSet):
 
     Raises:
         TypeError, ValueError: For an argument of the wrong kind.
-        FileExistsError: In `begin`, when the folder holds the checkpoints of another run, or other things.
+        FileExistsError: In `begin`, when the folder holds the checkpoints of another run, or other things; later, when
+            another run has begun to write there.
         RuntimeError: In `begin`, when a callback with a state would change it after a checkpoint was saved, or
             checkpoints are written asynchronously.
 
@@ -153,12 +154,9 @@ class CallbackSetCheckpoint(CallbackSet):
         assert self._folder is not None, "begin has decided it"
         complete = self._folder / f"epoch{epoch}.ckpt"
         begun = self._folder / f".{complete.name}.{self._run}.part"
-        if trainer.is_global_zero:
-            for other in set(_complete(self._folder)) - self._known:
-                raise FileExistsError(_appeared(self._folder / f"epoch{other}.ckpt"))
-            self._folder.mkdir(parents=True, exist_ok=True)
-            _remove_leftovers(self._folder)
-        trainer.strategy.barrier("the folder of checkpoints is ready")
+        problem = self._prepare(self._folder) if trainer.is_global_zero else None
+        if (problem := trainer.strategy.broadcast(problem)) is not None:
+            raise FileExistsError(problem)
         try:
             trainer.save_checkpoint(begun, weights_only=False)  # returns when every rank has written its part
             if trainer.is_global_zero:
@@ -173,6 +171,14 @@ class CallbackSetCheckpoint(CallbackSet):
         trainer.strategy.barrier("the checkpoint is complete")
         self._known.add(epoch)
         self._is_unsaved = False
+
+    def _prepare(self, path: Path) -> str | None:
+        """Make the folder ready to be written to; gives what is wrong with it."""
+        for other in set(_complete(path)) - self._known:
+            return _appeared(path / f"epoch{other}.ckpt")
+        path.mkdir(parents=True, exist_ok=True)
+        _remove_leftovers(path)
+        return None
 
 
 def latest_checkpoint(path: AnyPath) -> Path | None:

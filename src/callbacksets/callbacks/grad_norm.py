@@ -7,7 +7,6 @@ from torch import Tensor
 
 from callbacksets.base import CallbackSet
 from callbacksets.checks import number
-from callbacksets.fit.shards import is_part
 
 
 class CallbackSetGradNorm(CallbackSet):
@@ -74,7 +73,7 @@ class CallbackSetGradNorm(CallbackSet):
 
 def _total_norm(gradients: list[Tensor], norm_type: float) -> Tensor:
     # torch does not mix those of which each rank holds a part with whole ones
-    kinds = ([one for one in gradients if is_part(one)], [one for one in gradients if not is_part(one)])
+    kinds = [[one for one in gradients if _is_part(one) is kind] for kind in (True, False)]
     norms = [_whole(_norm(kind, norm_type)) for kind in kinds if kind]
     return norms[0] if len(norms) == 1 else _whole(_norm(norms, norm_type))
 
@@ -87,6 +86,10 @@ def _norm(tensors: list[Tensor], norm_type: float) -> Any:
     return torch.linalg.vector_norm(torch.stack(norms), norm_type)
 
 
+def _is_part(tensor: Tensor) -> bool:
+    return hasattr(tensor, "full_tensor")  # torch's DTensor
+
+
 def _whole(norm: Any) -> Tensor:
-    whole: Tensor = norm.full_tensor() if is_part(norm) else norm
+    whole: Tensor = norm.full_tensor() if _is_part(norm) else norm
     return whole.to(torch.promote_types(whole.dtype, torch.float32))  # half precision would not hold the sum

@@ -39,7 +39,7 @@ class CallbackSetPredictions(CallbackSet):
 
     Raises:
         TypeError, ValueError: For an argument of the wrong kind, `monitor` or `mode` without `keep="best"`; in a fit,
-            for a batch that needs a `target`.
+            for a batch that needs a `target`, or an output that is no tensor.
         RuntimeError: In a fit, when there is no such score, or nothing tells whether lower is better.
 
     mlr3torch: none.
@@ -76,7 +76,9 @@ class CallbackSetPredictions(CallbackSet):
     def on_batch_valid_end(self) -> None:
         if self.ctx.step_valid == 1:
             self._loaders.append([])
-        self._loaders[-1].append((self.ctx.y_hat.detach().cpu(), self._target(self.ctx.batch).detach().cpu()))
+        if not isinstance(y_hat := self.ctx.y_hat, Tensor):
+            raise TypeError(f"Expected ctx.y_hat to be a tensor but the network's first output is {shown(y_hat)}.")
+        self._loaders[-1].append((y_hat.detach().cpu(), self._target(self.ctx.batch).detach().cpu()))
 
     def on_valid_end(self) -> None:
         loaders, self._loaders = self._loaders, []
