@@ -1,6 +1,7 @@
 """The bridge: one Lightning callback that runs CallbackSets. It reads in the order in which training runs."""
 
 import copy
+import time
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -24,6 +25,7 @@ from callbacksets.fit.shards import put_together
 from callbacksets.fit.states import KEY, Saved, check_saved, counts_batch, restore_loop, starts_over
 from callbacksets.fit.taps import WeightsBefore
 from callbacksets.scores import Scores
+from callbacksets.show.outcome import Outcome, outcome_as_html, outcome_as_text
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule
@@ -77,6 +79,7 @@ class AdapterHooks:
         self._result: Saved | None = None
         self._weights_before: WeightsBefore | None = None
         self._stopped_by: StoppedBy | None = None
+        self._outcome: Outcome | None = None
         self._handover = Handover()
 
     __init__.__qualname__ = "CallbackSetAdapter.__init__"  # which a misspelled argument is reported to be of
@@ -106,7 +109,7 @@ class AdapterHooks:
     def _take_over(self) -> None:
         """Make what a fit in a child process has left our own."""
         if (left := self._handover.take()) is not None:
-            self._result, self._stopped_by = left
+            self._result, self._stopped_by, self._outcome = left
 
     # --- before training ---------------------------------------------------------------------------------------------
 
@@ -126,7 +129,8 @@ class AdapterHooks:
         if stage != "fit":
             return
         self._handover.take()  # what nobody has asked for
-        self._result = self._stopped_by = None
+        self._result = self._stopped_by = self._outcome = None
+        self._set_up_at = time.monotonic()
         if not isinstance(trainer, self.trainer_class):
             other = (
                 "callbacksets"
@@ -479,8 +483,10 @@ class AdapterHooks:
                 run.exit(error)
             finally:
                 self._run, self._result = None, run.result
+                seconds = time.monotonic() - self._set_up_at
+                self._outcome = Outcome(run.loop.epoch, seconds, type(error).__name__ if error else None)
                 if run.trainer.is_global_zero and trains_in_child(run.trainer):
-                    self._handover.give((self._result, self._stopped_by))
+                    self._handover.give((self._result, self._stopped_by, self._outcome))
 
     # --- checkpoints, and other things that Lightning does with callbacks --------------------------------------------
 
@@ -532,10 +538,16 @@ class AdapterHooks:
         return run
 
     def __repr__(self) -> str:
-        return plan_as_text(type(self).__name__, self._sources)
+        name, states = type(self).__name__, self.states
+        if self._run is not None or self._outcome is None:
+            return plan_as_text(name, self._sources)
+        return outcome_as_text(name, self._outcome, self._sets or self._sources, states, self._stopped_by)
 
     def _repr_html_(self) -> str:
-        return plan_as_html(type(self).__name__, self._sources)
+        name, states = type(self).__name__, self.states
+        if self._run is not None or self._outcome is None:
+            return plan_as_html(name, self._sources)
+        return outcome_as_html(name, self._outcome, self._sets or self._sources, states, self._stopped_by)
 
     def __getstate__(self) -> dict[str, Any]:
         # Lightning binds the module's `log` and `log_dict` to its callbacks: a copy would drag the module along

@@ -6,6 +6,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from html import escape
+from importlib import import_module
 from multiprocessing import parent_process
 from typing import Any, Protocol
 
@@ -129,12 +130,10 @@ class _Output:
         return time.monotonic() >= self._due
 
     def show(self, make: Callable[[], dict[str, str] | None]) -> None:
-        from IPython import display
-
         start = time.monotonic()
         data = make()
         if data is not None and self._handle is None:
-            self._handle = display.DisplayHandle()
+            self._handle = import_module("IPython.display").DisplayHandle()
             self._handle.display(data, raw=True)
         elif data is not None:
             self._handle.update(data, raw=True)

@@ -165,7 +165,7 @@ def _points(state: History, column: str) -> list[tuple[Any, float]]:
 
 def _runs(state: Any) -> tuple[dict[str, History], list[str]]:
     """The runs by name, a single one as `""`, and their scores."""
-    several = isinstance(state, Mapping) and bool(state) and all(isinstance(run, Mapping) for run in state.values())
+    several = isinstance(state, Mapping) and any(isinstance(run, Mapping) for run in state.values())
     runs: dict[str, History] = {str(name): run for name, run in state.items()} if several else {"": state}
     for name, run in runs.items():
         which = f"state[{name!r}]" if several else "state"
