@@ -2,7 +2,7 @@
 
 import copy
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
@@ -93,6 +93,9 @@ class AdapterHooks:
     def states(self) -> dict[str, Any]:
         """The final state of each callback that has one, by id; what was there until then after a failure."""
         self._take_over()
+        return self._states()
+
+    def _states(self) -> dict[str, Any]:
         return {} if self._result is None else {id: saved["state"] for id, saved in self._result["callbacks"].items()}
 
     @property
@@ -538,16 +541,18 @@ class AdapterHooks:
         return run
 
     def __repr__(self) -> str:
-        name, states = type(self).__name__, self.states
-        if self._run is not None or self._outcome is None:
-            return plan_as_text(name, self._sources)
-        return outcome_as_text(name, self._outcome, self._sets or self._sources, states, self._stopped_by)
+        return self._shown(plan_as_text, outcome_as_text)
 
     def _repr_html_(self) -> str:
-        name, states = type(self).__name__, self.states
+        self._take_over()  # not in `__repr__`: a Trainer that is made looks at that
+        return self._shown(plan_as_html, outcome_as_html)
+
+    def _shown(self, plan: Callable[..., str], outcome: Callable[..., str]) -> str:
+        """After a fit what came of it, else what is going to be done."""
+        name = type(self).__name__
         if self._run is not None or self._outcome is None:
-            return plan_as_html(name, self._sources)
-        return outcome_as_html(name, self._outcome, self._sets or self._sources, states, self._stopped_by)
+            return plan(name, self._sources)
+        return outcome(name, self._outcome, self._sets or self._sources, self._states(), self._stopped_by)
 
     def __getstate__(self) -> dict[str, Any]:
         # Lightning binds the module's `log` and `log_dict` to its callbacks: a copy would drag the module along

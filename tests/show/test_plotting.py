@@ -55,6 +55,14 @@ def test_the_figure_of_a_subfigure_is_the_whole() -> None:
     assert plot_history({"epoch": [1], "train.loss": [0.5]}, axes) == (whole, axes)
 
 
+def test_runs_that_are_compared_in_one_panel() -> None:
+    _, own = plt.subplots()
+    _, ax = plot_history(RUNS, own)
+    labels = [text.get_text() for text in ax.get_legend().get_texts()]
+    assert labels[0] == "loss, sgd, training"
+    assert labels[-1] == "acc, adam, validation"
+
+
 def test_one_score_gives_one_axes() -> None:
     _, ax = plot_history({"epoch": [1], "train.loss": [2.0]})
     assert ax.get_title() == "loss"
@@ -93,6 +101,8 @@ def test_runs_are_compared_with_a_colour_each() -> None:
     assert max(thin) < min(strong)
     assert (best.get_label(), best.get_color()) == ("adam, best epoch, 3", "C1")
     assert [line.get_label() for line in axes[1].get_lines()] == ["adam, validation", "adam, best epoch, 3"]
+    legend = [text.get_text() for text in axes[0].get_legend().get_texts()]
+    assert legend == ["sgd", "adam, best epoch 3", "training", "validation"]
     assert axes[0].figure is fig
 
 

@@ -8,11 +8,13 @@ from typing import TYPE_CHECKING, Any
 from callbacksets.checks import did_you_mean, listed, names_of
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
 History = Mapping[str, Sequence[Any]]
 _LOOPS = {"train": "training", "valid": "validation"}
+_STYLES: dict[str, dict[str, Any]] = {"train": {"linewidth": 0.8, "alpha": 0.7}, "valid": {"linewidth": 2}}
 _PANEL = (4.5, 3.6)  # inches
 
 
@@ -127,23 +129,37 @@ def _draw(
         panel.set_xlabel("epoch")
         panel.xaxis.set_major_locator(MaxNLocator(integer=True))
         panel.spines[["top", "right"]].set_visible(False)
-        _legend(panel, columns=3 if len(runs) == 1 and not together else 2)
+        if len(runs) == 1 or together:
+            _legend(panel, panel.get_legend_handles_labels()[0], columns=2 if together else 3)
+        else:
+            _legend(panel, [*_names(runs, best), *_loops()], columns=3)
 
 
 def _line(run: int, loop: str, *, several: bool) -> dict[str, Any]:
-    if not several:
-        return {"marker": "."}
-    return (
-        {"color": f"C{run}", "linewidth": 0.8, "alpha": 0.7}
-        if loop == "train"
-        else {"color": f"C{run}", "linewidth": 2}
-    )
+    return {"color": f"C{run}", **_STYLES[loop]} if several else {"marker": "."}
 
 
-def _legend(panel: "Axes", columns: int) -> None:
+def _names(runs: Iterable[str], best: Mapping[str, int]) -> "Iterator[Artist]":
+    """The runs in their colours, with their best epochs."""
+    from matplotlib.lines import Line2D
+
+    for i, run in enumerate(runs):
+        label = f"{run}, best epoch {best[run]}" if run in best else run
+        yield Line2D([], [], label=label, color=f"C{i}", **_STYLES["valid"])
+
+
+def _loops() -> "Iterator[Artist]":
+    """Training and validation, in no run's colour."""
+    from matplotlib.lines import Line2D
+
+    for loop, words in _LOOPS.items():
+        yield Line2D([], [], label=words, color="grey", **_STYLES[loop])
+
+
+def _legend(panel: "Axes", entries: "Sequence[Artist]", columns: int) -> None:
     """Above the panel, where it covers no line, and below the title."""
-    lines = len(panel.get_legend_handles_labels()[0])
     legend = panel.legend(
+        handles=entries,
         loc="lower center",
         bbox_to_anchor=(0.5, 1),
         ncols=columns,
@@ -153,8 +169,8 @@ def _legend(panel: "Axes", columns: int) -> None:
         handlelength=1.5,
         borderaxespad=0.2,
     )
-    size = float(legend.get_texts()[0].get_fontsize()) if lines else 0.0
-    panel.set_title(panel.get_title(), pad=8 + 1.6 * size * math.ceil(lines / columns))
+    size = float(legend.get_texts()[0].get_fontsize()) if entries else 0.0
+    panel.set_title(panel.get_title(), pad=8 + 1.6 * size * math.ceil(len(entries) / columns))
 
 
 def _points(state: History, column: str) -> list[tuple[Any, float]]:
