@@ -132,7 +132,7 @@ def _draw(
         if len(runs) == 1 or together:
             _legend(panel, panel.get_legend_handles_labels()[0], columns=2 if together else 3)
         else:
-            _legend(panel, [*_names(runs, best), *_loops()], columns=3)
+            _legend(panel, [*_names(runs, best), *_loops()], columns=2 if best else 3)
 
 
 def _line(run: int, loop: str, *, several: bool) -> dict[str, Any]:
