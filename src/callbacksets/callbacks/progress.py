@@ -49,12 +49,10 @@ class CallbackSetProgress(StartsOver):
         self._before = 0.0
         self._started: float | None = None
         self._rows: epochs.Rows = []
-        self._best: Best | None = None
 
     def on_begin(self) -> None:
         super().on_begin()
         self._started = time.monotonic()
-        self._best = best_so_far(self.ctx, self._rows)
         if self.ctx.trainer.progress_bar_callback is not None:
             rank_zero_warn(
                 "Lightning's progress bar runs beside the callback 'progress'. "
@@ -82,7 +80,6 @@ class CallbackSetProgress(StartsOver):
             self._rows.pop()  # the epoch was cut short, and a resumed run has trained the rest of it
         row["seconds"] = self.elapsed() - sum(one.get("seconds", 0.0) for one in self._rows)
         self._rows.append(row)
-        self._best = best_so_far(self.ctx, self._rows)
         if self._view is not None:
             self._view.ended_epoch(self.ctx)
 
@@ -115,8 +112,8 @@ class CallbackSetProgress(StartsOver):
         return epochs.as_columns(self._rows)
 
     def best(self) -> Best | None:
-        """The best epoch so far, and by which score."""
-        return self._best
+        """The best epoch so far, and by which score; known in a fit."""
+        return best_so_far(self.ctx, self._rows)
 
     def elapsed(self) -> float:
         """The seconds trained, over resumed runs too."""
