@@ -59,7 +59,8 @@ def numbers_as_html(
     """
     # What is folded is a table of its own, so that the widths of the columns have to be told.
     widths = [0.65 * max(map(len, column)) + 1.4 for column in zip(header, *rows, strict=True)]
-    parts, head = [], f"<tr>{''.join(f'<th>{escape(name)}</th>' for name in header)}</tr>"
+    names = "".join(f"<th>{escape(name)}</th>" for name in header)
+    parts, head = [], f'<tr align="right">{names}</tr>'
     for folded, which in _segments(len(rows), marked):
         if folded and unfolds:
             table = _numbers(widths, [_row(rows[i]) for i in which])
