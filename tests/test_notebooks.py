@@ -22,6 +22,12 @@ def read(path: Path) -> Any:
     return nbformat.read(path, as_version=4)
 
 
+def use_this_source(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Let kernels import what is tested here, from whatever folder they work in."""
+    monkeypatch.setenv("PYTHONPATH", f"{ROOT / 'src'}{os.pathsep}{ROOT}")
+    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # threads of tests that run side by side get into each other's way
+
+
 def shown(notebook: Any) -> list[list[str]]:
     """For each cell of code, what kinds of output it has."""
     kinds = []
@@ -40,7 +46,7 @@ def test_there_are_five() -> None:
 @pytest.mark.slow
 @pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
 def test_runs_from_top_to_bottom(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")  # threads of tests that run side by side get into each other's way
+    use_this_source(monkeypatch)
     notebook = read(path)
     before = shown(notebook)
     resources = {"metadata": {"path": str(path.parent)}}
@@ -104,8 +110,7 @@ def outputs(cell: Any) -> list[Any]:
 
 @pytest.mark.slow
 def test_interrupted_in_one_cell_and_resumed_in_the_next(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OMP_NUM_THREADS", "1")
-    monkeypatch.setenv("PYTHONPATH", f"{ROOT / 'src'}{os.pathsep}{ROOT}")
+    use_this_source(monkeypatch)
     cells = (SETUP, "fit(CallbackSetInterrupt())", "fit(ckpt_path=latest_checkpoint('checkpoints'))")
     notebook = browser.executed(*cells, folder=tmp_path, fails=True)
     _, interrupted, resumed = notebook.cells
