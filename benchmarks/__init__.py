@@ -7,6 +7,7 @@ SECTIONS = (
     "reading",
     "memory",
     "checkpoints",
+    "bars",
     "start",
     "scale",
     "gpu",

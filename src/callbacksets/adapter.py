@@ -1,6 +1,6 @@
 """The bridge: Lightning's hooks as moments of a fit, in the order in which training runs."""
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
 
 from lightning.pytorch import Callback, Trainer
@@ -19,6 +19,8 @@ from callbacksets.fit.plain import copied
 from callbacksets.fit.random_state import gathered
 from callbacksets.fit.shards import put_together
 from callbacksets.fit.states import KEY, Saved
+from callbacksets.scores import ById
+from callbacksets.show.outcome import Outcome, outcome_as_html, outcome_as_text
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule
@@ -53,6 +55,7 @@ class AdapterHooks:
         self._sets: dict[str, CallbackSet] = {}
         self._result: Saved | None = None
         self._stopped_by: StoppedBy | None = None
+        self._outcome: Outcome | None = None
         self._handover = Handover()
 
     __init__.__qualname__ = "CallbackSetAdapter.__init__"  # which a misspelled argument is reported to be of
@@ -66,7 +69,11 @@ class AdapterHooks:
     def states(self) -> dict[str, Any]:
         """The final state of each callback that has one, by id; what was there until then after a failure."""
         self._take_over()
-        return {} if self._result is None else {id: saved["state"] for id, saved in self._result["callbacks"].items()}
+        return self._states()
+
+    def _states(self) -> dict[str, Any]:
+        saved = {} if self._result is None else self._result["callbacks"]
+        return ById({id: one["state"] for id, one in saved.items()})
 
     @property
     def ctx(self) -> ContextTorch | None:
@@ -96,7 +103,7 @@ class AdapterHooks:
 
     def _set_up(self, trainer: Trainer, pl_module: "LightningModule") -> None:
         self._handover.take()  # what nobody has asked for
-        self._result = self._stopped_by = None
+        self._result = self._stopped_by = self._outcome = None
         self._check_trainer(trainer)
         self._sets = generate(self._sources)
         options: dict[str, Any] = self._names | {"terminate_at": self.terminate_at, "random_state": self.random_state}
@@ -198,10 +205,11 @@ class AdapterHooks:
             fit.exit(error)
         finally:
             self._fit, self._result, self._stopped_by = None, fit.result, fit.loop.stopped_by
+            self._outcome = fit.outcome(error)
             if error is None:  # else other callbacks may save the weights from before
                 fit.release()
             if fit.trainer.is_global_zero and trains_in_child(fit.trainer):
-                self._handover.give((self._result, self._stopped_by))
+                self._handover.give((self._result, self._stopped_by, self._outcome))
 
     # --- checkpoints, and other things that Lightning does with callbacks --------------------------------------------
 
@@ -220,7 +228,7 @@ class AdapterHooks:
     def _take_over(self) -> None:
         """Make what a fit in a child process has left our own."""
         if (left := self._handover.take()) is not None:
-            self._result, self._stopped_by = left
+            self._result, self._stopped_by, self._outcome = left
 
     def _check_trainer(self, trainer: Trainer) -> None:
         if not isinstance(trainer, self.trainer_class):
@@ -238,10 +246,18 @@ class AdapterHooks:
             )
 
     def __repr__(self) -> str:
-        return plan_as_text(type(self).__name__, self._sources)
+        return self._shown(plan_as_text, outcome_as_text)
 
     def _repr_html_(self) -> str:
-        return plan_as_html(type(self).__name__, self._sources)
+        self._take_over()  # not in `__repr__`: a Trainer that is made looks at that
+        return self._shown(plan_as_html, outcome_as_html)
+
+    def _shown(self, plan: Callable[..., str], outcome: Callable[..., str]) -> str:
+        """After a fit what came of it, else what is going to be done."""
+        name = type(self).__name__
+        if self._fit is not None or self._outcome is None:
+            return plan(name, self._sources)
+        return outcome(name, self._outcome, self._sets or self._sources, self._states(), self._stopped_by)
 
     def __getstate__(self) -> dict[str, Any]:
         # Lightning binds the module's `log` and `log_dict` to its callbacks: a copy would drag the module along

@@ -20,6 +20,7 @@ from callbacksets import (
     CallbackSetProgress,
     SupervisedModule,
 )
+from callbacksets.show import epochs
 
 
 class CallbackSetGradientNorm(CallbackSet):
@@ -105,8 +106,9 @@ def main() -> None:
     )
     trainer.fit(module, train, valid)
 
-    print_table(adapter.states["history"] | {"gradient norm": adapter.states["gradient_norm"]["norms"]})
     best = adapter.states["early_stopping"]
+    columns = adapter.states["history"] | {"gradient norm": adapter.states["gradient_norm"]["norms"]}
+    print(epochs.as_text(columns, best_epoch=best["best_epochs"]))
     print(f"Training stopped: {adapter.stopped_by or 'all epochs are done'}.")
     print(f"The network has the weights of epoch {best['best_epochs']}: {best['measure']} {best['best_score']:.4f}.")
     try:
@@ -117,18 +119,6 @@ def main() -> None:
         path = Path("history.png").resolve()
         fig.savefig(path, dpi=150)
         print(f"The plot of the history is in {path}.")
-
-
-def print_table(columns: dict[str, list[float | None]]) -> None:
-    """Print equally long columns, right-aligned."""
-    cells = {
-        name: ["-" if value is None else f"{value:.4f}" if isinstance(value, float) else str(value) for value in values]
-        for name, values in columns.items()
-    }
-    widths = {name: max(map(len, (name, *values))) for name, values in cells.items()}
-    print("  ".join(name.rjust(widths[name]) for name in cells))
-    for row in zip(*cells.values(), strict=True):
-        print("  ".join(cell.rjust(width) for cell, width in zip(row, widths.values(), strict=True)))
 
 
 if __name__ == "__main__":

@@ -1,9 +1,10 @@
+import sys
 from typing import Any
 
 import pandas as pd
 import pytest
 
-from callbacksets import CallbackSetAdapter, CallbackSetHistory
+from callbacksets import CallbackSet, CallbackSetAdapter, CallbackSetEarlyStopping, CallbackSetHistory
 from tests.helpers import Act, Tiny, fit, ones, quiet
 
 
@@ -50,3 +51,28 @@ def test_state_round_trips(state: dict[str, Any]) -> None:
     history = CallbackSetHistory()
     history.load_state_dict(state)
     assert history.state_dict() == state
+
+
+def test_shows_its_table_and_its_plot(monkeypatch: pytest.MonkeyPatch) -> None:
+    history = CallbackSetHistory()
+    assert repr(history) == "<CallbackSetHistory: on_begin, on_epoch_end, on_exit>"
+    assert "Keeps the training and validation scores" in history._repr_html_()
+    fit([history, CallbackSetEarlyStopping(patience=2)], Tiny(), ones(2), ones(1), max_epochs=2)
+    head, columns, *rows = repr(history).splitlines()
+    assert head == "<CallbackSetHistory: 2 epochs>"
+    assert columns.split() == ["epoch", "train.loss", "valid.loss"]
+    assert [row.endswith("best") for row in rows] == [False, True]
+    html = history._repr_html_()
+    assert html.count("<tr") == 3
+    assert '<img alt="The scores over the epochs." src="data:image/png;base64,iVBOR' in html
+    monkeypatch.setitem(sys.modules, "matplotlib", None)
+    assert history._repr_html_() == html.partition("<img")[0] + "</div>"
+
+
+def test_the_best_epoch_is_that_of_any_callback_that_stops_early() -> None:
+    class CallbackSetOwnStop(CallbackSet):
+        patience, stagnation, best_epochs = 3, 1, 1
+
+    history = CallbackSetHistory()
+    fit([history, CallbackSetOwnStop()], max_epochs=2)
+    assert [line.endswith("best") for line in repr(history).splitlines()[2:]] == [True, False]

@@ -1,11 +1,14 @@
 """Keeping the scores of every epoch."""
 
+from base64 import b64encode
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 from callbacksets.base import CallbackSet
-from callbacksets.callbacks.early_stopping import CallbackSetEarlyStopping
-from callbacksets.show.plotting import plot_history
+from callbacksets.callbacks.best import early_stopping
+from callbacksets.show import epochs, html
+from callbacksets.show.plotting import picture, plot_history
 
 if TYPE_CHECKING:
     from matplotlib.axes import Axes
@@ -17,7 +20,7 @@ class CallbackSetHistory(CallbackSet):
 
     Its state is a dict of equally long lists: `epoch`, `train.<name>`, `valid.<name>`, with None where there was no
     score. `pandas.DataFrame(state)` makes a table of it. The epochs of a resumed run are appended. A run without any
-    score has no rows.
+    score has no rows. As the last expression of a cell it shows its table and, with matplotlib, its plot.
 
     Example:
         >>> from callbacksets import CallbackSetHistory
@@ -25,6 +28,11 @@ class CallbackSetHistory(CallbackSet):
         >>> history.load_state_dict({"epoch": [1, 2], "train.loss": [0.7, 0.5], "valid.loss": [0.8, None]})
         >>> history.state_dict()["valid.loss"]
         [0.8, None]
+        >>> history
+        <CallbackSetHistory: 2 epochs>
+        epoch  train.loss  valid.loss
+            1      0.7000      0.8000
+            2      0.5000           -
 
     mlr3torch: `t_clbk("history")`.
     """
@@ -35,53 +43,57 @@ class CallbackSetHistory(CallbackSet):
         self.start_over()
 
     def start_over(self) -> None:
-        self.rows: list[dict[str, Any]] = []
+        self.rows: epochs.Rows = []
         self._best_epoch: int | None = None
 
-    def on_begin(self) -> None:
-        if self.ctx.resumed and not self.rows:
-            # a run without scores until here has had its epochs nevertheless
-            self.rows = [{"epoch": epoch} for epoch in range(1, self.ctx.epoch + 1)]
-
     def on_epoch_end(self) -> None:
-        row: dict[str, Any] = {"epoch": self.ctx.epoch}
-        for loop, scores in (("train", self.ctx.last_scores_train), ("valid", self.ctx.last_scores_valid)):
-            row |= {f"{loop}.{name}": score for name, score in (scores or {}).items()}
+        row = epochs.row_of(self.ctx.epoch, self.ctx.last_scores_train, self.ctx.last_scores_valid)
         if self.rows and self.rows[-1]["epoch"] == self.ctx.epoch:
             self.rows.pop()  # the epoch was cut short, and a resumed run has trained the rest of it
         self.rows.append(row)
 
     def on_exit(self) -> None:
-        for callback in self.ctx.callbacks.values():
-            if isinstance(callback, CallbackSetEarlyStopping):
-                self._best_epoch = callback.best_epochs
+        self._best_epoch = getattr(early_stopping(self.ctx), "best_epochs", None)
 
-    def plot(self, ax: "Axes | Sequence[Axes] | None" = None) -> "tuple[Figure, Axes | Sequence[Axes]]":
+    def plot(
+        self, ax: "Axes | Sequence[Axes] | None" = None, *, log: bool | str | Sequence[str] = False
+    ) -> "tuple[Figure, Axes | Sequence[Axes]]":
         """Draw the scores over the epochs, with the best epoch marked when early stopping took part.
 
         Args:
             ax: Where to draw: as many Axes as there are scores, or a single one for all; by default a new figure.
+            log: Whether the scores have a logarithmic axis: True for all that are positive, or the names of some.
 
         Returns:
             The figure and its Axes: one, or a sequence with one for each score.
 
         Raises:
             ModuleNotFoundError: Without matplotlib.
-            ValueError: When the history has no scores, or the number of Axes is not theirs.
+            ValueError: When the history has no scores, the number of Axes is not theirs, or `log` names none of them.
         """
-        return plot_history(self.state_dict(), ax, best_epoch=self._best_epoch)
+        return plot_history(self.state_dict(), ax, best_epoch=self._best_epoch, log=log)
 
     def state_dict(self) -> dict[str, list[Any]]:
-        columns = list(dict.fromkeys(name for row in self.rows for name in row))
-        scores = [name for name in columns if name != "epoch"]
-        if not scores:
-            return {"epoch": []}
-        ordered = ["epoch", *sorted(scores, key=lambda name: name.startswith("valid."))]
-        return {name: [row.get(name) for row in self.rows] for name in ordered}
+        columns = epochs.as_columns(self.rows)
+        return columns if len(columns) > 1 else {"epoch": []}
 
     def load_state_dict(self, state_dict: dict[str, list[Any]]) -> None:
-        names = list(state_dict)
-        self.rows = [
-            {name: value for name, value in zip(names, values, strict=True) if value is not None}
-            for values in zip(*state_dict.values(), strict=True)
-        ]
+        self.rows = epochs.as_rows(state_dict)
+        if not self.rows and self.ctx is not None:
+            # a run without scores until here has had its epochs nevertheless
+            self.rows = [{"epoch": epoch} for epoch in range(1, self.ctx.epoch + 1)]
+
+    def __repr__(self) -> str:
+        if not (columns := self.state_dict())["epoch"]:
+            return super().__repr__()
+        table = epochs.as_text(columns, best_epoch=self._best_epoch)
+        return f"<{type(self).__name__}: {len(columns['epoch'])} epochs>\n{table}"
+
+    def _repr_html_(self) -> str:
+        if not (columns := self.state_dict())["epoch"]:
+            return super()._repr_html_()
+        image, about = "", f"{len(columns['epoch'])} epochs"
+        with suppress(ModuleNotFoundError):  # a table is something, too
+            png = b64encode(picture(columns, best_epoch=self._best_epoch)).decode()
+            image = f'<img alt="The scores over the epochs." src="data:image/png;base64,{png}">'
+        return html.titled(type(self).__name__, about, epochs.as_html(columns, best_epoch=self._best_epoch) + image)

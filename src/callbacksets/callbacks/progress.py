@@ -1,21 +1,26 @@
 """Showing how training goes."""
 
 import time
-from collections.abc import Mapping
 from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_warn
-from tqdm.auto import tqdm
 
 from callbacksets.base import CallbackSet
-from callbacksets.checks import whole_number
+from callbacksets.callbacks.best import Best, best_so_far
+from callbacksets.checks import flag, whole_number
+from callbacksets.show import epochs
+from callbacksets.show.notebook import Notebook, in_notebook
+from callbacksets.show.terminal import Terminal
 
 
 class CallbackSetProgress(CallbackSet):
-    """Shows a bar for training and validation, the scores of every epoch and the total time.
+    """Shows how far training is, the scores of every epoch and the total time.
 
-    In a terminal every epoch leaves a line with its scores; in a notebook they stand beside the one bar. Only rank zero
-    shows anything. Its state is `elapsed`, the seconds trained, over resumed runs too.
+    In a terminal there are bars for training and validation, and every epoch leaves a line with its scores. In a
+    notebook there is one block: a bar with the time gone and to go, the best score so far, how far early stopping is,
+    and a table of all epochs that stays, also when training fails or is interrupted. Only rank zero shows anything.
+
+    Its state is `elapsed`, the seconds trained, and `epochs`, the columns of the table; both go on in a resumed run.
 
     Example:
         >>> from callbacksets import CallbackSetAdapter, CallbackSetProgress
@@ -23,25 +28,27 @@ class CallbackSetProgress(CallbackSet):
 
     Args:
         digits: The number of digits of the scores after the point.
+        plot: Whether a notebook also shows the curves of the scores, drawn anew as epochs end; needs matplotlib.
 
     Raises:
         TypeError, ValueError: For an argument of the wrong kind.
+        ModuleNotFoundError: In a fit, for `plot=True` without matplotlib.
 
     mlr3torch: `t_clbk("progress")`.
     """
 
     reads_y_hats = False
 
-    def __init__(self, digits: int = 2) -> None:
+    def __init__(self, digits: int = 2, plot: bool = False) -> None:
         self.digits = whole_number("digits", digits, at_least=0)
-        self._bar: Any = None
-        self._bar_valid: Any = None
-        self._has_validated = False
+        self.plot = flag("plot", plot)
+        self._view: Terminal | Notebook | None = None
         self.start_over()
 
     def start_over(self) -> None:
         self._before = 0.0
         self._started: float | None = None
+        self._rows: epochs.Rows = []
 
     def on_begin(self) -> None:
         self._started = time.monotonic()
@@ -50,92 +57,62 @@ class CallbackSetProgress(CallbackSet):
                 "Lightning's progress bar runs beside the callback 'progress'. "
                 "Switch one of them off: Trainer(enable_progress_bar=False)."
             )
+        if self.ctx.trainer.is_global_zero:
+            self._view = Notebook(self, plot=self.plot) if in_notebook() else Terminal(self.digits)
+            self._view.began(self.ctx)
 
     def on_batch_end(self) -> None:
-        # not in `epoch_begin`, which does not run where a run is resumed inside an epoch
-        if self._bar is None:
-            self._bar = self._new_bar(self._epoch(), self.ctx.trainer.num_training_batches)
-        elif self.ctx.step == 1:
-            self._bar.reset(self._bar.total)
-            self._bar.set_description(self._epoch(), refresh=False)
-        self._bar.update(self.ctx.step - self._bar.n)
+        if self._view is not None:
+            self._view.trained_batch(self.ctx)
 
     def on_batch_valid_end(self) -> None:
-        if self._bar_valid is None:
-            batches = self.ctx.trainer.num_val_batches
-            self._bar_valid = self._new_bar("Validation", sum(batches) if isinstance(batches, list) else batches)
-        elif self._has_validated:
-            self._bar_valid.reset(self._bar_valid.total)
-        self._has_validated = False
-        self._bar_valid.update()
+        if self._view is not None:
+            self._view.validated_batch(self.ctx)
 
     def on_valid_end(self) -> None:
-        self._has_validated = True
-        if not _in_notebook():  # there, a new bar would be a new line, also when it is gone
-            self._close_valid()
+        if self._view is not None:
+            self._view.validated(self.ctx)
 
     def on_epoch_end(self) -> None:
-        summary = "; ".join(
-            f"{name} {self._formatted(scores)}"
-            for name, scores in (
-                ("training", self.ctx.last_scores_train),
-                ("validation", self.ctx.last_scores_valid),
-            )
-            if scores
-        )
-        if _in_notebook() and self._bar is not None:
-            self._bar.set_postfix_str(summary)
-        else:
-            self._write(f"{self._epoch()}: {summary or 'no scores'}")
+        row = epochs.row_of(self.ctx.epoch, self.ctx.last_scores_train, self.ctx.last_scores_valid)
+        if self._rows and self._rows[-1]["epoch"] == self.ctx.epoch:
+            self._rows.pop()  # the epoch was cut short, and a resumed run has trained the rest of it
+        row["seconds"] = self.elapsed() - sum(one.get("seconds", 0.0) for one in self._rows)
+        self._rows.append(row)
+        if self._view is not None:
+            self._view.ended_epoch(self.ctx)
 
     def on_end(self) -> None:
-        before = f", {self._before:.1f} s of them before this run" if self._before else ""
-        self._write(f"Trained {self.ctx.epoch} epochs in {self._elapsed():.1f} s{before}.")
+        total, before = self.ctx.total_epochs, f", {self._before:.1f} s of them before this run" if self._before else ""
+        of = f" of {total}" if total is not None and total > self.ctx.epoch else ""
+        if self._view is not None:
+            self._view.ended(self.ctx, f"Trained {self.ctx.epoch}{of} epochs in {self.elapsed():.1f} s{before}.")
 
     def on_exit(self) -> None:
-        self._close_valid()
-        if self._bar is not None:
-            self._bar.close()
-            self._bar = None
-        self._before, self._started = self._elapsed(), None
+        if self._view is not None:
+            self._view.left(self.ctx)
+            self._view = None
+        self._before, self._started = self.elapsed(), None
 
-    def state_dict(self) -> dict[str, float]:
-        return {"elapsed": self._elapsed()}
+    def state_dict(self) -> dict[str, Any]:
+        return {"elapsed": self.elapsed(), "epochs": self.columns()}
 
-    def load_state_dict(self, state_dict: dict[str, float]) -> None:
+    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._before = state_dict["elapsed"]
+        self._rows = epochs.as_rows(state_dict.get("epochs", {}))  # which checkpoints of version 0.1 do not have
 
-    def _elapsed(self) -> float:
+    def __getstate__(self) -> dict[str, Any]:
+        # bars hold streams and locks, which cannot be copied, and a copy does not show in this fit
+        return super().__getstate__() | {"_view": None, "_before": self.elapsed(), "_started": None}
+
+    def columns(self) -> dict[str, list[Any]]:
+        """The table of the epochs: `epoch`, `train.<name>`, `valid.<name>`, `seconds`."""
+        return epochs.as_columns(self._rows)
+
+    def best(self) -> Best | None:
+        """The best epoch so far, and by which score; known in a fit."""
+        return best_so_far(self.ctx, self._rows)
+
+    def elapsed(self) -> float:
+        """The seconds trained, over resumed runs too."""
         return self._before + (0.0 if self._started is None else time.monotonic() - self._started)
-
-    def _epoch(self) -> str:
-        total = self.ctx.total_epochs
-        return f"Epoch {self.ctx.epoch}" if total is None else f"Epoch {self.ctx.epoch}/{total}"
-
-    def _formatted(self, scores: Mapping[str, float]) -> str:
-        return ", ".join(f"{name} {score:.{self.digits}f}" for name, score in scores.items())
-
-    def _new_bar(self, description: str, total: float) -> Any:
-        notebook = _in_notebook()
-        shown = False if notebook else None  # None: not in a log file, only where there is a terminal
-        return tqdm(
-            desc=description,
-            total=None if total == float("inf") else int(total),
-            unit="batch",
-            leave=notebook and description != "Validation",
-            dynamic_ncols=True,
-            disable=shown if self.ctx.trainer.is_global_zero else True,
-        )
-
-    def _close_valid(self) -> None:
-        if self._bar_valid is not None:
-            self._bar_valid.close()
-            self._bar_valid = None
-
-    def _write(self, line: str) -> None:
-        if self.ctx.trainer.is_global_zero:
-            tqdm.write(line)
-
-
-def _in_notebook() -> bool:
-    return any(cls.__name__ == "tqdm_notebook" for cls in tqdm.__mro__)  # importing it would take longer than this file

@@ -22,7 +22,7 @@ from callbacksets.callbacks.unfreeze import CallbackSetUnfreeze
 from callbacksets.checks import did_you_mean, listed, names_of, shown, text
 from callbacksets.describe.descriptor import TorchCallback
 from callbacksets.describe.schedulers import as_lr_scheduler, describe_scheduler
-from callbacksets.show import html
+from callbacksets.show import html, tables
 
 _FIELDS = ("id", "label", "weight")
 _COLUMNS = ("key", "label", "weight", "packages", "stages")
@@ -85,10 +85,7 @@ class DictionaryTorchCallbacks(Mapping[str, TorchCallback]):
         return len(self._makes)
 
     def __repr__(self) -> str:
-        rows = [_COLUMNS, *(_row(*item) for item in self.items())]
-        widths = [max(map(len, column)) for column in zip(*rows, strict=True)]
-        lines = ("  ".join(map(str.ljust, row, widths)) for row in rows)
-        return "\n".join(line.rstrip() for line in lines)
+        return tables.as_text(_COLUMNS, [_row(*item) for item in self.items()])
 
     def _repr_html_(self) -> str:
         return html.table(

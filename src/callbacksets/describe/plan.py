@@ -2,14 +2,14 @@
 
 import math
 import numbers
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from callbacksets.base import STAGES, CallbackSet, stages_in_constructor, stages_of
 from callbacksets.checks import listed, shown
 from callbacksets.describe.descriptor import TorchCallback
 from callbacksets.describe.sources import Source
-from callbacksets.show import html
+from callbacksets.show import html, tables
 
 
 @dataclass(frozen=True)
@@ -52,8 +52,8 @@ def plan_as_text(name: str, sources: Mapping[str, Source]) -> str:
     return "\n".join(
         [
             f"<{name}: {_counted(planned)}>",
-            *(_table(("callback", "class", "weight", ""), callbacks) if planned else ()),
-            *(("", *_table(("stage", "runs, in this order"), stages)) if stages else ()),
+            *([tables.as_text(("callback", "class", "weight", ""), callbacks)] if planned else ()),
+            *(("", tables.as_text(("stage", "runs, in this order"), stages)) if stages else ()),
         ]
     )
 
@@ -99,8 +99,3 @@ def _used(planned: list[Planned]) -> list[str]:
 
 def _counted(planned: list[Planned]) -> str:
     return f"{len(planned) or 'no'} callback{'' if len(planned) == 1 else 's'}"
-
-
-def _table(head: tuple[str, ...], rows: Sequence[tuple[str, ...]]) -> list[str]:
-    widths = [max(map(len, column)) for column in zip(head, *rows, strict=True)]
-    return ["  ".join(map(str.ljust, row, widths)).rstrip() for row in (head, *rows)]

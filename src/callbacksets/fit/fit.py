@@ -5,6 +5,7 @@ is the same whether a hook comes once, comes after its part was done ahead for a
 that was resumed.
 """
 
+import time
 from collections.abc import Callable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Literal, cast
@@ -28,6 +29,7 @@ from callbacksets.fit.saving import Saving
 from callbacksets.fit.states import Saved
 from callbacksets.fit.step import Step
 from callbacksets.scores import Measures, Scores
+from callbacksets.show.outcome import Outcome
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
@@ -62,6 +64,7 @@ class Fit:
         self.stops_at_validation = terminate_at == "validation"
         self._gradients: Gradients | None = None  # from `begin` on
         self._is_exact = True
+        self._set_up_at = time.monotonic()
         self.random = RandomState(self) if random_state else None
         self._taps = lightning.Taps(trainer.strategy)
         self._batches = lightning.batch_progress(trainer)
@@ -361,6 +364,11 @@ class Fit:
         self.dispatch.find_stages()
         failures += self.dispatch.attempt("on_exit")
         self._is_exact = before is None or fingerprint(self.ctx.learner) == before
+
+    def outcome(self, error: BaseException | None) -> Outcome:
+        """How the fit ended."""
+        seconds = time.monotonic() - self._set_up_at
+        return Outcome(self.loop.now[0], seconds, None if error is None else type(error).__name__)
 
     def release(self) -> None:
         """Let go of the Trainer, when nothing saves the weights from before `exit` any more."""

@@ -22,10 +22,12 @@ from callbacksets.fit.lightning import is_a
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
 
+    from callbacksets.fit.loop import StoppedBy
     from callbacksets.fit.states import Saved
+    from callbacksets.show.outcome import Outcome
 
-Left = tuple["Saved | None", Any]
-"""The states of a fit, or None as long as it is not over, and who stopped it."""
+Left = tuple["Saved | None", "StoppedBy | None", "Outcome | None"]
+"""The states of a fit, or None as long as it is not over; who stopped it; how it ended."""
 
 
 class Handover:
@@ -52,7 +54,7 @@ class Handover:
         """
         multiprocessing.util.Finalize(None, do, exitpriority=0)
         if gives:
-            self.give((None, None))
+            self.give((None, None, None))
 
     def give(self, what: Left) -> None:
         """In a child process, leave something for the process that has started it.
@@ -61,7 +63,7 @@ class Handover:
         fit.
 
         Args:
-            what: The states, and who stopped training.
+            what: The states, who stopped training, and how it ended.
         """
         parent = multiprocessing.parent_process()
         assert parent is not None, "only a child hands over"
@@ -119,7 +121,7 @@ def _write(what: Left, folder: Path) -> None:
 
 
 def _that_can_be_pickled(what: Left) -> Left:
-    result, stopped_by = what
+    result, stopped_by, outcome = what
     if result is None:
         return what
     failed = [id for id, saved in result["callbacks"].items() if not _can_be_pickled(saved)]
@@ -128,7 +130,7 @@ def _that_can_be_pickled(what: Left) -> Left:
         "process that started this one to train."
     )
     kept = {id: saved for id, saved in result["callbacks"].items() if id not in failed}
-    return {**result, "callbacks": kept}, stopped_by
+    return {**result, "callbacks": kept}, stopped_by, outcome
 
 
 def _can_be_pickled(value: object) -> bool:

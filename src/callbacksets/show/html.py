@@ -4,22 +4,25 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
-# Notebooks align tables to the right, and some fill the page with them.
-_TABLE = "width: auto; margin: 0.3em 0; border-collapse: collapse"
-_CELL = "text-align: left; vertical-align: top; padding: 0.15em 1em 0.15em 0"
+from callbacksets.show import tables
+
 _LONGEST = 60
 
 
 def card(title: str, about: str | None, rows: Mapping[str, str]) -> str:
     """A title, a line about it, and what else is to be known, by name; what is empty is left out."""
-    cells = ([f"<b>{escape(name)}</b>", escape(text)] for name, text in rows.items() if text)
-    return _titled(title, about, _table(cells))
+    return titled(title, about, tables.as_html((), [row for row in rows.items() if row[1]]))
 
 
 def table(title: str, about: str | None, header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
     """A title, a line about it, and a table."""
-    cells = ([escape(text) for text in row] for row in rows)
-    return _titled(title, about, _table([[f"<b>{escape(name)}</b>" for name in header], *cells]))
+    return titled(title, about, tables.as_html(header, rows))
+
+
+def titled(title: str, about: str | None, body: str) -> str:
+    """A title, a line about it, and HTML."""
+    line = f"<div>{escape(about)}</div>" if about else ""
+    return f"<div><div><b>{escape(title)}</b></div>{line}{body}</div>"
 
 
 def values(given: Mapping[str, Any]) -> str:
@@ -40,13 +43,3 @@ def first_line(documented: object) -> str | None:
 def _short(value: Any) -> str:
     text = " ".join(repr(value).split())
     return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."
-
-
-def _titled(title: str, about: str | None, body: str) -> str:
-    line = f"<div>{escape(about)}</div>" if about else ""
-    return f"<div><div><b>{escape(title)}</b></div>{line}{body}</div>"
-
-
-def _table(rows: Iterable[Sequence[str]]) -> str:
-    lines = ("".join(f'<td style="{_CELL}">{cell}</td>' for cell in row) for row in rows)
-    return f'<table style="{_TABLE}">{"".join(f"<tr>{line}</tr>" for line in lines)}</table>'

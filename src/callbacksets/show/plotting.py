@@ -1,86 +1,238 @@
-"""Pictures of a history."""
+"""Pictures of a history, or of several."""
 
-from collections.abc import Iterable, Mapping, Sequence
+import io
+import math
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from callbacksets.checks import listed
+from callbacksets.checks import did_you_mean, listed, names_of
 
 if TYPE_CHECKING:
+    from matplotlib.artist import Artist
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure
 
+History = Mapping[str, Sequence[Any]]
 _LOOPS = {"train": "training", "valid": "validation"}
+_STYLES: dict[str, dict[str, Any]] = {"train": {"linewidth": 0.8, "alpha": 0.7}, "valid": {"linewidth": 2}}
+_PANEL = (4.5, 3.6)  # inches
 
 
 def plot_history(
-    state: Mapping[str, Sequence[Any]],
+    state: "History | Mapping[str, History]",
     ax: "Axes | Sequence[Axes] | None" = None,
     *,
-    best_epoch: int | None = None,
+    best_epoch: int | Mapping[str, int] | None = None,
+    log: bool | str | Sequence[str] = False,
 ) -> "tuple[Figure, Axes | Sequence[Axes]]":
-    """Draw the scores of a history over the epochs, training and validation of a score in one panel.
+    """Draw the scores of a history over the epochs, or compare those of several runs.
+
+    There is a panel for each score. Of one run, training and validation have a colour each. Of several, each run has a
+    colour; training is thin and validation strong.
 
     Example:
         >>> fig, ax = plot_history({"epoch": [1, 2], "train.loss": [0.7, 0.5], "valid.loss": [0.8, None]})
         >>> ax.get_title()
         'loss'
+        >>> sgd, adam = {"epoch": [1, 2], "valid.loss": [0.8, 0.7]}, {"epoch": [1, 2], "valid.loss": [0.6, 0.3]}
+        >>> fig, ax = plot_history({"sgd": sgd, "adam": adam}, log=True)
 
     Args:
-        state: The state of a history, `adapter.states["history"]`.
+        state: The state of a history, `adapter.states["history"]`, or a mapping from names of runs to theirs.
         ax: Where to draw: as many Axes as there are scores, or a single one for all; by default a new figure.
-        best_epoch: An epoch to mark, `adapter.states["early_stopping"]["best_epochs"]`.
+        best_epoch: An epoch to mark, `adapter.states["early_stopping"]["best_epochs"]`; of several runs a mapping from
+            their names.
+        log: Whether the scores have a logarithmic axis: True for all that are positive, or the names of some.
 
     Returns:
         The figure and its Axes: one, or a sequence with one for each score.
 
     Raises:
         ModuleNotFoundError: Without matplotlib.
-        TypeError: For what is no state of a history, or no Axes.
-        ValueError: When the history has no scores, or the number of Axes is not theirs.
+        TypeError: For what is no state of a history, no Axes, or no epoch.
+        ValueError: When the history has no scores, the number of Axes is not theirs, or one to have a logarithmic axis
+            is unknown or not positive.
     """
-    try:
-        import matplotlib.pyplot as plt
-        from matplotlib.axes import Axes
-        from matplotlib.ticker import MaxNLocator
-    except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("A plot needs matplotlib: pip install 'callbacksets[plot]'.") from error
+    need_matplotlib()
+    import matplotlib.pyplot as plt
+    from matplotlib.axes import Axes
 
-    if not isinstance(state, Mapping) or "epoch" not in state:
-        raise TypeError(
-            "Expected state to be the state of a history, adapter.states['history'] or history.state_dict(), but got "
-            f"{listed(map(str, state)) if isinstance(state, Mapping) else repr(state)}."
-        )
-    panels = list(dict.fromkeys(column.split(".", 1)[1] for column in state if "." in column))
-    if not panels:
-        raise ValueError("The history has no scores to plot: the module logged none for the epoch.")
-    if wrong := [column for column, values in state.items() if isinstance(values, str | float | int)]:
-        raise TypeError(f"Expected the columns of state to be lists but {wrong[0]!r} is {state[wrong[0]]!r}.")
+    runs, scores = _runs(state)
+    best = _best_epochs(best_epoch, runs)
+    logarithmic = _logarithmic(log, runs, scores)
     if ax is None:
-        _, grid = plt.subplots(1, len(panels), figsize=(4.5 * len(panels), 3.4), layout="constrained", squeeze=False)
+        width, height = _PANEL
+        _, grid = plt.subplots(
+            1, len(scores), figsize=(width * len(scores), height), layout="constrained", squeeze=False
+        )
         axes = list(grid[0])
     elif isinstance(ax, Axes):
-        axes = [ax] * len(panels)
+        axes = [ax] * len(scores)
     else:
         axes = list(getattr(ax, "flat", ax)) if isinstance(ax, Iterable) else [ax]  # plt.subplots() gives an array
         if not all(isinstance(one, Axes) for one in axes):
             raise TypeError(f"Expected ax to be one Axes of matplotlib, or one for each score, but got {ax!r}.")
-    if len(axes) != len(panels):
-        raise ValueError(f"Expected one Axes, or {len(panels)} for {', '.join(panels)}, but got {len(axes)}.")
+    if len(axes) != len(scores):
+        raise ValueError(f"Expected one Axes, or {len(scores)} for {', '.join(scores)}, but got {len(axes)}.")
+    _draw(runs, scores, axes, best, logarithmic)
+    return axes[0].figure.figure, axes[0] if axes[0] is axes[-1] else axes
 
-    together = len(panels) > 1 and axes[0] is axes[-1]
-    for panel, score in zip(axes, panels, strict=True):
-        for loop, label in _LOOPS.items():
-            # validation may be rare: a line through the epochs that have a value
-            values = zip(state["epoch"], state.get(f"{loop}.{score}", ()), strict=False)
-            points = [(epoch, value) for epoch, value in values if value is not None]
-            if points:
-                panel.plot(*zip(*points, strict=True), marker=".", label=f"{score}, {label}" if together else label)
+
+def picture(state: History, *, best_epoch: int | None = None) -> bytes:
+    """The same for one run as a PNG, without pyplot, which would show the figure once more."""
+    need_matplotlib()
+    from matplotlib.figure import Figure
+
+    runs, scores = _runs(state)
+    width, height = _PANEL
+    fig = Figure(figsize=(width * len(scores), height), layout="constrained")
+    axes = list(fig.subplots(1, len(scores), squeeze=False)[0])
+    _draw(runs, scores, axes, _best_epochs(best_epoch, runs), [])
+    file = io.BytesIO()
+    fig.savefig(file, format="png", dpi=80)
+    return file.getvalue()
+
+
+def need_matplotlib() -> None:
+    """Raise a `ModuleNotFoundError` that says how to get it, where matplotlib is missing."""
+    try:
+        import matplotlib  # noqa: F401
+    except ModuleNotFoundError as error:
+        raise ModuleNotFoundError("A plot needs matplotlib: pip install 'callbacksets[plot]'.") from error
+
+
+def _draw(
+    runs: Mapping[str, History],
+    scores: Sequence[str],
+    axes: "Sequence[Axes]",
+    best: Mapping[str, int],
+    logarithmic: Sequence[str],
+) -> None:
+    from matplotlib.ticker import MaxNLocator
+
+    together = len(scores) > 1 and axes[0] is axes[-1]
+    for panel, score in zip(axes, scores, strict=True):
+        for i, (run, state) in enumerate(runs.items()):
+            for loop, words in _LOOPS.items():
+                if points := _points(state, f"{loop}.{score}"):
+                    label = ", ".join([*([score] if together else []), *([run] if run else []), words])
+                    panel.plot(*zip(*points, strict=True), label=label, **_line(i, loop, several=len(runs) > 1))
         panel.set_title("" if together else score)
+        if score in logarithmic:
+            panel.set_yscale("log")
     for panel in dict.fromkeys(axes):
-        if best_epoch is not None:
-            panel.axvline(best_epoch, color="grey", linestyle="--", linewidth=1, label=f"best epoch, {best_epoch}")
+        for i, run in enumerate(runs):
+            if run in best:
+                colour = "grey" if len(runs) == 1 else f"C{i}"
+                name = f"{run}, best epoch" if run else "best epoch"
+                panel.axvline(best[run], color=colour, linestyle="--", linewidth=1, label=f"{name}, {best[run]}")
         panel.set_xlabel("epoch")
         panel.xaxis.set_major_locator(MaxNLocator(integer=True))
         panel.spines[["top", "right"]].set_visible(False)
-        panel.legend(framealpha=0.9, edgecolor="none")
-    return axes[0].figure.figure, axes[0] if axes[0] is axes[-1] else axes
+        if len(runs) == 1 or together:
+            _legend(panel, panel.get_legend_handles_labels()[0], columns=2 if together else 3)
+        else:
+            _legend(panel, [*_names(runs, best), *_loops()], columns=2 if best else 3)
+
+
+def _line(run: int, loop: str, *, several: bool) -> dict[str, Any]:
+    return {"color": f"C{run}", **_STYLES[loop]} if several else {"marker": "."}
+
+
+def _names(runs: Iterable[str], best: Mapping[str, int]) -> "Iterator[Artist]":
+    """The runs in their colours, with their best epochs."""
+    from matplotlib.lines import Line2D
+
+    for i, run in enumerate(runs):
+        label = f"{run}, best epoch {best[run]}" if run in best else run
+        yield Line2D([], [], label=label, color=f"C{i}", **_STYLES["valid"])
+
+
+def _loops() -> "Iterator[Artist]":
+    """Training and validation, in no run's colour."""
+    from matplotlib.lines import Line2D
+
+    for loop, words in _LOOPS.items():
+        yield Line2D([], [], label=words, color="grey", **_STYLES[loop])
+
+
+def _legend(panel: "Axes", entries: "Sequence[Artist]", columns: int) -> None:
+    """Above the panel, where it covers no line, and below the title."""
+    legend = panel.legend(
+        handles=entries,
+        loc="lower center",
+        bbox_to_anchor=(0.5, 1),
+        ncols=columns,
+        frameon=False,
+        fontsize="small",
+        columnspacing=1.2,
+        handlelength=1.5,
+        borderaxespad=0.2,
+    )
+    size = float(legend.get_texts()[0].get_fontsize()) if entries else 0.0
+    panel.set_title(panel.get_title(), pad=8 + 1.6 * size * math.ceil(len(entries) / columns))
+
+
+def _points(state: History, column: str) -> list[tuple[Any, float]]:
+    # validation may be rare: a line through the epochs that have a value
+    values = zip(state["epoch"], state.get(column, ()), strict=False)
+    return [(epoch, value) for epoch, value in values if value is not None]
+
+
+def _runs(state: Any) -> tuple[dict[str, History], list[str]]:
+    """The runs by name, a single one as `""`, and their scores."""
+    several = isinstance(state, Mapping) and any(isinstance(run, Mapping) for run in state.values())
+    runs: dict[str, History] = {str(name): run for name, run in state.items()} if several else {"": state}
+    for name, run in runs.items():
+        which = f"state[{name!r}]" if several else "state"
+        if not isinstance(run, Mapping) or "epoch" not in run:
+            raise TypeError(
+                f"Expected {which} to be the state of a history, adapter.states['history'] or history.state_dict(), "
+                f"but got {listed(map(str, run)) if isinstance(run, Mapping) else repr(run)}."
+            )
+        if wrong := [column for column, values in run.items() if isinstance(values, str | float | int)]:
+            raise TypeError(f"Expected the columns of {which} to be lists but {wrong[0]!r} is {run[wrong[0]]!r}.")
+    scores = list(dict.fromkeys(_scores(runs.values())))
+    if not scores:
+        raise ValueError("The history has no scores to plot: the module logged none for the epoch.")
+    return runs, scores
+
+
+def _scores(runs: Iterable[History]) -> Iterator[str]:
+    return (column.partition(".")[2] for run in runs for column in run if "." in column)
+
+
+def _best_epochs(given: Any, runs: Mapping[str, History]) -> dict[str, int]:
+    if given is None:
+        return {}
+    if not isinstance(given, Mapping):
+        if "" not in runs:
+            raise TypeError(f"Expected best_epoch to be a mapping from {listed(runs)} to epochs but got {given!r}.")
+        return {"": given}
+    if unknown := [name for name in given if name not in runs]:
+        if "" in runs:
+            raise TypeError(f"Expected best_epoch to be an epoch, as there is one run, but got {given!r}.")
+        raise ValueError(
+            f"best_epoch has {unknown[0]!r}, which is no run.{did_you_mean(unknown[0], runs)} There are {listed(runs)}."
+        )
+    return {name: epoch for name, epoch in given.items() if epoch is not None}
+
+
+def _logarithmic(log: Any, runs: Mapping[str, History], scores: Sequence[str]) -> list[str]:
+    """The scores with a logarithmic axis."""
+    positive = [
+        score
+        for score in scores
+        if all(value > 0 for run in runs.values() for loop in _LOOPS for _, value in _points(run, f"{loop}.{score}"))
+    ]
+    if isinstance(log, bool):
+        return positive if log else []
+    names = names_of("log", log)
+    for name in names:
+        if name not in scores:
+            raise ValueError(
+                f"log has {name!r}, which is no score.{did_you_mean(name, scores)} There are {listed(scores)}."
+            )
+        if name not in positive:
+            raise ValueError(f"A logarithmic axis needs positive scores, but {name!r} has some that are not.")
+    return names

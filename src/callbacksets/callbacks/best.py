@@ -1,0 +1,46 @@
+"""The best epoch so far, as far as a callback can know it from its context."""
+
+import math
+from dataclasses import dataclass
+from typing import Any
+
+from callbacksets.show.epochs import Rows
+
+
+@dataclass(frozen=True)
+class Best:
+    """The best epoch so far, by which score, and how far early stopping is, if it takes part.
+
+    Attributes:
+        column: The score, as `valid.loss`.
+        epoch: The epoch, None when there was none.
+        score: Its score.
+        patience: How many evaluations have stagnated, and how many may.
+    """
+
+    column: str
+    epoch: int | None
+    score: float | None
+    patience: tuple[int, int] | None = None
+
+
+def best_so_far(ctx: Any, rows: Rows) -> Best | None:
+    """What early stopping says; else by the first validation score, or training score, where better has a direction."""
+    stopper = early_stopping(ctx)
+    if stopper is not None:
+        measure = getattr(stopper, "measure", None)
+        epoch, score = getattr(stopper, "best_epochs", None), getattr(stopper, "best_score", None)
+        return Best(f"valid.{measure}", epoch, score, (stopper.stagnation, stopper.patience))
+    names = [name for row in rows for name in row if "." in name]
+    column = next((name for name in names if name.startswith("valid.")), names[0] if names else None)
+    if column is None or (minimize := ctx.minimize(column.partition(".")[2])) is None:
+        return None
+    known = [(row[column], row["epoch"]) for row in rows if not math.isnan(row.get(column, math.nan))]
+    score, epoch = (min if minimize else max)(known, key=lambda one: one[0], default=(None, None))
+    return Best(column, epoch, score)
+
+
+def early_stopping(ctx: Any) -> Any:
+    """The callback that counts evaluations without an improvement, whatever its class; None when there is none."""
+    callbacks = ctx.callbacks.values()
+    return next((one for one in callbacks if hasattr(one, "patience") and hasattr(one, "stagnation")), None)

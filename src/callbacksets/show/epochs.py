@@ -1,0 +1,89 @@
+"""What is known of every epoch: rows as they are collected, columns as they are kept, and the table of them."""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from callbacksets.show import tables
+
+Rows = list[dict[str, Any]]
+_ORDER = ("epoch", "train.", "valid.")
+
+
+def row_of(epoch: int, train: Mapping[str, float] | None, valid: Mapping[str, float] | None) -> dict[str, Any]:
+    """A row: the epoch, and its scores as `train.<name>` and `valid.<name>`."""
+    row: dict[str, Any] = {"epoch": epoch}
+    for loop, scores in (("train", train), ("valid", valid)):
+        row |= {f"{loop}.{name}": score for name, score in (scores or {}).items()}
+    return row
+
+
+def as_columns(rows: Rows) -> dict[str, list[Any]]:
+    """Equally long lists, with None where there is nothing: the epoch, scores of training, of validation, the rest.
+
+    Example:
+        >>> as_columns([{"epoch": 1, "valid.loss": 0.5, "train.loss": 0.7}])
+        {'epoch': [1], 'train.loss': [0.7], 'valid.loss': [0.5]}
+    """
+    names = dict.fromkeys(name for row in rows for name in row)
+    ranks = {name: next((i for i, kind in enumerate(_ORDER) if name.startswith(kind)), len(_ORDER)) for name in names}
+    return {name: [row.get(name) for row in rows] for name in sorted(names, key=ranks.__getitem__)}
+
+
+def as_rows(columns: Mapping[str, Sequence[Any]]) -> Rows:
+    """The rows of such lists."""
+    return [
+        {name: value for name, value in zip(columns, values, strict=True) if value is not None}
+        for values in zip(*columns.values(), strict=True)
+    ]
+
+
+def as_text(columns: Mapping[str, Sequence[Any]], *, digits: int = 4, best_epoch: int | None = None) -> str:
+    """A table with the best epoch marked, of a long run without the middle.
+
+    Example:
+        >>> print(as_text({"epoch": [1, 2], "train.loss": [0.7, 0.5], "valid.loss": [0.8, None]}, digits=2))
+        epoch  train.loss  valid.loss
+            1        0.70        0.80
+            2        0.50           -
+    """
+    return tables.numbers_as_text(*_cells(columns, digits, best_epoch))
+
+
+def as_html(
+    columns: Mapping[str, Sequence[Any]], *, digits: int = 4, best_epoch: int | None = None, unfolds: bool = True
+) -> str:
+    """The same in a notebook, where the middle of a long run is folded."""
+    return tables.numbers_as_html(*_cells(columns, digits, best_epoch), unfolds=unfolds)
+
+
+def _cells(
+    columns: Mapping[str, Sequence[Any]], digits: int, best_epoch: int | None
+) -> tuple[list[str], list[list[str]], int | None]:
+    rows = [
+        [_cell(name, value, digits) for name, value in zip(columns, values, strict=True)]
+        for values in zip(*columns.values(), strict=True)
+    ]
+    epochs = list(columns["epoch"])
+    if best_epoch not in epochs:
+        return list(columns), rows, None
+    best = len(epochs) - 1 - epochs[::-1].index(best_epoch)
+    return [*columns, ""], [[*row, "best" if i == best else ""] for i, row in enumerate(rows)], best
+
+
+def _cell(name: str, value: Any, digits: int) -> str:
+    if value is None:
+        return "-"
+    if name == "seconds":
+        return f"{value:.2f}"
+    return score(value, digits) if isinstance(value, float) else str(value)
+
+
+def score(value: float, digits: int) -> str:
+    """With so many digits after the point, or more where they would all be zeros: 0.00002 is not 0.00.
+
+    Example:
+        >>> score(0.1234, 2), score(0.00002, 2)
+        ('0.12', '2e-05')
+    """
+    fixed = f"{value:.{digits}f}"
+    return fixed if value == 0 or float(fixed) != 0 else f"{value:.{max(digits, 1)}g}"

@@ -1,0 +1,82 @@
+"""How training goes, in a terminal: bars while it runs, and a line that stays for every epoch."""
+
+import sys
+from collections.abc import Mapping
+from typing import Any
+
+from tqdm import tqdm
+
+
+class Terminal:
+    """A bar for the epoch's batches and one for the validation's; in a log file, lines only."""
+
+    def __init__(self, digits: int) -> None:
+        self._digits = digits
+        self._bar: Any = None
+        self._bar_valid: Any = None
+
+    def began(self, ctx: Any) -> None:
+        """Shown is something with the first batch only."""
+
+    def trained_batch(self, ctx: Any) -> None:
+        # not when the epoch begins, which a run that is resumed inside an epoch does not see
+        if self._bar is None:
+            self._bar = _bar(epoch_of(ctx), ctx.trainer.num_training_batches)
+        elif ctx.step == 1:
+            self._bar.reset(self._bar.total)
+            self._bar.set_description(epoch_of(ctx), refresh=False)
+        self._bar.update(ctx.step - self._bar.n)
+
+    def validated_batch(self, ctx: Any) -> None:
+        if self._bar_valid is None:
+            self._bar_valid = _bar("Validation", sum_of(ctx.trainer.num_val_batches))
+        self._bar_valid.update()
+
+    def validated(self, ctx: Any) -> None:
+        if self._bar_valid is not None:
+            self._bar_valid.close()
+            self._bar_valid = None
+
+    def ended_epoch(self, ctx: Any) -> None:
+        sets = {"training": ctx.last_scores_train, "validation": ctx.last_scores_valid}
+        summary = "; ".join(f"{name} {self._formatted(scores)}" for name, scores in sets.items() if scores)
+        _write(f"{epoch_of(ctx)}: {summary or 'no scores'}")
+
+    def ended(self, ctx: Any, summary: str) -> None:
+        _write(summary)
+
+    def left(self, ctx: Any) -> None:
+        self.validated(ctx)
+        if self._bar is not None:
+            self._bar.close()
+            self._bar = None
+
+    def _formatted(self, scores: Mapping[str, float]) -> str:
+        return ", ".join(f"{name} {score:.{self._digits}f}" for name, score in scores.items())
+
+
+def epoch_of(ctx: Any) -> str:
+    """`Epoch 3/10`."""
+    return f"Epoch {ctx.epoch}" if ctx.total_epochs is None else f"Epoch {ctx.epoch}/{ctx.total_epochs}"
+
+
+def sum_of(batches: float | list[float]) -> float:
+    """The batches of all validation loaders."""
+    return sum(batches) if isinstance(batches, list) else batches
+
+
+def _bar(description: str, total: float) -> Any:
+    return tqdm(
+        desc=description,
+        total=None if total == float("inf") else int(total),
+        unit="batch",
+        leave=False,
+        dynamic_ncols=True,
+        # None: where there is a terminal. A program without a console, as pythonw makes one, has no stream at all.
+        disable=True if sys.stderr is None else None,
+    )
+
+
+def _write(line: str) -> None:
+    if sys.stdout is not None:
+        tqdm.write(line)
