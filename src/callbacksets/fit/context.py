@@ -248,6 +248,11 @@ class ContextTorch:
         return self._loop.resumed
 
     @property
+    def validates(self) -> bool:
+        """In `before_valid`: whether a validation follows now; outside of it, whether one is under way."""
+        return self._loop.in_validation
+
+    @property
     def callbacks(self) -> Mapping[str, "CallbackSet"]:
         """The callbacks of this run by id, in the order in which they run."""
         return self._callbacks
