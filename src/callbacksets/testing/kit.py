@@ -96,6 +96,8 @@ def _make(names: list[str], bench: Bench) -> None:
     failures: dict[str, AssertionError] = {}
     callback: CallbackSet | None = None
     for name in names:
+        if name == "resume" and failures.keys() & {"round_trip", "begin_keeps_state"}:
+            continue  # it would say the same
         try:
             callback = callback or _new_each_time(bench)
             _FUNCTIONS[name](bench)

@@ -6,6 +6,7 @@ import torch
 
 from callbacksets.testing.bench import EPOCHS, Bench, TrainingAtFault, apart
 from callbacksets.testing.checks.spies import state_methods_of
+from callbacksets.testing.checks.states import begin_keeps_state, round_trip
 from callbacksets.testing.compare import difference
 from callbacksets.testing.moments import Moment
 
@@ -29,6 +30,8 @@ def resume(bench: Bench) -> None:
                 continue  # that it fails inside an epoch, `resume_inside_epoch` says
             raise
         if differs:
+            round_trip(bench)  # these say more of it, where they fail
+            begin_keeps_state(bench)
             raise AssertionError(
                 f"A run that was resumed from a checkpoint written {moment} goes otherwise than one that was never "
                 f"interrupted, {differs}. Keep in state_dict() all that later stages depend on."

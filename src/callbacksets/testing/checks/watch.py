@@ -7,6 +7,7 @@ import torch
 from torch import Tensor
 
 from callbacksets.base import STAGES, CallbackSet
+from callbacksets.checks import listed
 from callbacksets.testing.compare import difference
 from callbacksets.testing.trace import Row, trained
 
@@ -15,6 +16,9 @@ _FOR_VALIDATION = ("on_before_valid", "on_batch_valid_begin", "on_batch_valid_en
 _NOT_COMPARED = ("the batch", "gradients", "hooks", "attributes of the module")
 _GOES_ON = ("on_epoch_begin", "on_batch_begin", "on_end")
 """The stages that come after that."""
+
+_MAY_WAKE = ("on_begin", "on_epoch_begin", "on_valid_end", "on_end", "on_exit")
+"""The stages in which modes are set for what comes, or are set anew by Lightning, or no longer matter."""
 
 
 @dataclass
@@ -66,6 +70,7 @@ class Watch:
     def _after(self, stage: str, ctx: Any) -> None:
         found, left = self._found, _looked_at(ctx)
         self._check_modes(stage, ctx, found, left)
+        self._check_woken(stage, ctx, found, left)
         self._check_hooks(stage, found, left)
         for what, value in left.items():
             if not (differs := difference(found[what], value)):
@@ -108,6 +113,14 @@ class Watch:
         elif not ctx.validates and all(was) and stage != "on_valid_end":
             self._note(f"It leaves the network in eval mode {_where(stage, ctx)}, {_NO_TRAINING}")
 
+    def _check_woken(self, stage: str, ctx: Any, found: dict[str, Any], left: dict[str, Any]) -> None:
+        """Of layers that were in eval mode, unless they are unfrozen, or training begins."""
+        if stage in _MAY_WAKE or ctx.validates or difference(found["requires_grad"], left["requires_grad"]):
+            return
+        before, after = found["the mode `training`"], left["the mode `training`"]
+        if woken := [name for name, training in after.items() if training and not before.get(name, True)]:
+            self._note(f"It sets {listed(woken)} to training mode {_where(stage, ctx)}, {_WERE_ASLEEP}")
+
     def _check_hooks(self, stage: str, found: dict[str, Any], left: dict[str, Any]) -> None:
         """Those of the fit go with it; unless the parameters are others now, as those that are pruned."""
         if stage == "on_begin":
@@ -133,6 +146,10 @@ _PUT_BACK = (
 _NO_VALIDATION = (
     "and so the validation runs in it, with dropout and statistics of batches. Put back the mode of each module: "
     "modes = {m: m.training for m in network.modules()}."
+)
+_WERE_ASLEEP = (
+    "which were in eval mode, as frozen layers are. network.train() sets all of them: put back the mode of each "
+    "module, modes = {m: m.training for m in network.modules()}."
 )
 _NO_TRAINING = (
     "and so training goes on in it. Put back the mode of each module: modes = {m: m.training for m in "
