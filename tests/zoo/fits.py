@@ -182,7 +182,7 @@ FITS = [
     Entry(
         CallbackSetNeedsEpochBegin,
         "resume_inside_epoch",
-        "written after batch 1 of epoch 1. AttributeError.*set in __init__",
+        "written after batch 2 of epoch 1. AttributeError.*set in __init__",
         CallbackSetExpectsNoEpochBegin,
     ),
     Entry(

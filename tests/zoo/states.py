@@ -346,13 +346,13 @@ STATES = [
     Entry(
         CallbackSetFirstLoss,
         "resume",
-        r"first in on_end, the state: at \['gain'\] None instead",
+        r"first in on_end, the state: at \['gain'\]",
         CallbackSetFirstLossSaved,
     ),
     Entry(
         CallbackSetCountsInEpoch,
         "resume",
-        r"after batch 1 of epoch 1.*first in on_.*epoch 1, the state: at \['(batches|epochs)'\]",
+        r"after batch 2 of epoch 1.*first in on_.*epoch 1, the state: at \['(batches|epochs)'\]",
         CallbackSetCountsInEpochToo,
     ),
     Entry(

@@ -339,13 +339,13 @@ TRAINING = [
     ),
     Entry(
         CallbackSetAveragedUnlessInterrupted,
-        "interruption",
+        ALONE,
         "inside the validation of epoch 1, in on_batch_valid_begin.*the weights.*put back in on_exit",
         CallbackSetAveraged,
     ),
     Entry(
         CallbackSetAveragedUnlessSaved,
-        "resume",
+        ALONE,
         "inside the validation of epoch 1 holds the weights that on_before_valid.*Keep in state_dict.*set aside",
         CallbackSetAveraged,
     ),
@@ -385,10 +385,10 @@ TRAINING = [
     Entry(
         CallbackSetUnfreezesAt,
         "resume",
-        "at the end of epoch 2 goes otherwise.*first in on_batch_end of batch 1 of epoch 3",
+        r"after batch 1 of epoch 2 goes otherwise.*first in on_batch_end of batch 2 of epoch 2, the weights: at",
         CallbackSetUnfreezesFrom,
     ),
-    Entry(CallbackSetUnfreezesAtThird, "resume", "after batch 1 of epoch 3", CallbackSetUnfreezesFrom),
+    Entry(CallbackSetUnfreezesAtThird, "resume", "after batch 2 of epoch 3", CallbackSetUnfreezesFrom),
     Entry(
         CallbackSetPrunesForValidation, ALONE, "changes the weights in on_before_valid.*on_epoch_end", CallbackSetPrunes
     ),

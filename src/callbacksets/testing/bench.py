@@ -2,8 +2,7 @@
 
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -102,7 +101,7 @@ class Bench:
 
     def __init__(self, make: Make, training: Training | None, folder: Path) -> None:
         self._make = make
-        self._training = training or small_classifier
+        self.training = training or small_classifier
         self._folder = folder
         self._resumed: dict[Moment, Outcome | AssertionError] = {}
 
@@ -176,25 +175,11 @@ class Bench:
     @cached_property
     def whole(self) -> Whole:
         """A fit that is not interrupted and writes the checkpoints."""
-        return self._written(self.make())
+        return self.written()
 
-    @cached_property
-    def whole_without(self) -> Whole:
-        """The same without the callback. Twice, to be sure that it can be compared.
-
-        Raises:
-            TrainingAtFault: When the two differ, or one fails.
-        """
-        with without_the_callback():
-            one, other = self._written(CallbackSet()), self._written(CallbackSet())
-        if differs := first_difference(one.outcome.rows, other.outcome.rows):
-            raise TrainingAtFault(
-                f"Two fits without the callback differ: {differs}. Let training() make everything anew, with weights "
-                "and data from the seeded random numbers of torch, NumPy or Python, and no generators of their own."
-            )
-        return one
-
-    def _written(self, callback: CallbackSet) -> Whole:
+    def written(self) -> Whole:
+        """One more."""
+        callback = self.make()
         trace = Trace(callback)
         place = self.new_place()
         checkpoints = Checkpoints(self.new_place(), place, lambda: len(trace.rows))
@@ -210,16 +195,6 @@ class Bench:
     def require_training(self) -> None:
         """Raise `CannotTrain` unless an ordinary fit succeeds."""
         assert self.whole
-
-    def goes_on(self, moment: Moment) -> str | None:
-        """How a fit without the callback goes on otherwise when it is resumed at a moment; None if it does not."""
-        whole = self.whole_without
-        if moment not in whole.checkpoints.written:
-            return "it does not come to that"
-        callback = CallbackSet()
-        with without_the_callback():
-            resumed = self._resume(whole, moment, callback, SameScores(), Trace(callback))
-        return first_difference(whole.rest(moment), resumed.rows)
 
     def resumed(self, moment: Moment, watch: Callable[[CallbackSet], None] | None = None) -> Outcome:
         """How a fit goes on that is resumed at a moment.
@@ -244,7 +219,10 @@ class Bench:
 
     def _try_to_resume(self, moment: Moment, callback: CallbackSet) -> Outcome | AssertionError:
         try:
-            return self._resume(self.whole, moment, callback, SameScores(), Trace(callback))
+            written = self.whole.checkpoints
+            place = shutil.copytree(written.place_at(moment), self.new_place(), dirs_exist_ok=True)
+            spies = SameScores(), Trace(callback)
+            return self.fit(callback, *spies, checkpoint=written.path(moment), place=place)
         except Exception as error:
             remedy = "Keep in state_dict() what it goes on from"
             if moment.in_epoch:
@@ -254,11 +232,6 @@ class Bench:
             )
             failure.__cause__ = error
             return failure
-
-    def _resume(self, whole: Whole, moment: Moment, *callbacks: CallbackSet) -> Outcome:
-        written = whole.checkpoints
-        place = shutil.copytree(written.place_at(moment), self.new_place(), dirs_exist_ok=True)
-        return self.fit(*callbacks, checkpoint=written.path(moment), place=place)
 
     @property
     def typical(self) -> list[Moment]:
@@ -280,7 +253,7 @@ class Bench:
         return Path(tempfile.mkdtemp(dir=self._folder))
 
     def _training_data(self) -> tuple[L.LightningModule, Any, Any]:
-        made = self._training()
+        made = self.training()
         if isinstance(made, tuple) and len(made) == 3 and isinstance(made[0], L.LightningModule):
             return made
         raise WrongArgument(f"Expected training to return (LightningModule, loader, loader) but it returned {made!r}.")
@@ -293,18 +266,6 @@ def apart(expected: Outcome, got: Outcome, rows: list[Row] | None = None) -> str
     if differs := difference(expected.state, got.state):
         return f"at last, the state: {differs}"
     return (differs := difference(expected.weights, got.weights)) and f"at last, the weights: {differs}"
-
-
-@contextmanager
-def without_the_callback() -> Iterator[None]:
-    """What fails without the callback is not its fault."""
-    try:
-        yield
-    except (WrongArgument, TrainingAtFault):
-        raise
-    except Exception as error:
-        cause = error.__cause__ or error
-        raise TrainingAtFault(f"A fit without the callback fails. {described(cause)}") from cause
 
 
 def described(error: BaseException) -> str:

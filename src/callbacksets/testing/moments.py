@@ -60,7 +60,8 @@ class Checkpoints(L.Callback):
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if batch_idx + 1 in (1, trainer.num_training_batches - 1) and trainer.num_training_batches > 1:
+        n = trainer.num_training_batches
+        if 1 < n and batch_idx + 1 == (1 if trainer.current_epoch % 2 or n == float("inf") else n - 1):
             self._save(trainer, "batch", batch_idx + 1)
 
     def on_validation_batch_end(

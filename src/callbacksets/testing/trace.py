@@ -28,8 +28,8 @@ def first_difference(expected: list[Row], got: list[Row]) -> str | None:
     for one, other in zip(expected, got, strict=False):
         if one.moment != other.moment:
             return f"there came {other.moment} instead of {one.moment}"
-        for what, value in one.values.items():
-            if differs := difference(value, other.values[what]):
+        for what in [what for what in one.values if what in other.values]:
+            if differs := difference(one.values[what], other.values[what]):
                 return f"{other.moment}, {what}: {differs}"
     if len(got) < len(expected):
         return f"there never came {expected[len(got)].moment}"

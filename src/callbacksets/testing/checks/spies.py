@@ -36,14 +36,15 @@ class FailsAtOnce(L.Callback):
 class Interrupt(CallbackSet):
     """Ends the fit at a stage, and can tell afterwards how it left what it trained."""
 
-    def __init__(self, stage: str, at_weight: float = -math.inf) -> None:
-        self.weight = at_weight
+    weight = -math.inf
+
+    def __init__(self, stage: str) -> None:
         self._learner: Any = None
         setattr(self, stage, self._interrupt)
 
-    def left(self) -> dict[str, dict[str, Any]] | None:
-        """What makes up training, but the optimizer; None if it never came to the stage."""
-        return None if self._learner is None else trained(_Only(self._learner))
+    def left(self) -> dict[str, dict[str, Any]]:
+        """What makes up training, but the optimizer."""
+        return trained(_Only(self._learner))
 
     def _interrupt(self) -> None:
         self._learner = self.ctx.learner

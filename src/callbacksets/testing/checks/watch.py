@@ -65,7 +65,8 @@ class Watch:
         if not self._means_to and stage not in ("on_end", "on_exit"):  # a fit may well end earlier
             scores = {"the validation scores": dict(ctx.last_scores_valid or {})} if stage == "on_valid_end" else {}
             values = {what: value for what, value in self._found.items() if what not in _NOT_COMPARED}
-            self.rows.append(Row(_where(stage, ctx), values | scores))
+            values = {} if self._lent else values | scores  # what is lent may well change the validation
+            self.rows.append(Row(_where(stage, ctx), values))
 
     def _after(self, stage: str, ctx: Any) -> None:
         found, left = self._found, _looked_at(ctx)
@@ -76,7 +77,7 @@ class Watch:
             if not (differs := difference(found[what], value)):
                 continue
             if what == "whether gradients are on":
-                self._note(f"It leaves {_where(stage, ctx)} with gradients switched {'on' if value else 'off'}. {_GRAD}")
+                self._note(f"leaves {_where(stage, ctx)} with gradients switched {'on' if value else 'off'}. {_GRAD}")
             elif stage in _FOR_VALIDATION:
                 self._lend(what, stage, ctx)
             elif what in self._lent and difference(self._lent[what].found, value) is None:
@@ -98,7 +99,7 @@ class Watch:
                 follows = "no validation follows" if not lent.validates else "a validation follows"
                 remedy = _ONLY_IF_IT_VALIDATES if not lent.validates else _PUT_BACK
                 self._note(
-                    f"It changes {what} in {lent.stage} of epoch {lent.epoch}, where {follows}, and has not put it "
+                    f"changes {what} in {lent.stage} of epoch {lent.epoch}, where {follows}, and has not put it "
                     f"back {_where(stage, ctx)}: {differs}. {remedy}"
                 )
         self._lent.clear()
@@ -109,9 +110,9 @@ class Watch:
         if stage in ("on_end", "on_exit") or was == now:
             return
         if ctx.validates and stage in _FOR_VALIDATION and any(now):
-            self._note(f"It sets the network to training mode {_where(stage, ctx)}, {_NO_VALIDATION}")
+            self._note(f"sets the network to training mode {_where(stage, ctx)}, {_NO_VALIDATION}")
         elif not ctx.validates and all(was) and stage != "on_valid_end":
-            self._note(f"It leaves the network in eval mode {_where(stage, ctx)}, {_NO_TRAINING}")
+            self._note(f"leaves the network in eval mode {_where(stage, ctx)}, {_NO_TRAINING}")
 
     def _check_woken(self, stage: str, ctx: Any, found: dict[str, Any], left: dict[str, Any]) -> None:
         """Of layers that were in eval mode, unless they are unfrozen, or training begins."""
@@ -119,7 +120,7 @@ class Watch:
             return
         before, after = found["the mode `training`"], left["the mode `training`"]
         if woken := [name for name, training in after.items() if training and not before.get(name, True)]:
-            self._note(f"It sets {listed(woken)} to training mode {_where(stage, ctx)}, {_WERE_ASLEEP}")
+            self._note(f"sets {listed(woken)} to training mode {_where(stage, ctx)}, {_WERE_ASLEEP}")
 
     def _check_hooks(self, stage: str, found: dict[str, Any], left: dict[str, Any]) -> None:
         """Those of the fit go with it; unless the parameters are others now, as those that are pruned."""
@@ -128,7 +129,7 @@ class Watch:
         if stage != "on_exit" or not self._at_first or list(left["the weights"]) != list(self._at_first["the weights"]):
             return
         if differs := difference(self._at_first["hooks"], left["hooks"]):
-            self._note(f"It leaves hooks at the network when the fit has ended: {differs}. Remove them in on_exit.")
+            self._note(f"leaves hooks at the network when the fit has ended: {differs}. Remove them in on_exit.")
 
     def _note(self, damage: str) -> None:
         self.damage = self.damage or damage
@@ -210,5 +211,6 @@ def _whole(ctx: Any) -> list[str]:
 
 
 def _where(stage: str, ctx: Any) -> str:
-    batch = f" of batch {ctx.step}" if "batch" in stage or stage == "on_after_backward" else ""
+    step = ctx.step_valid if "valid" in stage else ctx.step
+    batch = f" of batch {step}" if "batch" in stage or stage == "on_after_backward" else ""
     return f"in {stage}{batch} of epoch {ctx.epoch}" if stage != "on_begin" else "in on_begin"
