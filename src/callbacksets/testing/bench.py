@@ -100,7 +100,7 @@ class Bench:
     """
 
     def __init__(self, make: Make, training: Training | None, folder: Path) -> None:
-        self._make = make
+        self.make_itself = make
         self.training = training or small_classifier
         self._folder = folder
         self._resumed: dict[Moment, Outcome | AssertionError] = {}
@@ -109,7 +109,7 @@ class Bench:
         """A new callback."""
         try:
             with comparable(self.new_place()):
-                callback = self._make()
+                callback = self.make_itself()
         except Exception as error:
             raise CannotTrain(f"make() fails. {described(error)}") from error
         if isinstance(callback, CallbackSet):
