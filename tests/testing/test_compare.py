@@ -3,7 +3,6 @@
 from collections import OrderedDict
 from typing import Any
 
-import pandas
 import pytest
 import torch
 from torch import nn

@@ -296,16 +296,16 @@ STATES = [
         r"missing a required argument: 'destination'. Define state_dict\(self\)",
         CallbackSetLastLoss,
     ),
-    Entry(
-        CallbackSetSavesOnly, "state_methods", r"state_dict\(\) without load_state_dict\(\)", CallbackSetLosses
-    ),
+    Entry(CallbackSetSavesOnly, "state_methods", r"state_dict\(\) without load_state_dict\(\)", CallbackSetLosses),
     Entry(
         CallbackSetForgets,
         "round_trip",
         r"written at the end of epoch 2.*another: at \['last'\] None instead of.*Restore all",
         CallbackSetLastLoss,
     ),
-    Entry(CallbackSetAdds, "round_trip", r"mixture: at \['losses'\].*18 values instead of 6.*Replace", CallbackSetLosses),
+    Entry(
+        CallbackSetAdds, "round_trip", r"mixture: at \['losses'\].*18 values instead of 6.*Replace", CallbackSetLosses
+    ),
     Entry(
         CallbackSetResets,
         "begin_keeps_state",

@@ -132,10 +132,13 @@ class CallbackSetFreezes(CallbackSet):
     def on_valid_end(self) -> None:
         self.ctx.network.requires_grad_(True)
 
-    on_epoch_end = on_valid_end
+    on_epoch_end = on_exit = on_valid_end
 
 
 class CallbackSetFreezesAndRemembers(CallbackSetFreezes):
+    def __init__(self) -> None:
+        self.trained: list[nn.Parameter] = []
+
     def on_before_valid(self) -> None:
         self.trained = [parameter for parameter in self.ctx.network.parameters() if parameter.requires_grad]
         super().on_before_valid()
@@ -144,7 +147,7 @@ class CallbackSetFreezesAndRemembers(CallbackSetFreezes):
         for parameter in self.trained:
             parameter.requires_grad_(True)
 
-    on_epoch_end = on_valid_end
+    on_epoch_end = on_exit = on_valid_end
 
 
 class CallbackSetHooks(CallbackSet):
@@ -160,11 +163,9 @@ class CallbackSetHooksInValidation(CallbackSetHooks):
             super().on_before_valid()
 
     def on_valid_end(self) -> None:
-        self.handle.remove()
+        _remove(self)
 
-    def on_exit(self) -> None:
-        if handle := getattr(self, "handle", None):
-            handle.remove()
+    on_exit = on_valid_end
 
 
 class CallbackSetLeavesHooks(CallbackSet):
@@ -174,8 +175,12 @@ class CallbackSetLeavesHooks(CallbackSet):
 
 class CallbackSetRemovesHooks(CallbackSetLeavesHooks):
     def on_exit(self) -> None:
-        if handle := getattr(self, "handle", None):
-            handle.remove()
+        _remove(self)
+
+
+def _remove(callback: Any) -> None:
+    if handle := vars(callback).pop("handle", None):
+        handle.remove()
 
 
 def _look(module: nn.Module, inputs: Any, output: Any) -> None: ...
@@ -196,15 +201,33 @@ class CallbackSetRates(CallbackSet):
 
 
 class CallbackSetRatesAsFound(CallbackSetRates):
+    def __init__(self) -> None:
+        self.rates: list[float] = []
+
+    def on_begin(self) -> None:
+        self.on_valid_end()  # a checkpoint that was written inside a validation holds the others
+
     def on_before_valid(self) -> None:
         self.rates = [group["lr"] for group in self.ctx.optimizer.param_groups]
         super().on_before_valid()
 
     def on_valid_end(self) -> None:
-        for group, rate in zip(self.ctx.optimizer.param_groups, self.rates, strict=True):
+        for group, rate in zip(self.ctx.optimizer.param_groups, self.rates, strict=False):
             group["lr"] = rate
+        self.rates = []
 
     on_epoch_end = on_valid_end
+
+    def state_dict(self) -> Any:
+        return {"rates": list(self.rates)}
+
+    def load_state_dict(self, state_dict: Any) -> None:
+        self.rates = list(state_dict["rates"])
+
+
+class CallbackSetRatesUnlessSaved(CallbackSetRatesAsFound):
+    def state_dict(self) -> Any:
+        return {"rates": []}
 
 
 class CallbackSetUnfreezesAt(CallbackSet):
@@ -333,8 +356,8 @@ TRAINING = [
     Entry(
         CallbackSetAveragedAlways,
         ALONE,
-        r"changes the weights in on_before_valid of epoch 1, where no validation follows.*in on_epoch_begin of epoch 2: "
-        r"at \['network.0.weight'\]\[0, 0\].*if self.ctx.validates",
+        r"changes the weights in on_before_valid of epoch 1, where no validation follows.*in on_epoch_begin of epoch "
+        r"2: at \['network.0.weight'\]\[0, 0\].*if self.ctx.validates",
         CallbackSetAveraged,
     ),
     Entry(
@@ -346,7 +369,7 @@ TRAINING = [
     Entry(
         CallbackSetAveragedUnlessSaved,
         ALONE,
-        "inside the validation of epoch 1 holds the weights that on_before_valid.*Keep in state_dict.*set aside",
+        "inside the validation of epoch 1 holds the weights as on_before_valid.*Keep in state_dict.*set aside",
         CallbackSetAveraged,
     ),
     Entry(CallbackSetLeavesEval, ALONE, "the network in eval mode in on_epoch_end of epoch 1", CallbackSetEvaluates),
@@ -375,11 +398,19 @@ TRAINING = [
         CallbackSetFreezesAndRemembers,
     ),
     Entry(CallbackSetHooks, ALONE, "changes hooks in on_before_valid of epoch 1", CallbackSetHooksInValidation),
-    Entry(CallbackSetLeavesHooks, ALONE, "leaves hooks at the network.*Remove them in on_exit", CallbackSetRemovesHooks),
+    Entry(
+        CallbackSetLeavesHooks, ALONE, "leaves hooks at the network.*Remove them in on_exit", CallbackSetRemovesHooks
+    ),
     Entry(
         CallbackSetRates,
         ALONE,
         r"changes the optimizer in on_before_valid of epoch 1.*\['lr'\] 0.1 instead of 0.5",
+        CallbackSetRatesAsFound,
+    ),
+    Entry(
+        CallbackSetRatesUnlessSaved,
+        ALONE,
+        r"inside the validation of epoch 1 holds the optimizer.*\['lr'\] 0.0 instead of 0.5",
         CallbackSetRatesAsFound,
     ),
     Entry(

@@ -59,7 +59,7 @@ class Outcome:
         callback: The callback.
         state: Its state at last.
         weights: Those of the module at last.
-        begun: Those with which training began, if that was traced.
+        begun: What made up training when it began, if that was traced.
         rows: The trace.
     """
 

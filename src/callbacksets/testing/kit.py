@@ -174,5 +174,3 @@ def _new_each_time(bench: Bench) -> CallbackSet:
     if bench.make() is callback:
         raise WrongArgument(f"Expected make to return a new callback each time but it returned {callback!r} twice.")
     return callback
-
-

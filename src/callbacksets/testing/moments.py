@@ -61,7 +61,7 @@ class Checkpoints(L.Callback):
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         n = trainer.num_training_batches
-        if 1 < n and batch_idx + 1 == (1 if trainer.current_epoch % 2 or n == float("inf") else n - 1):
+        if n > 1 and batch_idx + 1 == (1 if trainer.current_epoch % 2 or n == float("inf") else n - 1):
             self._save(trainer, "batch", batch_idx + 1)
 
     def on_validation_batch_end(

@@ -11,7 +11,7 @@ from typing import Any
 from unittest import mock
 
 import torch
-from lightning.pytorch.plugins.environments import LightningEnvironment
+from lightning.fabric.plugins.environments import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 
 from callbacksets.base import CallbackSet
@@ -98,7 +98,9 @@ class _See(CallbackSet):
 
     def _see(self, moment: str) -> None:
         found = trained(self.ctx)
-        self._rows.append(Row(moment, {what: found[what] for what in ("the weights", "requires_grad", "the optimizer")}))
+        self._rows.append(
+            Row(moment, {what: found[what] for what in ("the weights", "requires_grad", "the optimizer")})
+        )
 
 
 class _Fail(CallbackSet):
@@ -116,13 +118,13 @@ class _Fail(CallbackSet):
 def _watched_exit(seen: Seen, callback: CallbackSet) -> Iterator[None]:
     """Notes which functions that wait for other ranks are called in `on_exit`."""
     is_in_exit = False
-    exit = callback.on_exit if "on_exit" in callback.stages else None  # type: ignore[attr-defined]
+    exit_of_its_own = getattr(callback, "on_exit", None)
 
     def watched_exit() -> None:
         nonlocal is_in_exit
         is_in_exit = True
         try:
-            exit()
+            exit_of_its_own()
         finally:
             is_in_exit = False
 
@@ -135,7 +137,7 @@ def _watched_exit(seen: Seen, callback: CallbackSet) -> Iterator[None]:
 
         return collective
 
-    if exit is not None:
+    if exit_of_its_own is not None:
         callback.on_exit = watched_exit  # type: ignore[attr-defined]
     functions = {name: watched(name, getattr(torch.distributed, name)) for name in _COLLECTIVES}
     with mock.patch.multiple(torch.distributed, **functions):

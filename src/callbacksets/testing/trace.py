@@ -24,7 +24,7 @@ class Row:
 
 
 def first_difference(expected: list[Row], got: list[Row]) -> str | None:
-    """When, and in what, a fit first went otherwise than another: `"on_batch_end of batch 7, epoch 3, the weights: ..."`."""
+    """When, and in what, a fit first went otherwise than another: `on_end, the weights: ...`."""
     for one, other in zip(expected, got, strict=False):
         if one.moment != other.moment:
             return f"there came {other.moment} instead of {one.moment}"
@@ -46,7 +46,7 @@ class Trace(CallbackSet):
         self.begun: dict[str, Any] = {}
 
     def on_begin(self) -> None:
-        self.begun = {name: _copied(tensor) for name, tensor in self.ctx.learner.named_parameters()}
+        self.begun = trained(self.ctx)
 
     def on_batch_end(self) -> None:
         self._write(f"on_batch_end of batch {self.ctx.step} of epoch {self.ctx.epoch}")
