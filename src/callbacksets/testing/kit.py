@@ -35,12 +35,13 @@ def check_callback_set(
     *,
     training: Training | None = None,
 ) -> None:
-    """Check a callback: that it keeps its state, survives what can happen to a fit, and leaves nothing behind.
+    """Check a callback: that it keeps its state, leaves training alone, and survives what can happen to a fit.
 
-    It is trained in some dozens of tiny fits on the CPU. Each has an empty working directory of its own, where a
-    relative path of the callback leads to. The clock moves by a second with every batch and random numbers depend on
-    the batch alone, so that fits can be compared. Where two whole fits differ nevertheless, through `datetime.now()` or
-    `uuid4()`, `fits_are_independent` fails and may be skipped with that reason; `resume` then compares nothing.
+    It is trained in about a hundred tiny fits on the CPU, which takes some seconds. Each has an empty working directory
+    of its own, where a relative path of the callback leads to. The clock moves by a second with every batch and random
+    numbers depend on the batch alone, so that fits can be compared, exactly. Where two whole fits differ nevertheless,
+    through `datetime.now()` or `uuid4()`, `fits_are_independent` fails and may be skipped with that reason; `resume`
+    then compares nothing. What differs without the callback too is the fault of `training`, and said to be.
 
     Example:
         >>> from callbacksets import CallbackSetHistory
@@ -59,13 +60,14 @@ def check_callback_set(
 
     Args:
         make: A function that returns a new callback each time it is called, such as its class.
-        checks: The names of some of `CHECKS`, or a single one; by default all.
+        checks: The names of some of `CHECKS`, or a single one; by default all. Besides them there is `"ranks"`, which
+            starts two processes: `make` and `training` must then be importable from a module.
         skip: Checks to leave out, with the reason. When none is left, the test is skipped.
         training: A function that returns a new LightningModule, a training loader of at least two batches and a
             validation loader, for callbacks that need their own. The module logs for the epoch, and learns the same
-            from the same random numbers. Where the training loader has no `state_dict`, Lightning does not go on
-            inside an epoch, and `resume` compares nothing there. By default a small classifier with the scores `acc`
-            and `loss`.
+            from the same random numbers; the loader has the same order in every epoch. Where it has no `state_dict`,
+            Lightning does not go on inside an epoch, and `resume` compares nothing there. By default a small classifier
+            with the scores `acc` and `loss`.
 
     Raises:
         AssertionError: When a check fails. It says what is wrong and what to do.
