@@ -246,5 +246,5 @@ def test_whatever_a_state_holds_a_check_ends_in_a_finding(check: str) -> None:
 
 
 def test_a_state_that_cannot_be_read_again_is_told() -> None:
-    with pytest.raises(AssertionError, match="with weights_only=False it cannot be read either .LookupError: it is"):
+    with pytest.raises(AssertionError, match=r"with weights_only=False it cannot be read either \(LookupError: it is"):
         check_callback_set(CallbackSetOdd, checks="weights_only")

@@ -141,7 +141,7 @@ _DEFAULT: tuple[Callable[[Bench], None], ...] = (
 _FUNCTIONS = {function.__name__: function for function in (*_DEFAULT, ranks)}
 
 _SAY_THE_SAME = {
-    "resume": {"leaves_training_alone", "round_trip", "begin_keeps_state"},
+    "resume": {"nothing_to_train", "leaves_training_alone", "round_trip", "begin_keeps_state"},
     "resume_inside_epoch": {"no_validation", "nothing_to_train"},  # a run may miss a validation, or only end
 }
 """Checks that fail for what others say more of."""

@@ -11,7 +11,7 @@ from typing import Any
 from unittest import mock
 
 import torch
-from lightning.fabric.plugins.environments import LightningEnvironment
+from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 
 from callbacksets.base import CallbackSet
@@ -118,7 +118,7 @@ class _Fail(CallbackSet):
 def _watched_exit(seen: Seen, callback: CallbackSet) -> Iterator[None]:
     """Notes which functions that wait for other ranks are called in `on_exit`."""
     is_in_exit = False
-    exit_of_its_own = getattr(callback, "on_exit", None)
+    exit_of_its_own: Any = getattr(callback, "on_exit", None)
 
     def watched_exit() -> None:
         nonlocal is_in_exit

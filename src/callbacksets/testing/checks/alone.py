@@ -90,7 +90,7 @@ def _interrupted(bench: Bench, stage: str) -> dict[str, dict[str, Any]]:
 
 
 def _check_saved_in_validation(bench: Bench) -> None:
-    """A run that is resumed from a checkpoint written inside a validation does not train on with what is lent to that."""
+    """A run that is resumed from a checkpoint written inside a validation does not train on with what is lent to it."""
     for moment in bench.whole.moments:
         if moment.kind != "inside":
             continue
