@@ -29,6 +29,8 @@ def subclass(make: Make, **members: Any) -> Make:
     def make_mutant() -> CallbackSet:
         callback = make()
         callback.__class__ = type(type(callback).__name__, (type(callback),), members)
+        for name in members:
+            vars(callback).pop(name, None)  # a stage that the callback has switched off
         return callback
 
     return make_mutant
