@@ -201,7 +201,7 @@ def test_a_callback_that_draws_random_numbers_changes_what_training_draws() -> N
         module.network.append(nn.Dropout(0.5))
         return module, *loaders
 
-    message = "goes otherwise than without, and no stage.*First in on_batch_end of batch 1 of epoch 1, the weights.*random numbers"
+    message = "goes otherwise than without.*First in on_batch_end of batch 1 of epoch 1, the weights.*random numbers"
     with pytest.raises(AssertionError, match=f"(?s){message}"):
         check_callback_set(CallbackSetDraws, checks="leaves_training_alone", training=training)
 

@@ -143,8 +143,8 @@ class Bench:
         id = identify(type(callback))
         earlier = {f"before {n}": spy for n, spy in enumerate(before)}
         later = {f"after {n}": spy for n, spy in enumerate(spies)}
-        adapter = CallbackSetAdapter(earlier | {id: callback} | later)
         with comparable(place or self.new_place()) as conditions:
+            adapter = CallbackSetAdapter(earlier | {id: callback} | later)
             module, train, valid = self._training_data()
             arguments: dict[str, Any] = {
                 "max_epochs": EPOCHS,

@@ -37,7 +37,7 @@ def check_callback_set(
 ) -> None:
     """Check a callback: that it keeps its state, leaves training alone, and survives what can happen to a fit.
 
-    It is trained in about a hundred tiny fits on the CPU, which takes some seconds. Each has an empty working directory
+    It is trained in about eighty tiny fits on the CPU, which takes some seconds. Each has an empty working directory
     of its own, where a relative path of the callback leads to. The clock moves by a second with every batch and random
     numbers depend on the batch alone, so that fits can be compared, exactly. Where two whole fits differ nevertheless,
     through `datetime.now()` or `uuid4()`, `fits_are_independent` fails and may be skipped with that reason; `resume`

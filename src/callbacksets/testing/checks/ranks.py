@@ -100,7 +100,10 @@ def _seen(folder: Path, rank: int, late: list[int]) -> Seen:
             raise AssertionError(f"Rank {late[0]} of two waits for the other and does not end. {_ALIKE}")
         log = folder / f"log {rank}"
         words = log.read_text(errors="replace")[-500:] if log.exists() else "nothing"
-        raise AssertionError(f"The process of rank {rank} ended before its fit did. It said last: {words}")
+        raise AssertionError(
+            f"The process of rank {rank} ended before its fit did. It said last: {words}. In a script, check below "
+            "`if __name__ == '__main__':`, as the processes import it."
+        )
     seen: Seen = torch.load(path, weights_only=False)  # written by a process of ours
     return seen
 

@@ -1,6 +1,7 @@
 """Watching what a callback changes of training, and whether it puts back what it changes for a validation."""
 
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 import torch
@@ -13,12 +14,34 @@ from callbacksets.testing.trace import Row, trained
 
 _FOR_VALIDATION = ("on_before_valid", "on_batch_valid_begin", "on_batch_valid_end")
 """The stages in which what is changed is lent to the validation: it must be back when training goes on."""
-_NOT_COMPARED = ("the batch", "gradients", "hooks", "attributes of the module")
 _GOES_ON = ("on_epoch_begin", "on_batch_begin", "on_end")
 """The stages that come after that."""
-
 _MAY_WAKE = ("on_begin", "on_epoch_begin", "on_valid_end", "on_end", "on_exit")
 """The stages in which modes are set for what comes, or are set anew by Lightning, or no longer matter."""
+_NOT_COMPARED = ("the batch", "gradients", "hooks", "attributes of the module")
+"""What is looked at only to see who changes it: another fit has objects of its own."""
+
+_GRAD = "Use `with torch.no_grad():`, which puts back what was."
+_ONLY_IF_IT_VALIDATES = (
+    "on_valid_end does not run there: change it in on_before_valid only `if self.ctx.validates`. What is meant to "
+    "last belongs in a stage of training, such as on_epoch_end."
+)
+_PUT_BACK = (
+    "Put it back in on_valid_end, and in on_exit for a fit that fails before. What is meant to last belongs in a stage "
+    "of training, such as on_epoch_end."
+)
+_NO_VALIDATION = (
+    "and so the validation runs in it, with dropout and statistics of batches. Put back the mode of each module: "
+    "modes = {m: m.training for m in network.modules()}."
+)
+_WERE_ASLEEP = (
+    "which were in eval mode, as frozen layers are. network.train() sets all of them: put back the mode of each "
+    "module, modes = {m: m.training for m in network.modules()}."
+)
+_NO_TRAINING = (
+    "and so training goes on in it. Put back the mode of each module: modes = {m: m.training for m in "
+    "network.modules()}."
+)
 
 
 @dataclass
@@ -74,7 +97,7 @@ class Watch:
         self._check_woken(stage, ctx, found, left)
         self._check_hooks(stage, found, left)
         for what, value in left.items():
-            if not (differs := difference(found[what], value)):
+            if not difference(found[what], value):
                 continue
             if what == "whether gradients are on":
                 self._note(f"leaves {_where(stage, ctx)} with gradients switched {'on' if value else 'off'}. {_GRAD}")
@@ -83,7 +106,7 @@ class Watch:
             elif what in self._lent and difference(self._lent[what].found, value) is None:
                 del self._lent[what]
             elif what not in self._lent:
-                self._means_to = bool(differs)
+                self._means_to = True
 
     def _lend(self, what: str, stage: str, ctx: Any) -> None:
         if what == "the mode `training`" and ctx.validates:
@@ -135,29 +158,6 @@ class Watch:
         self.damage = self.damage or damage
 
 
-_GRAD = "Use `with torch.no_grad():`, which puts back what was."
-_ONLY_IF_IT_VALIDATES = (
-    "on_valid_end does not run there: change it in on_before_valid only `if self.ctx.validates`. What is meant to "
-    "last belongs in a stage of training, such as on_epoch_end."
-)
-_PUT_BACK = (
-    "Put it back in on_valid_end, and in on_exit for a fit that fails before. What is meant to last belongs in a stage "
-    "of training, such as on_epoch_end."
-)
-_NO_VALIDATION = (
-    "and so the validation runs in it, with dropout and statistics of batches. Put back the mode of each module: "
-    "modes = {m: m.training for m in network.modules()}."
-)
-_WERE_ASLEEP = (
-    "which were in eval mode, as frozen layers are. network.train() sets all of them: put back the mode of each "
-    "module, modes = {m: m.training for m in network.modules()}."
-)
-_NO_TRAINING = (
-    "and so training goes on in it. Put back the mode of each module: modes = {m: m.training for m in "
-    "network.modules()}."
-)
-
-
 class _Spy(CallbackSet):
     """Tells of every stage."""
 
@@ -167,18 +167,10 @@ class _Spy(CallbackSet):
         self.weight = weight
         self._tell = tell
         for stage in STAGES:
-            setattr(self, stage, _Stage(self, stage))
+            setattr(self, stage, partial(self._told, stage))
 
-    def tell(self, stage: str) -> None:
+    def _told(self, stage: str) -> None:
         self._tell(stage, self.ctx)
-
-
-class _Stage:
-    def __init__(self, spy: _Spy, stage: str) -> None:
-        self._spy, self._stage = spy, stage
-
-    def __call__(self) -> None:
-        self._spy.tell(self._stage)
 
 
 def _looked_at(ctx: Any) -> dict[str, Any]:
