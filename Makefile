@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-BRIDGE := tests/fit $(addprefix tests/test_,adapter.py golden_runs.py golden_traces.py resume.py testing.py)
+BRIDGE := tests/fit tests/testing $(addprefix tests/test_,adapter.py golden_runs.py golden_traces.py resume.py)
 
 .PHONY: demo test test-oldest check bench docs dist clean
 

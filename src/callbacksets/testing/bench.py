@@ -1,34 +1,27 @@
 """The fits that the checks make: tiny and quiet, under conditions in which two of them can be compared."""
 
-import contextlib
-import logging
-import random
+import shutil
 import tempfile
-import threading
-import time
-import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from functools import cached_property, partial
+from functools import cached_property
 from pathlib import Path
 from typing import Any
-from unittest import mock
 
 import lightning as L
-import numpy as np
 import torch
 from lightning.pytorch.plugins.io import TorchCheckpointIO
-from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
-from torchmetrics.classification import MulticlassAccuracy
 
 from callbacksets.adapter import CallbackSetAdapter
 from callbacksets.base import CallbackSet, identify
 from callbacksets.fit.states import read_states
-from callbacksets.supervised import SupervisedModule
+from callbacksets.testing.compare import difference
+from callbacksets.testing.conditions import comparable
+from callbacksets.testing.moments import Checkpoints, Moment
+from callbacksets.testing.trace import Row, SameScores, Trace, first_difference
+from callbacksets.testing.training import Training, small_classifier
 
 Make = Callable[[], CallbackSet]
-Training = Callable[[], tuple[L.LightningModule, Any, Any]]
 
 EPOCHS = 4
 QUIET: Mapping[str, Any] = {
@@ -40,17 +33,18 @@ QUIET: Mapping[str, Any] = {
     "enable_model_summary": False,
 }
 """The arguments of a Trainer on the CPU that prints and writes nothing."""
-MOMENTS = {
-    "middle": "in the middle of an epoch",
-    "validation": "when validation had ended, before the end of its epoch",
-    "epoch": "at the end of an epoch",
-    "last": "at the end of the last epoch",
-}
-"""When a fit that is not interrupted writes checkpoints."""
 
 
 class CannotTrain(AssertionError):
     """An ordinary fit fails, so that the checks have nothing to say."""
+
+
+class TrainingAtFault(AssertionError):
+    """What the user gave to train cannot be compared, whatever the callback does."""
+
+
+class WrongArgument(TypeError):
+    """What `make` or `training` returned is of the wrong kind."""
 
 
 class Interruption(Exception):
@@ -59,11 +53,42 @@ class Interruption(Exception):
 
 @dataclass
 class Outcome:
-    """What a fit has come to."""
+    """What a fit has come to.
+
+    Attributes:
+        callback: The callback.
+        state: Its state at last.
+        weights: Those of the module at last.
+        begun: What made up training when it began, if that was traced.
+        rows: The trace.
+    """
 
     callback: CallbackSet
     state: Any
     weights: dict[str, Any]
+    begun: dict[str, Any]
+    rows: list[Row]
+
+
+@dataclass
+class Whole:
+    """A fit that was not interrupted, and the checkpoints that it wrote."""
+
+    outcome: Outcome
+    checkpoints: Checkpoints
+
+    @property
+    def moments(self) -> list[Moment]:
+        """When it wrote them."""
+        return list(self.checkpoints.written)
+
+    def rest(self, moment: Moment) -> list[Row]:
+        """What came after a checkpoint."""
+        return self.outcome.rows[self.checkpoints.written[moment] :]
+
+    def last_row(self, moment: Moment) -> Row:
+        """What was traced last before a checkpoint."""
+        return self.outcome.rows[self.checkpoints.written[moment] - 1]
 
 
 class Bench:
@@ -75,25 +100,27 @@ class Bench:
     """
 
     def __init__(self, make: Make, training: Training | None, folder: Path) -> None:
-        self._make = make
-        self._training = training or small_classifier
+        self.make_itself = make
+        self.training = training or small_classifier
         self._folder = folder
+        self._resumed: dict[Moment, Outcome | AssertionError] = {}
 
     def make(self) -> CallbackSet:
         """A new callback."""
         try:
-            with self._conditions():
-                callback = self._make()
+            with comparable(self.new_place()):
+                callback = self.make_itself()
         except Exception as error:
             raise CannotTrain(f"make() fails. {described(error)}") from error
         if isinstance(callback, CallbackSet):
             return callback
-        raise TypeError(f"Expected make to return a new CallbackSet but it returned {callback!r}.")
+        raise WrongArgument(f"Expected make to return a new CallbackSet but it returned {callback!r}.")
 
     def fit(
         self,
         callback: CallbackSet | None = None,
         *spies: CallbackSet,
+        before: Iterable[CallbackSet] = (),
         natives: tuple[L.Callback, ...] = (),
         validation: bool = True,
         checkpoint: Path | None = None,
@@ -105,6 +132,7 @@ class Bench:
         Args:
             callback: The callback.
             spies: More callbacks. Of the same weight, they run after it.
+            before: More callbacks. Of the same weight, they run before it.
             natives: More callbacks of Lightning, which run after all these.
             validation: Whether there is any.
             checkpoint: The checkpoint to resume.
@@ -113,8 +141,10 @@ class Bench:
         """
         callback = self.make() if callback is None else callback
         id = identify(type(callback))
-        adapter = CallbackSetAdapter({id: callback} | {f"spy {n}": spy for n, spy in enumerate(spies)})
-        with self._conditions(place) as conditions:
+        earlier = {f"before {n}": spy for n, spy in enumerate(before)}
+        later = {f"after {n}": spy for n, spy in enumerate(spies)}
+        with comparable(place or self.new_place()) as conditions:
+            adapter = CallbackSetAdapter(earlier | {id: callback} | later)
             module, train, valid = self._training_data()
             arguments: dict[str, Any] = {
                 "max_epochs": EPOCHS,
@@ -123,7 +153,8 @@ class Bench:
             }
             trainer = L.Trainer(**{**QUIET, **arguments, **trainer_arguments})
             trainer.fit(module, train, valid if validation else None, ckpt_path=checkpoint)
-        return Outcome(callback, adapter.states.get(id), module.state_dict())
+        trace = next((spy for spy in spies if isinstance(spy, Trace)), Trace(callback))
+        return Outcome(callback, adapter.states.get(id), module.state_dict(), trace.begun, trace.rows)
 
     def plain_fit(self, callback: CallbackSet | None = None, *spies: CallbackSet, **arguments: Any) -> Outcome:
         """A fit in which nothing is unusual.
@@ -139,75 +170,102 @@ class Bench:
                 "check_callback_set(make, training=...)."
             ) from error
 
+    # --- fits that are not interrupted, and their checkpoints --------------------------------------------------------
+
     @cached_property
-    def whole(self) -> Outcome:
+    def whole(self) -> Whole:
         """A fit that is not interrupted and writes the checkpoints."""
-        return self.plain_fit(natives=(_Saver(self._folder),))
+        return self.written()
+
+    def written(self) -> Whole:
+        """One more."""
+        callback = self.make()
+        trace = Trace(callback)
+        place = self.new_place()
+        checkpoints = Checkpoints(self.new_place(), place, lambda: len(trace.rows))
+        outcome = self.plain_fit(callback, SameScores(), trace, natives=(checkpoints,), place=place)
+        return Whole(outcome, checkpoints)
+
+    @cached_property
+    def differs_by_itself(self) -> str | None:
+        """How two whole fits that should be the same differ, so that there is nothing to compare a third with."""
+        callback = self.make()
+        return apart(self.whole.outcome, self.plain_fit(callback, SameScores(), Trace(callback)))
 
     def require_training(self) -> None:
         """Raise `CannotTrain` unless an ordinary fit succeeds."""
         assert self.whole
 
-    def checkpoint(self, moment: str) -> Path | None:
-        """The checkpoint of the fit that is not interrupted, if it trained until then."""
-        self.require_training()
-        path = self._folder / f"{moment}.ckpt"
-        return path if path.exists() else None
+    def resumed(self, moment: Moment, watch: Callable[[CallbackSet], None] | None = None) -> Outcome:
+        """How a fit goes on that is resumed at a moment.
+
+        Args:
+            moment: The moment.
+            watch: What to do with the callback before.
+
+        Raises:
+            AssertionError: When it fails.
+        """
+        if moment in self._resumed and watch is None:
+            outcome = self._resumed[moment]
+        else:
+            callback = self.make()
+            if watch is not None:
+                watch(callback)
+            outcome = self._resumed[moment] = self._try_to_resume(moment, callback)
+        if isinstance(outcome, AssertionError):
+            raise outcome
+        return outcome
+
+    def _try_to_resume(self, moment: Moment, callback: CallbackSet) -> Outcome | AssertionError:
+        try:
+            written = self.whole.checkpoints
+            place = shutil.copytree(written.place_at(moment), self.new_place(), dirs_exist_ok=True)
+            spies = SameScores(), Trace(callback)
+            return self.fit(callback, *spies, checkpoint=written.path(moment), place=place)
+        except Exception as error:
+            remedy = "Keep in state_dict() what it goes on from"
+            if moment.in_epoch:
+                remedy += ", and do not rely on on_epoch_begin: set in __init__ what it sets"
+            failure = AssertionError(
+                f"It fails in a fit that resumes a checkpoint written {moment}. {described(error)}. {remedy}."
+            )
+            failure.__cause__ = error
+            return failure
+
+    @property
+    def typical(self) -> list[Moment]:
+        """The ends of a middle epoch and of the last, if it trained until then."""
+        ends = [moment for moment in self.whole.moments if moment.kind == "epoch"]
+        return [*ends[1:2], *ends[-1:]] if len(ends) > 1 else ends
+
+    def checkpoint(self, moment: Moment) -> Path:
+        """The checkpoint that a whole fit wrote at a moment."""
+        return self.whole.checkpoints.path(moment)
+
+    def saved(self, moment: Moment) -> Any:
+        """The state in such a checkpoint."""
+        states = read_states(self.checkpoint(moment), weights_only=False)
+        return states.get(identify(type(self.whole.outcome.callback)))
 
     def new_place(self) -> Path:
         """An empty folder."""
         return Path(tempfile.mkdtemp(dir=self._folder))
 
-    def interrupt(self, moment: str, place: Path, callback: CallbackSet, *spies: CallbackSet) -> Path | None:
-        """The checkpoint of a fit that is interrupted right after it was written, if it came to that."""
-        folder = self.new_place()
-        with contextlib.suppress(Interruption):
-            self.fit(callback, *spies, natives=(_Saver(folder, interrupts=moment),), place=place)
-            return None
-        return folder / f"{moment}.ckpt"
-
-    def saved(self, moment: str) -> Any:
-        """The state in such a checkpoint."""
-        states = read_states(self._folder / f"{moment}.ckpt", weights_only=False)
-        return states.get(identify(type(self.whole.callback)))
-
     def _training_data(self) -> tuple[L.LightningModule, Any, Any]:
-        made = self._training()
+        made = self.training()
         if isinstance(made, tuple) and len(made) == 3 and isinstance(made[0], L.LightningModule):
             return made
-        raise TypeError(f"Expected training to return (LightningModule, loader, loader) but it returned {made!r}.")
-
-    @contextlib.contextmanager
-    def _conditions(self, place: Path | None = None) -> Iterator[L.Callback]:
-        clock = _Clock()
-        with (
-            contextlib.chdir(place or self.new_place()),
-            warnings.catch_warnings(),
-            clock.instead_of_times(),
-            _restored(),
-        ):
-            warnings.simplefilter("ignore")
-            logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-            torch.set_num_threads(1)  # several would spend their time on waiting for each other
-            _seed(0)
-            yield _EveryBatch(clock)
+        raise WrongArgument(f"Expected training to return (LightningModule, loader, loader) but it returned {made!r}.")
 
 
-def small_classifier() -> tuple[L.LightningModule, Any, Any]:
-    """A module, a loader of three batches and one for validation: two classes of random points."""
-    _seed(355)  # with it both validation scores get worse, better and worse again, so that states have something to say
-    network = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2))
-    module = SupervisedModule(
-        network,
-        nn.CrossEntropyLoss(),
-        partial(torch.optim.SGD, lr=0.5, momentum=0.9),
-        measures_train={"acc": MulticlassAccuracy(2)},
-        measures_valid={"acc": MulticlassAccuracy(2)},
-    )
-    x = torch.randn(40, 4)
-    y = (x[:, 0] + torch.randn(40) > 0).long()
-    train, valid = TensorDataset(x[:24], y[:24]), TensorDataset(x[24:], y[24:])
-    return module, _Continued(train, batch_size=8), DataLoader(valid, batch_size=8)
+def apart(expected: Outcome, got: Outcome, rows: list[Row] | None = None) -> str | None:
+    """When, and in what, a fit first goes otherwise than another; by default than all of it."""
+    if differs := first_difference(expected.rows if rows is None else rows, got.rows):
+        return f"first in {differs}"
+    if differs := difference(expected.state, got.state):
+        return f"at last, the state: {differs}"
+    return (differs := difference(expected.weights, got.weights)) and f"at last, the weights: {differs}"
 
 
 def described(error: BaseException) -> str:
@@ -216,112 +274,9 @@ def described(error: BaseException) -> str:
     return f"{type(error).__name__}: {error}{f' ({notes})' if notes else ''}"
 
 
-class _Continued(DataLoader[Any]):
-    """Goes on in the middle of an epoch where it was when a checkpoint was written."""
-
-    _done = _skip = 0
-
-    def __iter__(self) -> Any:
-        skip, self._skip = self._skip, 0
-        for self._done, batch in enumerate(super().__iter__(), start=1):
-            if self._done > skip:
-                yield batch
-
-    def state_dict(self) -> dict[str, int]:
-        return {"done": self._done % len(self)}
-
-    def load_state_dict(self, state_dict: dict[str, int]) -> None:
-        self._skip = state_dict["done"]
-
-
-class _EveryBatch(L.Callback):
-    """Makes time and chance a matter of the batch."""
-
-    def __init__(self, clock: "_Clock") -> None:
-        self._clock = clock
-
-    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        _seed(trainer.global_step)
-
-    def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
-        self._clock.now += 1
-        _seed(trainer.global_step)
-
-
-class _Clock:
-    """Stands still unless it is told to go on. Who sleeps does not wait, and finds that time has passed."""
-
-    def __init__(self) -> None:
-        self.now = 1e9
-        self._thread = threading.get_ident()
-        self._sleep = time.sleep
-
-    def sleep(self, seconds: float) -> None:
-        if threading.get_ident() == self._thread:
-            self.now += seconds
-        else:
-            self._sleep(seconds)
-
-    def instead_of_times(self) -> Any:
-        replaced: dict[str, Any] = {"sleep": self.sleep}
-        for name in ("time", "monotonic", "perf_counter"):
-            replaced |= {name: lambda: self.now, f"{name}_ns": lambda: int(self.now * 1e9)}
-        return mock.patch.multiple(time, **replaced)
-
-
-class _Saver(L.Callback):
-    """Writes checkpoints at the moments at which Lightning's own callbacks may, and perhaps ends the fit at one."""
-
-    def __init__(self, folder: Path, interrupts: str | None = None) -> None:
-        self._folder = folder
-        self._interrupts = interrupts
-
-    def on_train_batch_end(
-        self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
-    ) -> None:
-        if batch_idx == 0:
-            self._save(trainer, "middle")
-
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        if not trainer.sanity_checking:
-            self._save(trainer, "validation")
-
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._save(trainer, "epoch")
-        trainer.save_checkpoint(self._folder / "last.ckpt")
-
-    def _save(self, trainer: L.Trainer, moment: str) -> None:
-        if trainer.current_epoch == 1:
-            trainer.save_checkpoint(self._folder / f"{moment}.ckpt")
-            if moment == self._interrupts:
-                raise Interruption
-
-
 class _TrustingIO(TorchCheckpointIO):
     """Loads whatever was saved: that states need `weights_only=False` is for one check to say, not for all."""
 
     def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         loaded: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=False)
         return loaded
-
-
-@contextlib.contextmanager
-def _restored() -> Iterator[None]:
-    """Leaves logging, threads and random numbers as they were."""
-    logger = logging.getLogger("lightning.pytorch")
-    level, threads = logger.level, torch.get_num_threads()
-    of_torch, of_python, of_numpy = torch.get_rng_state(), random.getstate(), np.random.get_state()
-    try:
-        yield
-    finally:
-        logger.setLevel(level)
-        torch.set_num_threads(threads)
-        torch.set_rng_state(of_torch)
-        random.setstate(of_python)
-        np.random.set_state(of_numpy)
-
-
-def _seed(seed: int) -> None:
-    random.seed(seed)
-    np.random.seed(seed)
-    torch.default_generator.manual_seed(seed)

@@ -1,5 +1,6 @@
 """A stand-in for `ctx`, to test a method of a callback alone."""
 
+import difflib
 from collections.abc import Mapping
 from typing import Any
 
@@ -10,12 +11,14 @@ from callbacksets.fit.step import Step
 from callbacksets.scores import by_name
 
 _FIELDS = tuple(name for name in dir(ContextTorch) if not name.startswith("_"))
+_SETTABLE = tuple(name for name in _FIELDS if getattr(getattr(ContextTorch, name), "fset", None))
 
 
 def make_context(**fields: Any) -> ContextTorch:
     """A stand-in for `ctx` that has the given fields and no others, so that a method can be tested without a Trainer.
 
-    It behaves as in a fit: what cannot be set there cannot be set here, scores take positions, a batch can be
+    It behaves as in a fit: what cannot be set there cannot be set here, nor what
+    is misspelled, scores take positions, a batch can be
     exchanged as in `batch_begin`, `y_hat` is of the `y_hats` that were given, `terminate` is False until it is set, and
     `minimize()` goes by the scores and measures that were given. For the next moment, make another.
 
@@ -51,6 +54,14 @@ def make_context(**fields: Any) -> ContextTorch:
     if not callable(fields.get("minimize", callable)):
         raise TypeError(f"Expected minimize to be a function of a score's name but got {fields['minimize']!r}.")
     return _StandIn(fields)
+
+
+def _check_spelling(name: str) -> None:
+    """A field of one's own may have any name but one that was surely meant to be another, `terminte`."""
+    if near := difflib.get_close_matches(name, _SETTABLE, n=1, cutoff=0.85):
+        raise AttributeError(
+            f"ctx has no field {name!r}. Did you mean {near[0]!r}? A field of your own needs a name less like it."
+        )
 
 
 class _StandIn(ContextTorch):
@@ -91,6 +102,7 @@ class _StandIn(ContextTorch):
             setattr(self._real, name, value)
             self._given[name] = getattr(self._real, name)
         else:
+            _check_spelling(name)
             super().__setattr__(name, value)
 
     def __repr__(self) -> str:

@@ -1,0 +1,110 @@
+"""Leaving training alone: as one without the callback, unless the callback changes it in a stage of training."""
+
+from functools import lru_cache
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+from callbacksets.base import CallbackSet
+from callbacksets.testing.baseline import without_the_callback
+from callbacksets.testing.bench import Bench, Interruption
+from callbacksets.testing.checks.spies import Interrupt
+from callbacksets.testing.checks.watch import Watch
+from callbacksets.testing.compare import difference
+from callbacksets.testing.trace import Row, first_difference
+from callbacksets.testing.training import Training
+
+_WAYS: dict[str, dict[str, Any]] = {
+    "an ordinary fit": {},
+    "a fit that validates every other epoch": {"check_val_every_n_epoch": 2},
+    "a fit that validates inside its epochs": {"val_check_interval": 2},
+}
+
+
+def leaves_training_alone(bench: Bench) -> None:
+    """What it changes for a validation it puts back, whatever happens; what is to last, it changes in other stages."""
+    bench.require_training()
+    for way in _WAYS:
+        _check_way(bench, way)
+    _check_interrupted_validation(bench)
+    _check_saved_in_validation(bench)
+
+
+def _check_way(bench: Bench, way: str) -> None:
+    watch, error = _watched(bench, bench.make(), way)
+    if watch.damage:
+        raise AssertionError(f"In {way}, it {watch.damage}")
+    if error is not None:
+        return  # that it fails then, `no_validation` says
+    with without_the_callback():
+        expected = _rows_without(bench.training, way)
+    if differs := first_difference(expected[: len(watch.rows)], watch.rows):
+        raise AssertionError(
+            f"With it, {way} goes otherwise than without, and no stage of it shows why. First {differs}. Does it draw "
+            "random numbers, or change data, the Trainer or what else is not its own? If it means to, skip this check "
+            "with that reason."
+        )
+
+
+def _watched(bench: Bench, callback: CallbackSet, way: str) -> tuple[Watch, Exception | None]:
+    watch = Watch(callback)
+    try:
+        bench.fit(callback, watch.after, before=[watch.before], **_WAYS[way])
+    except Exception as error:
+        return watch, error
+    return watch, None
+
+
+@lru_cache(maxsize=12)
+def _rows_without(training: Training, way: str) -> list[Row]:
+    with TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        watch, error = _watched(Bench(CallbackSet, training, Path(folder).resolve()), CallbackSet(), way)
+    if error is not None:
+        raise error
+    return watch.rows
+
+
+def _check_interrupted_validation(bench: Bench) -> None:
+    """A fit that fails inside a validation leaves the network as one that fails just before it."""
+    expected = _interrupted(bench, "on_before_valid")
+    for stage in ("on_batch_valid_begin", "on_batch_valid_end", "on_valid_end"):
+        got = _interrupted(bench, stage)
+        for what, values in (expected if got else {}).items():
+            if what != "the mode `training`" and (differs := difference(values, got[what])):
+                raise AssertionError(
+                    f"A fit that is interrupted inside the validation of epoch 1, in {stage}, before its own {stage}, "
+                    f"does not leave {what} as one that is interrupted just before the validation: {differs}. "
+                    "on_valid_end does not run then: put back in on_exit what on_before_valid has changed."
+                )
+
+
+def _interrupted(bench: Bench, stage: str) -> dict[str, dict[str, Any]]:
+    spy = Interrupt(stage)
+    try:
+        bench.fit(None, spy)
+    except Interruption:
+        return spy.left()
+    except Exception:
+        return {}  # that it fails then, `interruption` says
+    return {}
+
+
+def _check_saved_in_validation(bench: Bench) -> None:
+    """A run that is resumed from a checkpoint written inside a validation does not train on with what is lent to it."""
+    for moment in bench.whole.moments:
+        if moment.kind != "inside":
+            continue
+        try:
+            resumed = bench.resumed(moment)
+        except AssertionError:
+            continue  # which `resume_inside_epoch` says
+        expected = bench.whole.last_row(moment).values
+        found = [resumed.begun, *(row.values for row in resumed.rows[:1])]  # it may put them back in epoch_end
+        for what in ("the weights", "the optimizer"):
+            differs = [difference(expected[what], values[what]) for values in found]
+            if all(differs):
+                raise AssertionError(
+                    f"A checkpoint written {moment} holds {what} as on_before_valid has changed it for the validation, "
+                    f"and a run that is resumed from it trains on with that: {differs[0]}. Keep in state_dict() what "
+                    "is set aside, and put it back in on_begin."
+                )

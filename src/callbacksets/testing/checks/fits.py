@@ -1,0 +1,121 @@
+"""What can happen to a fit: stages, no validation, nothing to train, interruption."""
+
+import gc
+import inspect
+
+from callbacksets.base import STAGES, CallbackSet, check_instance
+from callbacksets.checks import weight
+from callbacksets.testing.baseline import resumed_without
+from callbacksets.testing.bench import Bench, Interruption, described
+from callbacksets.testing.checks.spies import FailsAtOnce, Interrupt, Witness, fails
+from callbacksets.testing.recorder import StageRecorder
+
+_ALIKE = {name.replace("_", ""): stage for stage in STAGES for name in (stage, stage.removeprefix("on_"))}
+_WITHOUT_SCORES = "Expect in on_epoch_end that ctx.last_scores_valid is None or empty, or refuse: raise in on_begin."
+
+
+def stages(bench: Bench) -> None:
+    """Its stages are spelled and declared as stages are, also those it sets while training runs."""
+    callback = bench.make()
+    for name in dir(type(callback)):
+        stage = _ALIKE.get(name.replace("_", "").lower())
+        is_method = callable(inspect.getattr_static(callback, name)) and not hasattr(CallbackSet, name)
+        if is_method and stage is not None and name != stage and stage not in callback.stages:
+            raise AssertionError(f"{name}() looks like a stage, but no loop calls it. Call it {stage}.")
+    for method, arguments in (("state_dict", ()), ("load_state_dict", ({},))):
+        try:
+            inspect.signature(getattr(callback, method)).bind(*arguments)
+        except TypeError as error:
+            wanted = f"{method}(self{', state_dict' if arguments else ''})"
+            raise AssertionError(f"{method} cannot be called as the adapter does: {error}. Define {wanted}.") from error
+    try:
+        weight("weight", callback.weight)
+        check_instance(callback)
+        bench.plain_fit(callback)
+        check_instance(callback)
+    except (TypeError, ValueError) as error:
+        raise AssertionError(str(error)) from error
+
+
+def no_validation(bench: Bench) -> None:
+    """It trains without validation, or refuses to in `on_begin`; and with validation every other epoch."""
+    bench.require_training()
+    callback = bench.make()
+    begun = StageRecorder(stages="on_begin")
+    begun.weight = callback.weight
+    try:
+        bench.fit(callback, begun, validation=False)
+    except (RuntimeError, ValueError) as error:
+        if begun.rows:
+            raise fails("in a fit without validation", error, _WITHOUT_SCORES) from error
+    except Exception as error:
+        raise fails("in a fit without validation", error, _WITHOUT_SCORES) from error
+    _survive(bench, "when only every other epoch is validated", _WITHOUT_SCORES, check_val_every_n_epoch=2)
+
+
+def nothing_to_train(bench: Bench) -> None:
+    """It comes through a fit that trains nothing, where only `on_begin`, `on_end` and `on_exit` run."""
+    remedy = "Expect in on_end and on_exit that no epoch and no batch have been."
+    bench.require_training()
+    _survive(bench, "that trains nothing (max_epochs=0)", remedy, max_epochs=0)
+    for moment in bench.typical[-1:]:
+        checkpoint = bench.checkpoint(moment)
+        _survive(bench, "that resumes a finished run and trains nothing", remedy, checkpoint=checkpoint)
+
+
+def interruption(bench: Bench) -> None:
+    """Its `on_exit` and `state_dict()` work wherever training was interrupted."""
+    bench.require_training()
+    _interrupt(bench, None)
+    for stage in STAGES:
+        if stage != "on_exit":
+            _interrupt(bench, stage)
+
+
+def ctx_released(bench: Bench) -> None:
+    """It keeps no reference to `ctx`, and with it to the network and the data, when the fit has ended."""
+    witness = Witness()
+    callback = bench.plain_fit(None, witness).callback
+    gc.collect()
+    if (ctx := witness.seen()) is None:
+        return
+    holders = [name for name, value in vars(callback).items() if value is ctx or ctx in gc.get_referents(value)]
+    where = f" in self.{holders[0]}" if holders else ""
+    raise AssertionError(
+        f"It still holds ctx{where} after the fit. Read self.ctx where it is needed, keep the values and not ctx "
+        "itself, and let go in on_exit."
+    )
+
+
+def fits_are_independent(bench: Bench) -> None:
+    """A new callback knows nothing of an earlier fit: two fits alike end alike."""
+    if differs := bench.differs_by_itself:
+        resumed_without(bench.training)  # which is at fault if it cannot be compared
+        raise AssertionError(
+            f"Of two fits with the same data, each with a callback of its own, the second ends otherwise: {differs}. "
+            "Set in __init__ what a class attribute or a mutable default argument holds. If make() hands all callbacks "
+            "the same object, let it make a new one. If this is about the time of day or unique names, skip this check."
+        )
+
+
+def _survive(bench: Bench, situation: str, remedy: str, **arguments: object) -> None:
+    try:
+        bench.fit(**arguments)  # type: ignore[arg-type]
+    except Exception as error:
+        raise fails(f"in a fit {situation}".replace("a fit when", "a fit, when"), error, remedy) from error
+
+
+def _interrupt(bench: Bench, stage: str | None) -> None:
+    where = "before on_begin" if stage is None else f"in {stage}, before its own {stage}"
+    try:
+        if stage is None:
+            bench.fit(natives=(FailsAtOnce(),))
+        else:
+            bench.fit(None, Interrupt(stage))
+    except Exception as error:
+        others = [note for note in getattr(error, "__notes__", ()) if note.startswith("There was also")]
+        if not isinstance(error, Interruption) or others:
+            raise AssertionError(
+                f"It fails when training is interrupted {where}. {others[0] if others else described(error)} Let "
+                "on_exit expect that any of the other stages has not run, and make what it needs in __init__."
+            ) from error

@@ -1,0 +1,137 @@
+"""Callbacks that the checks put beside the one they check."""
+
+import copy
+import math
+import weakref
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+
+from callbacksets.base import CallbackSet
+from callbacksets.testing.bench import Bench, Interruption, described
+from callbacksets.testing.compare import difference
+from callbacksets.testing.trace import NOTHING, state_of, trained
+
+
+def fails(situation: str, error: BaseException, remedy: str) -> AssertionError:
+    """The finding that a callback raised something, with what to do."""
+    return AssertionError(f"It fails {situation}. {described(error)} {remedy}")
+
+
+def state_methods_of(callback: CallbackSet) -> tuple[bool, bool]:
+    """Whether it has a `state_dict()` and a `load_state_dict()` of its own."""
+    saves = getattr(callback.state_dict, "__func__", None) is not CallbackSet.state_dict
+    return saves, getattr(callback.load_state_dict, "__func__", None) is not CallbackSet.load_state_dict
+
+
+class FailsAtOnce(L.Callback):
+    """Ends a fit before it begins."""
+
+    def on_fit_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        raise Interruption
+
+
+class Interrupt(CallbackSet):
+    """Ends the fit at a stage, and can tell afterwards how it left what it trained."""
+
+    weight = -math.inf
+
+    def __init__(self, stage: str) -> None:
+        self._learner: Any = None
+        setattr(self, stage, self._interrupt)
+
+    def left(self) -> dict[str, dict[str, Any]]:
+        """What makes up training, but the optimizer."""
+        return trained(_Only(self._learner))
+
+    def _interrupt(self) -> None:
+        self._learner = self.ctx.learner
+        raise Interruption
+
+
+class _Only:
+    """In the place of a context: a fit that is over has a module, and its optimizers no longer matter."""
+
+    def __init__(self, learner: Any) -> None:
+        self.learner = learner
+        self.optimizers: list[Any] = []
+
+
+class Witness(CallbackSet):
+    """Remembers `ctx` without holding it."""
+
+    def on_begin(self) -> None:
+        self.seen = weakref.ref(self.ctx)
+
+
+class Keeper(CallbackSet):
+    """Keeps the states of a callback as they are handed out, with copies."""
+
+    def __init__(self, callback: CallbackSet) -> None:
+        self._callback = callback
+        self.weight = callback.weight
+        self.states: list[tuple[Any, Any]] = []
+
+    def on_batch_end(self) -> None:
+        state = self._callback.state_dict()
+        self.states.append((state, copy.deepcopy(state)))
+
+    on_epoch_end = on_batch_end
+
+
+class Begin(CallbackSet):
+    """Ends the fit when a callback has begun, and keeps the states that it had until then."""
+
+    def __init__(self, callback: CallbackSet) -> None:
+        self._callback = callback
+        self.weight = callback.weight
+        self.before = self.given = self.begun = NOTHING
+        watch_loading(callback, before=self._before_loading, after=self._after_loading)
+
+    @property
+    def loads_in_begin(self) -> bool:
+        """Whether loading leaves it to `on_begin` to take the state over."""
+        return self.given is NOTHING or difference(self.before, self.given) is None
+
+    @property
+    def loaded(self) -> Any:
+        """The state when it was taken over."""
+        return self.begun if self.loads_in_begin else self.given
+
+    def on_begin(self) -> None:
+        self.begun = copy.deepcopy(self._callback.state_dict())
+        raise Interruption
+
+    def _before_loading(self, state: Any) -> None:
+        self.before = state_of(self._callback)
+
+    def _after_loading(self, state: Any) -> None:
+        self.given = state_of(self._callback)
+
+
+def begin(bench: Bench, callback: CallbackSet, checkpoint: Path | None) -> Begin:
+    """Let a callback begin, and nothing more."""
+    probe = Begin(callback)
+    try:
+        bench.fit(callback, probe, checkpoint=checkpoint)
+    except Interruption:
+        return probe
+    except Exception as error:
+        raise fails("in on_begin of a resumed run", error, "Restore in load_state_dict() what it needs.") from error
+    raise AssertionError("the probe ends the fit")
+
+
+def watch_loading(
+    callback: CallbackSet, before: Callable[[Any], None], after: Callable[[Any], None] = lambda state: None
+) -> None:
+    """Be told of what a callback loads."""
+    load = callback.load_state_dict
+
+    def watched(state_dict: Any) -> None:
+        before(state_dict)
+        load(state_dict)
+        after(state_dict)
+
+    callback.load_state_dict = watched  # type: ignore[method-assign]

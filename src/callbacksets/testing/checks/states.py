@@ -1,0 +1,121 @@
+"""What becomes of a state: saved, loaded, handed out, written to a file."""
+
+import copy
+import io
+from contextlib import suppress
+from typing import Any
+
+import torch
+
+from callbacksets.fit.plain import unloadable
+from callbacksets.testing.bench import Bench, described
+from callbacksets.testing.checks.spies import Keeper, begin, state_methods_of, watch_loading
+from callbacksets.testing.compare import difference, leaves
+from callbacksets.testing.trace import NOTHING
+
+
+def state_methods(bench: Bench) -> None:
+    """It has both `state_dict()` and `load_state_dict()`, or neither."""
+    saves, loads = state_methods_of(bench.make())
+    if saves != loads:
+        has, lacks = ("state_dict", "load_state_dict") if saves else ("load_state_dict", "state_dict")
+        raise AssertionError(
+            f"It defines {has}() without {lacks}(), so that a resumed run starts over. Define both, or neither."
+        )
+
+
+def round_trip(bench: Bench) -> None:
+    """A state that it has loaded is the state that it has, in a new callback and in one that was used before."""
+    if not all(state_methods_of(bench.make())):
+        return
+    for moment in bench.typical:
+        if (saved := bench.saved(moment)) is None:
+            continue
+        probe = begin(bench, bench.make(), bench.checkpoint(moment))
+        if differs := difference(saved, probe.loaded):
+            raise AssertionError(
+                f"load_state_dict() was given the state of a checkpoint written {moment}, and state_dict() then "
+                f"returned another: {differs}. Restore all that state_dict() returns."
+            )
+        if moment is bench.typical[-1] or probe.loads_in_begin:
+            continue
+        used = begin(bench, bench.plain_fit().callback, bench.checkpoint(moment))
+        if differs := difference(saved, used.given):
+            raise AssertionError(
+                "A callback that had been in a fit was given the state of another, and state_dict() then returned a "
+                f"mixture: {differs}. Replace in load_state_dict() what was there, do not add to it."
+            )
+
+
+def begin_keeps_state(bench: Bench) -> None:
+    """What was loaded is still there after `on_begin`."""
+    if not all(state_methods_of(bench.make())):
+        return
+    for moment in bench.typical:
+        probe = begin(bench, bench.make(), bench.checkpoint(moment))
+        without = bench.make()
+        without.load_state_dict = lambda state_dict: None  # type: ignore[method-assign]
+        new = leaves(begin(bench, without, bench.checkpoint(moment)).begun)
+        given, begun = leaves(probe.given), leaves(probe.begun)
+        for path, value in leaves(bench.saved(moment)).items():
+            now = begun.get(path, NOTHING)
+            was_restored = difference(value, given.get(path, NOTHING)) is None
+            differs = difference(value, now)
+            if was_restored and differs and difference(new.get(path, NOTHING), now) is None:
+                raise AssertionError(
+                    f"on_begin sets state{path} to what it is where no state was loaded, though load_state_dict() has "
+                    f"just restored it: {differs} (checkpoint written {moment}). Set it in __init__, or in on_begin "
+                    "only if not self.ctx.resumed."
+                )
+
+
+def no_aliasing(bench: Bench) -> None:
+    """A state that it has handed out, or was given, does not change afterwards."""
+    callback = bench.make()
+    keeper = Keeper(callback)
+    bench.plain_fit(callback, keeper)
+    for state, copied in keeper.states:
+        if differs := difference(copied, state):
+            raise AssertionError(
+                f"A state that state_dict() had returned changed while training went on: now there is {differs}. "
+                "Return a copy: list(self.values), dict(...), tensor.clone() or copy.deepcopy(...)."
+            )
+    if not all(state_methods_of(callback)) or not bench.typical:
+        return
+    moment = bench.typical[0]
+    given: list[tuple[Any, Any]] = []
+
+    def keep(callback: Any) -> None:
+        watch_loading(callback, before=lambda state: given.append((state, copy.deepcopy(state))))
+
+    with suppress(AssertionError):  # that it fails, `resume` says
+        bench.resumed(moment, keep)
+    for state, copied in given:
+        if differs := difference(copied, state):
+            raise AssertionError(
+                f"The state that load_state_dict() was given changed while training went on: now there is {differs}. "
+                "Keep a copy of what is in it: list(state_dict['values']), copy.deepcopy(...)."
+            )
+
+
+def weights_only(bench: Bench) -> None:
+    """A checkpoint with its state loads with `weights_only=True`, as a Trainer that resumes loads it."""
+    state = bench.whole.outcome.state
+    if paths := list(unloadable(state)):
+        raise AssertionError(
+            f"Its state holds, at {'; '.join(paths)}, what torch.load(..., weights_only=True) refuses{_worse(state)}. "
+            "Keep numbers, strings, tensors, and lists, tuples, dicts and sets of these: of ctx.last_scores_valid, "
+            "dict(...)."
+        )
+
+
+def _worse(state: Any) -> str:
+    """Whether a checkpoint with the state cannot be read at all."""
+    file = io.BytesIO()
+    try:
+        torch.save(state, file)
+        file.seek(0)
+        torch.load(file, weights_only=False)
+    except Exception as error:
+        return f", and with weights_only=False it cannot be read either ({described(error)})"
+    return ""

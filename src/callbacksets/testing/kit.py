@@ -1,0 +1,178 @@
+"""The kit: all checks by name, and the function that makes them."""
+
+import tempfile
+import unittest
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from types import MappingProxyType
+
+from torch import nn
+
+from callbacksets.base import CallbackSet
+from callbacksets.checks import did_you_mean, listed, names_of, text
+from callbacksets.describe.descriptor import TorchCallback
+from callbacksets.testing.bench import Bench, CannotTrain, Make, TrainingAtFault, WrongArgument, described
+from callbacksets.testing.checks.alone import leaves_training_alone
+from callbacksets.testing.checks.copies import clone, pickles
+from callbacksets.testing.checks.fits import (
+    ctx_released,
+    fits_are_independent,
+    interruption,
+    no_validation,
+    nothing_to_train,
+    stages,
+)
+from callbacksets.testing.checks.ranks import ranks
+from callbacksets.testing.checks.resume import resume, resume_inside_epoch
+from callbacksets.testing.checks.states import begin_keeps_state, no_aliasing, round_trip, state_methods, weights_only
+from callbacksets.testing.training import Training
+
+
+def check_callback_set(
+    make: Make,
+    checks: str | Iterable[str] | None = None,
+    skip: Mapping[str, str] = {},
+    *,
+    training: Training | None = None,
+) -> None:
+    """Check a callback: that it keeps its state, leaves training alone, and survives what can happen to a fit.
+
+    It is trained in about eighty tiny fits on the CPU, which takes some seconds. Each has an empty working directory
+    of its own, where a relative path of the callback leads to. The clock moves by a second with every batch and random
+    numbers depend on the batch alone, so that fits can be compared, exactly. Where two whole fits differ nevertheless,
+    through `datetime.now()` or `uuid4()`, `fits_are_independent` fails and may be skipped with that reason; `resume`
+    then compares nothing. What differs without the callback too is the fault of `training`, and said to be.
+
+    Example:
+        >>> from callbacksets import CallbackSetHistory
+        >>> from callbacksets.testing import CHECKS, check_callback_set
+        >>> check_callback_set(CallbackSetHistory, checks=["round_trip", "resume"])
+        >>> for name, what in CHECKS.items():
+        ...     print(f"{name}: {what}")  # doctest: +ELLIPSIS
+        stages: Its stages are spelled and declared as stages are, also those it sets while training runs.
+        ...
+
+    With pytest, one test for each check:
+
+        @pytest.mark.parametrize("check", CHECKS)
+        def test_loss_ema(check):
+            check_callback_set(CallbackSetLossEma, checks=check)
+
+    Args:
+        make: A function that returns a new callback each time it is called, such as its class.
+        checks: The names of some of `CHECKS`, or a single one; by default all. Besides them there is `"ranks"`, which
+            starts two processes: `make` and `training` must then be importable from a module.
+        skip: Checks to leave out, with the reason. When none is left, the test is skipped.
+        training: A function that returns a new LightningModule, a training loader of at least two batches and a
+            validation loader, for callbacks that need their own. The module logs for the epoch, and learns the same
+            from the same random numbers; the loader has the same order in every epoch. Where it has no `state_dict`,
+            Lightning does not go on inside an epoch, and `resume` compares nothing there. By default a small classifier
+            with the scores `acc` and `loss`.
+
+    Raises:
+        AssertionError: When a check fails. It says what is wrong and what to do.
+        TypeError, ValueError: For an argument of the wrong kind, or a check that does not exist.
+        unittest.SkipTest: When all the checks are skipped; pytest takes it for a skip of its own.
+    """
+    _check_makes(make)
+    names = [_known("checks", name) for name in names_of("checks", CHECKS if checks is None else checks)]
+    if not isinstance(skip, Mapping):
+        raise TypeError(f"Expected skip to be a mapping of checks to reasons but got {skip!r}.")
+    reasons = {_known("skip", name): text(f"the reason to skip {name!r}", reason) for name, reason in skip.items()}
+    if training is not None and (not callable(training) or isinstance(training, nn.Module)):
+        raise TypeError(
+            f"Expected training to be a function that returns a module and two loaders but got {training!r}."
+        )
+    if not names:
+        raise ValueError(f"Expected checks to name at least one but got {checks!r}. There are {listed(_FUNCTIONS)}.")
+    if set(names) <= set(reasons):
+        raise unittest.SkipTest("; ".join(dict.fromkeys(reasons[name] for name in names)))
+
+    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+        bench = Bench(make, training, Path(folder).resolve())
+        _make([name for name in names if name not in reasons], bench)
+
+
+def _make(names: list[str], bench: Bench) -> None:
+    """Make the checks, and tell of all that fail at once."""
+    failures: dict[str, AssertionError] = {}
+    callback: CallbackSet | None = None
+    for name in names:
+        if failures.keys() & _SAY_THE_SAME.get(name, set()):
+            continue
+        try:
+            callback = callback or _new_each_time(bench)
+            _FUNCTIONS[name](bench)
+        except TrainingAtFault as error:
+            raise AssertionError(f"The check {name!r} cannot be made, as training= is at fault. {error}") from error
+        except AssertionError as error:
+            failures[name] = error
+            if isinstance(error, CannotTrain) or name == "stages":
+                break  # the others would say the same
+        except (WrongArgument, unittest.SkipTest):
+            raise
+        except Exception as error:
+            failures[name] = AssertionError(f"The check ended in an error of its own. {described(error)}")
+            failures[name].__cause__ = error
+    if failures:
+        who = "The callback" if callback is None else type(callback).__name__
+        told = "".join(f"\n- {name}: {_FUNCTIONS[name].__doc__}\n  But: {error}" for name, error in failures.items())
+        raise AssertionError(f"{who} fails {listed(failures)}.{told}") from next(iter(failures.values()))
+
+
+_DEFAULT: tuple[Callable[[Bench], None], ...] = (
+    stages,
+    no_validation,
+    nothing_to_train,
+    leaves_training_alone,
+    interruption,
+    ctx_released,
+    fits_are_independent,
+    state_methods,
+    round_trip,
+    begin_keeps_state,
+    no_aliasing,
+    weights_only,
+    resume,
+    resume_inside_epoch,
+    clone,
+    pickles,
+)
+_FUNCTIONS = {function.__name__: function for function in (*_DEFAULT, ranks)}
+
+_SAY_THE_SAME = {
+    "resume": {"nothing_to_train", "leaves_training_alone", "round_trip", "begin_keeps_state"},
+    "resume_inside_epoch": {"no_validation", "nothing_to_train"},  # a run may miss a validation, or only end
+}
+"""Checks that fail for what others say more of."""
+
+CHECKS: Mapping[str, str] = MappingProxyType({check.__name__: str(check.__doc__) for check in _DEFAULT})
+"""The checks, and what is so when a callback passes them. Besides them there is `ranks`, made when it is asked for."""
+
+
+def _check_makes(make: object) -> None:
+    hint = ""
+    if isinstance(make, CallbackSet):
+        hint = f" Give what makes it: lambda: {type(make).__name__}(...)."
+    elif isinstance(make, TorchCallback):
+        hint = " Give its method: descriptor.generate."
+    elif isinstance(make, str):
+        hint = f" Of a key of the dictionary: t_clbk({make!r}, ...).generate."
+    if hint or not callable(make):
+        raise TypeError(f"Expected make to be a function that returns a new CallbackSet but got {make!r}.{hint}")
+
+
+def _known(argument: str, name: str) -> str:
+    if name not in _FUNCTIONS:
+        raise ValueError(
+            f"Expected {argument} to name checks but got {name!r}.{did_you_mean(name, _FUNCTIONS)} There are "
+            f"{listed(_FUNCTIONS)}."
+        )
+    return name
+
+
+def _new_each_time(bench: Bench) -> CallbackSet:
+    callback = bench.make()
+    if bench.make() is callback:
+        raise WrongArgument(f"Expected make to return a new callback each time but it returned {callback!r} twice.")
+    return callback

@@ -1,0 +1,134 @@
+"""What a fit did, written down so that two of them can be compared."""
+
+import copy
+import math
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from callbacksets.base import CallbackSet
+from callbacksets.testing.compare import difference
+
+NOTHING: Any = object()
+"""Where None could be a state."""
+
+
+@dataclass
+class Row:
+    """How it stood at a moment of a fit."""
+
+    moment: str
+    values: Mapping[str, Any]
+
+
+def first_difference(expected: list[Row], got: list[Row]) -> str | None:
+    """When, and in what, a fit first went otherwise than another: `on_end, the weights: ...`."""
+    for one, other in zip(expected, got, strict=False):
+        if one.moment != other.moment:
+            return f"there came {other.moment} instead of {one.moment}"
+        for what in [what for what in one.values if what in other.values]:
+            if differs := difference(one.values[what], other.values[what]):
+                return f"{other.moment}, {what}: {differs}"
+    if len(got) < len(expected):
+        return f"there never came {expected[len(got)].moment}"
+    return f"there came {got[len(expected)].moment}, and nothing" if len(got) > len(expected) else None
+
+
+class Trace(CallbackSet):
+    """Writes down, behind a callback, what has come of the batches, validations and epochs."""
+
+    def __init__(self, callback: CallbackSet) -> None:
+        self._callback = callback
+        self.weight = callback.weight
+        self.rows: list[Row] = []
+        self.begun: dict[str, Any] = {}
+
+    def on_begin(self) -> None:
+        self.begun = trained(self.ctx)
+
+    def on_batch_end(self) -> None:
+        self._write(f"on_batch_end of batch {self.ctx.step} of epoch {self.ctx.epoch}")
+
+    def on_valid_end(self) -> None:
+        self._write(f"on_valid_end of epoch {self.ctx.epoch}")
+
+    def on_epoch_end(self) -> None:
+        self._write(f"on_epoch_end of epoch {self.ctx.epoch}")
+
+    def on_end(self) -> None:
+        self._write("on_end")
+
+    def _write(self, moment: str) -> None:
+        ctx = self.ctx
+        values = {
+            "the state": state_of(self._callback),
+            **{what: found for what, found in trained(ctx).items() if what != "hooks"},
+            "the training scores": dict(ctx.last_scores_train or {}),
+            "the validation scores": dict(ctx.last_scores_valid or {}),
+        }
+        self.rows.append(Row(moment, values))
+
+
+class SameScores(CallbackSet):
+    """Makes the logged training scores a matter of the epoch: Lightning forgets those of batches before it resumes."""
+
+    weight = -math.inf
+    reads_y_hats = False
+
+    def __init__(self) -> None:
+        self._logged: list[str] = []
+
+    def on_before_valid(self) -> None:
+        self._logged = list(self.ctx.last_scores_train or ())
+        self.on_epoch_end()
+
+    def on_epoch_end(self) -> None:
+        if scores := self.ctx.last_scores_train:
+            scores.update({name: 1 / (self.ctx.epoch + n) for n, name in enumerate(self._logged, start=1)})
+
+
+def state_of(callback: CallbackSet) -> Any:
+    """A copy of its state; `NOTHING` where it has none, as it need not before it has begun."""
+    try:
+        return copy.deepcopy(callback.state_dict())
+    except Exception:  # another check, or the fit itself, says so where it matters
+        return NOTHING
+
+
+def trained(ctx: Any) -> dict[str, dict[str, Any]]:
+    """What makes up training, copied: weights, buffers, what is frozen, modes of modules, hooks, the optimizers."""
+    learner = ctx.learner
+    return {
+        "the weights": {name: _copied(tensor) for name, tensor in learner.named_parameters()},
+        "the buffers": {name: _copied(tensor) for name, tensor in learner.named_buffers()},
+        "requires_grad": {name: tensor.requires_grad for name, tensor in learner.named_parameters()},
+        "the mode `training`": {name: module.training for name, module in learner.named_modules()},
+        "hooks": {name: hooks for name, module in learner.named_modules() if (hooks := list(_hooks(module)))},
+        "the optimizer": {str(n): _optimizer(optimizer) for n, optimizer in enumerate(ctx.optimizers)},
+    }
+
+
+def _optimizer(optimizer: Any) -> dict[str, Any]:
+    groups = [
+        {name: copy.deepcopy(value) for name, value in group.items() if name != "params"} | {"n": len(group["params"])}
+        for group in optimizer.param_groups
+    ]
+    parameters = [parameter for group in optimizer.param_groups for parameter in group["params"]]
+    state = [
+        {name: _copied(value) for name, value in optimizer.state[parameter].items()}
+        for parameter in parameters
+        if parameter in optimizer.state
+    ]
+    return {"param_groups": groups, "state": state}
+
+
+def _hooks(module: Any) -> Iterator[str]:
+    for kind in ("_forward_pre_hooks", "_forward_hooks", "_backward_pre_hooks", "_backward_hooks"):
+        for hook in getattr(module, kind, {}).values():
+            yield f"{kind.strip('_').removesuffix('s')} {getattr(hook, '__qualname__', type(hook).__name__)}"
+
+
+def _copied(value: Any) -> Any:
+    return value.detach().clone() if isinstance(value, Tensor) else copy.deepcopy(value)

@@ -1,0 +1,58 @@
+"""What the fits of the checks train, unless the user gives something else."""
+
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import lightning as L
+import torch
+from torch import nn
+from torch.utils.data import DataLoader, TensorDataset
+from torchmetrics.classification import MulticlassAccuracy
+
+from callbacksets.supervised import SupervisedModule
+from callbacksets.testing.conditions import seed
+
+Training = Callable[[], tuple[L.LightningModule, Any, Any]]
+"""Makes a module, a loader to train on, and one to validate on."""
+
+
+def small_classifier() -> tuple[L.LightningModule, Any, Any]:
+    """A module, a loader of three batches and one of two for validation: two classes of random points.
+
+    Its last two layers do nothing unless a callback that walks over all modules wakes them: one is frozen, and both are
+    in eval mode. The batches come in the same order in every epoch, and nothing in the network is random: this is the
+    place to change that, as soon as resumed runs get their random state back.
+    """
+    seed(355)  # with it both validation scores get worse, better and worse again, so that states have something to say
+    frozen, asleep = nn.PReLU(init=1.0).requires_grad_(False), nn.Dropout(0.5)
+    network = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2), frozen.eval(), asleep.eval())
+    module = SupervisedModule(
+        network,
+        nn.CrossEntropyLoss(),
+        partial(torch.optim.SGD, lr=0.5, momentum=0.9),
+        measures_train={"acc": MulticlassAccuracy(2)},
+        measures_valid={"acc": MulticlassAccuracy(2)},
+    )
+    x = torch.randn(40, 4)
+    y = (x[:, 0] + torch.randn(40) > 0).long()
+    train, valid = TensorDataset(x[:24], y[:24]), TensorDataset(x[24:], y[24:])
+    return module, _Continued(train, batch_size=8), DataLoader(valid, batch_size=8)
+
+
+class _Continued(DataLoader[Any]):
+    """Goes on in the middle of an epoch where it was when a checkpoint was written."""
+
+    _done = _skip = 0
+
+    def __iter__(self) -> Any:
+        skip, self._skip = self._skip, 0
+        for self._done, batch in enumerate(super().__iter__(), start=1):
+            if self._done > skip:
+                yield batch
+
+    def state_dict(self) -> dict[str, int]:
+        return {"done": self._done % len(self)}
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        self._skip = state_dict["done"]

@@ -1,0 +1,41 @@
+"""Comparing states."""
+
+from collections import OrderedDict
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from callbacksets.testing.compare import difference
+
+
+@pytest.mark.parametrize(
+    ("one", "other", "told"),
+    [
+        ({"a": 1}, {"a": 1}, None),
+        ({"a": 1}, {"b": 1}, "at ['a'] nothing instead of 1"),
+        ({}, {"b": [1]}, "at ['b'] [1] instead of nothing"),
+        (OrderedDict(a=1), {"a": 1}, None),
+        (OrderedDict(a=1), {"a": 2}, "at ['a'] 2 instead of 1"),
+        ([1, 2], [1], "[1] instead of [1, 2] (1 values instead of 2)"),
+        ([1, {"x": (1, 2)}], [1, {"x": (1, 3)}], "at [1]['x'][1] 3 instead of 2"),
+        ([1], (1,), "(1,) instead of [1]"),
+        (1, 1.0, None),
+        (1, True, "True instead of 1"),
+        (float("nan"), float("nan"), None),
+        (float("nan"), 1.0, "1.0 instead of nan"),
+        (None, {}, "{} instead of None"),
+        (torch.ones(2), torch.ones(2), None),
+        (torch.ones(2), torch.ones(3), "tensor([1., 1., 1.]) instead of tensor([1., 1.])"),
+        (torch.ones(1), torch.ones(1).double(), "tensor([1.], dtype=torch.float64) instead of tensor([1.])"),
+        (torch.ones(2).numpy(), torch.ones(2).numpy(), None),
+        (torch.ones(2).numpy(), torch.zeros(2).numpy(), "array([0., 0.], dtype=float32) instead of array([1., 1.]"),
+        (nn.Identity(), nn.Identity(), None),
+        ({1, 2}, {2, 1}, None),
+        ("a", "b", "'b' instead of 'a'"),
+    ],
+)
+def test_difference(one: Any, other: Any, told: str | None) -> None:
+    found = difference(one, other)
+    assert (found is None) if told is None else (found is not None and found.startswith(told))

@@ -1,0 +1,15 @@
+"""What stands in the zoo."""
+
+from dataclasses import dataclass
+
+from callbacksets import CallbackSet
+
+
+@dataclass(frozen=True)
+class Entry:
+    """A broken callback, the only check that it fails, what that says, and a sound callback that is like it."""
+
+    broken: type[CallbackSet]
+    check: str
+    message: str
+    sound: type[CallbackSet]
