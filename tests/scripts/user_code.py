@@ -1,7 +1,7 @@
 """The examples of README and documentation: `python -m tests.scripts.user_code` type-checks them as users' code.
 
-The examples of a page run one after the other, after the lines that README and pages leave to their readers. Fences that say
-more than `python` hold code of others, and are left out.
+The examples of a page run one after the other, after the lines that pages leave to their readers. A fence of more than
+`python` holds code for another library, and is left out.
 """
 
 import re
