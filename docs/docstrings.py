@@ -1,4 +1,4 @@
-"""Docstrings here say `Example:`, for which griffe has no section of code, only for `Examples:`."""
+"""Docstrings here say `Example:`. griffe knows a section of code only as `Examples:`."""
 
 from typing import Any
 
@@ -10,4 +10,6 @@ class Examples(griffe.Extension):
 
     def on_object(self, *, obj: griffe.Object, **kwargs: Any) -> None:
         if obj.docstring is not None:
-            obj.docstring.value = obj.docstring.value.replace("Example:\n", "Examples:\n")
+            obj.docstring.value = obj.docstring.value.replace(
+                "Example:\n", "Examples:\n"
+            )
