@@ -14,7 +14,7 @@ from tests.scripts.user_code import PAGES, PRELUDE, README, ROOT, examples
 
 DOCS = ROOT / "docs"
 OTHERS = [README, *(ROOT / name for name in ("CHANGELOG.md", "CONTRIBUTING.md"))]
-TEACHING = ("write", "log")  # pages whose callbacks are models for those of readers, so they pass the kit
+TEACHING = ("write",)  # a page whose callbacks are models for those of readers, so they pass the kit
 WITH_EXAMPLES = [page for page in PAGES if examples(page)]
 
 
