@@ -1,4 +1,4 @@
-"""Docstrings here say `Example:`. griffe knows a section of code only as `Examples:`."""
+"""Docstrings here say `Example:`, for which griffe has no section of code, only for `Examples:`."""
 
 from typing import Any
 
@@ -10,6 +10,4 @@ class Examples(griffe.Extension):
 
     def on_object(self, *, obj: griffe.Object, **kwargs: Any) -> None:
         if obj.docstring is not None:
-            obj.docstring.value = obj.docstring.value.replace(
-                "Example:\n", "Examples:\n"
-            )
+            obj.docstring.value = obj.docstring.value.replace("Example:\n", "Examples:\n")
