@@ -20,6 +20,7 @@ check: $(READY)  ## lint and type-check
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/python -m tests.scripts.user_code
 
 bench: $(READY)  ## measure, and write benchmarks/results.md
 	$(BIN)/python -m benchmarks

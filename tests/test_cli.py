@@ -17,7 +17,7 @@ from tests.helpers import Tiny
 # Lightning itself uses what jsonargparse deprecates
 pytestmark = pytest.mark.filterwarnings("ignore::jsonargparse._deprecated.JsonargparseDeprecationWarning")
 
-README = Path(__file__).parents[1] / "README.md"
+PAGE = Path(__file__).parents[1] / "docs" / "how-to" / "configure.md"
 QUIET = ("logger", "enable_checkpointing", "enable_progress_bar", "enable_model_summary")
 
 
@@ -141,11 +141,11 @@ def test_errors_say_what_is_wrong(callbacks: str, message: str, tmp_path: Path) 
         run(adapter_of(callbacks), tmp_path)
 
 
-def test_the_example_of_the_readme(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_the_example_of_the_documentation(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     train = types.ModuleType("train")
     train.CallbackSetLossEma = CallbackSetLossEma  # type: ignore[attr-defined]
     monkeypatch.setitem(sys.modules, "train", train)
-    [yaml] = re.findall(r"```yaml\n(.*?)```", README.read_text(), flags=re.DOTALL)
+    [yaml] = re.findall(r"```yaml\n(.*?)```", PAGE.read_text(), flags=re.DOTALL)
     adapter = run(yaml, tmp_path)
     assert list(adapter.states) == ["history", "lr_step", "loss_ema", "early_stopping"]
     assert adapter.sets["early_stopping"].patience == 5  # type: ignore[attr-defined]

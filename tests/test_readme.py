@@ -1,4 +1,4 @@
-"""The README's examples run as they stand, one after the other."""
+"""The README's examples run as they stand, one after the other, and what it links to is there."""
 
 import re
 import sys
@@ -7,7 +7,9 @@ from pathlib import Path
 
 import pytest
 
-README = Path(__file__).parents[1] / "README.md"
+from tests.scripts.user_code import README, examples
+
+TEXT = README.read_text()
 
 
 @pytest.mark.filterwarnings("ignore")  # as users see them
@@ -15,11 +17,30 @@ def test_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     monkeypatch.chdir(tmp_path)
     module = types.ModuleType("readme")
     monkeypatch.setitem(sys.modules, "readme", module)  # where pickle finds the classes of the examples
-    blocks = re.findall(r"```python\n(.*?)```", README.read_text(), flags=re.DOTALL)
-    assert len(blocks) >= 4
+    blocks = examples(README)
+    assert blocks
     for block in blocks:
         exec(compile(block, str(README), "exec"), vars(module))
     out = capsys.readouterr().out
     assert "{'epoch': [1, 2, " in out
-    assert "[1, 2, 3, 4]\n" in out
-    assert "[1, 2, 3, 4, 5, 6]\n" in out
+    assert "{'ema': " in out
+
+
+def test_is_read_in_a_few_minutes() -> None:
+    assert len(TEXT.splitlines()) <= 130
+
+
+def test_has_every_key() -> None:
+    from callbacksets import t_clbk
+
+    rows = "\n".join(line for line in TEXT.splitlines() if line.startswith("| `"))
+    assert [key for key in t_clbk() if f"`{key}`" not in rows] == []
+
+
+def test_the_package_index_can_show_the_pictures() -> None:
+    pictures = re.findall(r"!\[.+?\]\((.+?)\)", TEXT)
+    assert pictures
+    for url in pictures:
+        start = "https://raw.githubusercontent.com/callbacksets/callbacksets/main/"
+        assert url.startswith(start)
+        assert (README.parent / url.removeprefix(start)).exists()

@@ -61,7 +61,7 @@ class AdapterHooks:
     __init__.__qualname__ = "CallbackSetAdapter.__init__"  # which a misspelled argument is reported to be of
 
     @property
-    def sets(self) -> Mapping[str, CallbackSet]:
+    def sets(self) -> Mapping[str, Any]:
         """The CallbackSets of this or the last fit by id, in the order in which they run."""
         return self._sets
 

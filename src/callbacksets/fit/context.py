@@ -51,6 +51,8 @@ _ELSEWHERE = {
 """What other libraries call a field."""
 
 
+# What is None only before it exists, or in an epoch without validation, is declared without the None, as is
+# `CallbackSet.ctx`: a type checker would refuse `self.ctx.last_scores_valid["acc"]`.
 class ContextTorch:
     """The state of the training loop, as `self.ctx` in the stages of a callback.
 
@@ -115,7 +117,7 @@ class ContextTorch:
         return getattr(self._learner, "criterion", None) if loss_fn is None else loss_fn
 
     @property
-    def optimizer(self) -> Optimizer | None:
+    def optimizer(self) -> Optimizer:
         """The torch optimizer; in `after_backward` the one about to step. None before there is one.
 
         Raises:
@@ -126,7 +128,7 @@ class ContextTorch:
         optimizers = self.optimizers
         if len(optimizers) > 1:
             raise RuntimeError(f"There are {len(optimizers)} optimizers, so ctx.optimizer is none: see ctx.optimizers.")
-        return optimizers[0] if optimizers else None
+        return optimizers[0] if optimizers else None  # type: ignore[return-value]
 
     @property
     def optimizers(self) -> list[Optimizer]:
@@ -189,14 +191,14 @@ class ContextTorch:
         return _limit(self._trainer.max_epochs)
 
     @property
-    def step(self) -> int | None:
+    def step(self) -> int:
         """The batch in the epoch, from 1."""
-        return self._trainer.fit_loop.batch_idx + 1 if "on_batch_begin" in self._loop.ran else None
+        return self._trainer.fit_loop.batch_idx + 1 if "on_batch_begin" in self._loop.ran else None  # type: ignore[return-value]
 
     @property
-    def step_valid(self) -> int | None:
+    def step_valid(self) -> int:
         """The batch in the validation loader, from 1."""
-        return self._step.valid
+        return self._step.valid  # type: ignore[return-value]
 
     @property
     def global_step(self) -> int:
@@ -214,7 +216,7 @@ class ContextTorch:
         return self._loop.resumed
 
     @property
-    def callbacks(self) -> Mapping[str, "CallbackSet"]:
+    def callbacks(self) -> Mapping[str, Any]:
         """The callbacks of this run by id, in the order in which they run."""
         return self._callbacks
 
@@ -306,7 +308,7 @@ class ContextTorch:
         return first_output(self.y_hats)
 
     @property
-    def last_loss(self) -> float | None:
+    def last_loss(self) -> float:
         """The loss of the last training batch that had one, as `training_step()` returned it.
 
         Not divided by `accumulate_grad_batches`. Taken off the device when it is read.
@@ -320,20 +322,20 @@ class ContextTorch:
     # --- scores ------------------------------------------------------------------------------------------------------
 
     @property
-    def last_scores_train(self) -> Scores | None:
+    def last_scores_train(self) -> Scores:
         """What the module logged for the epoch in the training loop: name -> float; takes a position as well."""
         self._loop.scores_train = scores = as_scores(self._loop.scores_train)
-        return scores
+        return scores  # type: ignore[return-value]
 
     @last_scores_train.setter
     def last_scores_train(self, value: Mapping[str, float] | None) -> None:
         self._loop.scores_train = _as_scores("last_scores_train", value, self.measures_train)
 
     @property
-    def last_scores_valid(self) -> Scores | None:
+    def last_scores_valid(self) -> Scores:
         """What the module logged in the validation loop; None from the end of an epoch that did not validate."""
         self._loop.scores_valid = scores = as_scores(self._loop.scores_valid)
-        return scores
+        return scores  # type: ignore[return-value]
 
     @last_scores_valid.setter
     def last_scores_valid(self, value: Mapping[str, float] | None) -> None:
@@ -461,6 +463,8 @@ def _total_steps(trainer: "Trainer", automatic: bool) -> int | None:
         return 0  # with such a limit, Lightning leaves num_training_batches alone
     epochs, steps = _limit(trainer.max_epochs), _limit(trainer.max_steps)
     totals = []
+    if epochs is not None and steps is not None and per_epoch == float("inf"):
+        return None  # which of the two ends the run is unknown
     if epochs is not None and per_epoch != float("inf"):
         totals.append(epochs * int(per_epoch))
     if steps is not None:
