@@ -142,4 +142,5 @@ def _can_be_pickled(value: object) -> bool:
 
 
 def _remove(name: str) -> None:
-    shutil.rmtree(_folder(name, os.getpid()), ignore_errors=True)
+    if (folder := _folder(name, os.getpid())).exists():
+        shutil.rmtree(folder, ignore_errors=True)
