@@ -62,9 +62,11 @@ class Trace(CallbackSet):
 
     def _write(self, moment: str) -> None:
         ctx = self.ctx
+        # how a layer is set matters where it trains: a resumed run may set it in the first batch
+        left_out = ("hooks",) if "batch" in moment else ("hooks", "requires_grad", "the mode `training`")
         values = {
             "the state": state_of(self._callback),
-            **{what: found for what, found in trained(ctx).items() if what != "hooks"},
+            **{what: found for what, found in trained(ctx).items() if what not in left_out},
             "the training scores": dict(ctx.last_scores_train or {}),
             "the validation scores": dict(ctx.last_scores_valid or {}),
         }
