@@ -10,11 +10,12 @@ from callbacksets.base import CallbackSet
 from callbacksets.checks import choice, flag
 from callbacksets.describe.plan import plan_as_html, plan_as_text
 from callbacksets.describe.sources import Callbacks, generate, sources_by_id
-from callbacksets.fit.context import ContextTorch, check_names
+from callbacksets.fit.context import ContextTorch
 from callbacksets.fit.fit import Fit
 from callbacksets.fit.handover import Handover, trains_in_child
 from callbacksets.fit.lightning import callbacks_of
 from callbacksets.fit.loop import StoppedBy
+from callbacksets.fit.named import check_names
 from callbacksets.fit.plain import copied
 from callbacksets.fit.random_state import gathered
 from callbacksets.fit.shards import put_together
@@ -69,6 +70,8 @@ class AdapterHooks:
     def states(self) -> dict[str, Any]:
         """The final state of each callback that has one, by id; what was there until then after a failure."""
         self._take_over()
+        if self._result is None:
+            self._handover.explain_copies()
         return self._states()
 
     def _states(self) -> dict[str, Any]:
@@ -128,12 +131,10 @@ class AdapterHooks:
     # --- an epoch of training ----------------------------------------------------------------------------------------
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: "LightningModule") -> None:
-        if fit := self._fit_of(trainer):
-            fit.begin_epoch()
+        self._running().begin_epoch()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: "LightningModule", batch: Any, batch_idx: int) -> None:
-        if fit := self._fit:
-            fit.begin_batch(batch)
+        self._running().begin_batch(batch)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: "LightningModule", optimizer: Any) -> None:
         if fit := self._fit_of(trainer):
@@ -142,8 +143,7 @@ class AdapterHooks:
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: "LightningModule", outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        if fit := self._fit:
-            fit.end_batch(batch)
+        self._running().end_batch(batch)
 
     # --- validation --------------------------------------------------------------------------------------------------
 
@@ -206,6 +206,7 @@ class AdapterHooks:
         finally:
             self._fit, self._result, self._stopped_by = None, fit.result, fit.loop.stopped_by
             self._outcome = fit.outcome(error)
+            self._handover.has_fitted = True
             if error is None:  # else other callbacks may save the weights from before
                 fit.release()
             if fit.trainer.is_global_zero and trains_in_child(fit.trainer):
@@ -219,6 +220,15 @@ class AdapterHooks:
         if saved is not None:
             saved["random"] = gathered(trainer, saved["random"])
             checkpoint["callbacks"][KEY] = put_together(saved, keep=trainer.is_global_zero)
+
+    def _running(self) -> Fit:
+        """The fit, in a hook that comes in training only."""
+        if (fit := self._fit) is None:
+            raise RuntimeError(
+                "This adapter came too late: it was added to trainer.callbacks after the fit had been set up. Give it "
+                "to the Trainer when that is made: Trainer(callbacks=[adapter])."
+            )
+        return fit
 
     def _fit_of(self, trainer: Trainer) -> Fit | None:
         """The fit of this Trainer. There is none in trainer.validate(), or where another Trainer only looks."""

@@ -10,8 +10,10 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from callbacksets.checks import did_you_mean, listed
-from callbacksets.fit.lightning import callbacks_of, is_a, is_mock
+from callbacksets.fit.lightning import is_mock
+from callbacksets.fit.limits import limit, total_steps
 from callbacksets.fit.loop import Loop
+from callbacksets.fit.named import named_loss_fn, named_module
 from callbacksets.fit.reader import as_scores
 from callbacksets.fit.step import NOTHING, Step
 from callbacksets.scores import Measures, Scores, short_name
@@ -104,7 +106,7 @@ class ContextTorch:
     def network(self) -> nn.Module:
         """The submodule named by the adapter's `network`; else the module's attribute `network`; else the module."""
         if self._network_name is not None:
-            return _named_module(self._learner, self._network_name)
+            return named_module(self._learner, self._network_name)
         network = getattr(self._learner, "network", None)
         return network if isinstance(network, nn.Module) else self._learner
 
@@ -112,7 +114,7 @@ class ContextTorch:
     def loss_fn(self) -> Callable[..., Any] | None:
         """The one named by the adapter's `loss_fn`; else the module's `loss_fn` or `criterion`; else None."""
         if self._loss_fn_name is not None:
-            return _named_loss_fn(self._learner, self._loss_fn_name)
+            return named_loss_fn(self._learner, self._loss_fn_name)
         loss_fn = getattr(self._learner, "loss_fn", None)
         return getattr(self._learner, "criterion", None) if loss_fn is None else loss_fn
 
@@ -188,7 +190,7 @@ class ContextTorch:
     @property
     def total_epochs(self) -> int | None:
         """The epochs of the whole run, `Trainer(max_epochs=...)`; None when unlimited."""
-        return _limit(self._trainer.max_epochs)
+        return limit(self._trainer.max_epochs)
 
     @property
     def step(self) -> int:
@@ -208,7 +210,7 @@ class ContextTorch:
     @property
     def total_steps(self) -> int | None:
         """The batches of the whole run, with every limit of the Trainer applied; None when unlimited or unknown."""
-        return _total_steps(self._trainer, self._learner.automatic_optimization)
+        return total_steps(self._trainer, self._learner.automatic_optimization)
 
     @property
     def resumed(self) -> bool:
@@ -381,7 +383,7 @@ class ContextTorch:
         if known is not None and getattr(known, "fset", None) is None:
             remedy = _REMEDIES.get(name, "It shows what the Trainer has.")
             raise AttributeError(f"ctx.{name} cannot be set. {remedy} You can set {listed(_SETTABLE)}.")
-        if known is None and name not in vars(self) and (near := difflib.get_close_matches(name, _SETTABLE, 1, 0.84)):
+        if known is None and name not in vars(self) and (near := difflib.get_close_matches(name, _SETTABLE, 1, 0.85)):
             raise AttributeError(
                 f"ctx has no field {name!r}. Did you mean {near[0]!r}? A field of your own needs a name that is less "
                 "like it."
@@ -400,43 +402,6 @@ class ContextTorch:
         return f"<ContextTorch: epoch {self.epoch}{total}, step {self.step}, global_step {self.global_step}>"
 
 
-def may_stop(trainer: "Trainer", loop: Loop) -> bool:
-    """Whether the Trainer's minimum of epochs and steps is met."""
-    trained = loop.now[0] - loop.in_epoch
-    return trained >= (trainer.min_epochs or 0) and trainer.global_step >= (trainer.min_steps or 0)
-
-
-def check_names(learner: "LightningModule", network: str | None, loss_fn: str | None) -> None:
-    """Raise an `AttributeError` unless the module has what the adapter was told to use."""
-    if network is not None:
-        _named_module(learner, network)
-    if loss_fn is not None:
-        _named_loss_fn(learner, loss_fn)
-
-
-def _named_module(learner: "LightningModule", name: str) -> nn.Module:
-    try:
-        return learner.get_submodule(name)
-    except AttributeError:
-        names = [module for module, _ in learner.named_modules() if module]
-        raise AttributeError(
-            f"{type(learner).__name__} has no submodule {name!r} to be the network.{did_you_mean(name, names)} "
-            f"It has {listed(names)}."
-        ) from None
-
-
-def _named_loss_fn(learner: "LightningModule", name: str) -> Callable[..., Any]:
-    loss_fn = getattr(learner, name, None)
-    if not callable(loss_fn):
-        names = [key for key in (*vars(learner), *dict(learner.named_children())) if not key.startswith("_")]
-        names = [key for key in names if callable(getattr(learner, key))]
-        raise AttributeError(
-            f"{type(learner).__name__} has no callable {name!r} to be the loss_fn.{did_you_mean(name, names)} "
-            f"It has {listed(names)}."
-        )
-    return loss_fn  # type: ignore[no-any-return]
-
-
 def first_output(y_hats: Any) -> Any:
     """The tensor of a network's output that is its prediction, where it has several."""
     if isinstance(y_hats, Mapping):
@@ -451,34 +416,6 @@ def datasets(loaders: Any) -> Any:
     if isinstance(loaders, list | tuple):
         return [datasets(loader) for loader in loaders]
     return getattr(loaders, "dataset", None)
-
-
-def _limit(limit: int | None) -> int | None:
-    return None if limit is None or limit == -1 else limit
-
-
-def _total_steps(trainer: "Trainer", automatic: bool) -> int | None:
-    per_epoch = trainer.num_training_batches
-    if trainer.limit_train_batches == 0 or per_epoch == 0:
-        return 0  # with such a limit, Lightning leaves num_training_batches alone
-    epochs, steps = _limit(trainer.max_epochs), _limit(trainer.max_steps)
-    totals = []
-    if epochs is not None and steps is not None and per_epoch == float("inf"):
-        return None  # which of the two ends the run is unknown
-    if epochs is not None and per_epoch != float("inf"):
-        totals.append(epochs * int(per_epoch))
-    if steps is not None:
-        window = trainer.accumulate_grad_batches
-        if not automatic or any(is_a(native, "GradientAccumulationScheduler") for native in callbacks_of(trainer)):
-            return None  # how often an optimizer steps is the module's, or changes
-        if per_epoch == float("inf"):
-            if window > 1:
-                return None  # the last window of an epoch may be shorter, and where epochs end is unknown
-            totals.append(steps)
-        else:
-            whole, rest = divmod(steps, -(-int(per_epoch) // window))  # Lightning steps on the last batch of an epoch
-            totals.append(whole * int(per_epoch) + rest * window)
-    return min(totals, default=None)
 
 
 def _is_loss(name: str) -> bool | None:

@@ -16,10 +16,11 @@ from torch.optim import Optimizer
 from callbacksets.base import CallbackSet
 from callbacksets.fit import lightning, resume, states
 from callbacksets.fit.capture import Capture
-from callbacksets.fit.context import ContextTorch, may_stop
+from callbacksets.fit.context import ContextTorch
 from callbacksets.fit.dispatch import Dispatch
 from callbacksets.fit.fingerprint import fingerprint
 from callbacksets.fit.gradients import Gradients
+from callbacksets.fit.limits import may_stop
 from callbacksets.fit.loop import NEVER, RESUMED, Loop, StoppedBy
 from callbacksets.fit.plain import copied
 from callbacksets.fit.publish import Publisher
@@ -61,6 +62,7 @@ class Fit:
         self.given: Saved | None = None  # what the checkpoint that this fit continues has saved
         self.result: Saved | None = None  # what would be saved after the last stage of training
         self.warned: set[str] = set()
+        self.stateless: set[str] = set()  # whose `state_dict` has failed
         self.stops_at_validation = terminate_at == "validation"
         self._gradients: Gradients | None = None  # from `begin` on
         self._is_exact = True
@@ -308,6 +310,7 @@ class Fit:
         elif not loop.ran_now("on_before_valid"):
             self._complete_train_scores()
         self.dispatch.run("on_epoch_end")
+        self.reader.explain_own()
 
     def _complete_train_scores(self) -> None:
         """After a validation inside the epoch: its scores are computed anew, and what callbacks added to them stays."""

@@ -1,4 +1,4 @@
-"""Bringing what a fit has left from a child process to the process that called it."""
+"""Where what a fit has left is: with a child process, from which it is brought, or with a copy of the adapter."""
 
 import multiprocessing
 import multiprocessing.util
@@ -8,6 +8,7 @@ import shutil
 import stat
 import tempfile
 import uuid
+import warnings
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -39,10 +40,32 @@ class Handover:
 
     def __init__(self) -> None:
         self._name = f"callbacksets-{uuid.uuid4().hex}"
+        self._copies: weakref.WeakSet[Handover] = weakref.WeakSet()
+        self.has_fitted = False
         weakref.finalize(self, _remove, self._name)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Handover":
-        return Handover()  # for fits of its own; a pickled one keeps its name, so that a child writes where it is read
+        made = Handover()  # for fits of its own; a pickled one keeps its name, so that a child writes where it is read
+        self._copies.add(made)
+        return made
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in vars(self).items() if name != "_copies"}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        vars(self).update(state, _copies=weakref.WeakSet())
+
+    def explain_copies(self) -> None:
+        """Warn that a copy has been in a fit, where somebody looks for what a fit has left and there was none."""
+        if not self.has_fitted and self._has_copy_fitted():
+            warnings.warn(
+                "This adapter was in no fit, but a copy of it was: a library has copied its callbacks. The states are "
+                "with the copy: [one for one in trainer.callbacks if isinstance(one, CallbackSetAdapter)].",
+                stacklevel=3,
+            )
+
+    def _has_copy_fitted(self) -> bool:
+        return any(one.has_fitted or one._has_copy_fitted() for one in self._copies)
 
     def at_end(self, do: Callable[[], None], *, gives: bool) -> None:
         """In a child process, do something before it ends: of a failure there, Lightning tells no callback.

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from callbacksets.fit.reader import Reading
-from callbacksets.scores import Measures, Scores
+from callbacksets.scores import NOT_VALIDATED, Measures, Scores
 
 Moment = tuple[int, int]
 """The epoch, from 1, and the batches until then over all epochs."""
@@ -52,7 +52,7 @@ class Loop:
     stopped_by: StoppedBy | None = None  # it was looked at, and training ends
 
     scores_train: Scores | Reading | None = field(default_factory=Scores)
-    scores_valid: Scores | Reading | None = field(default_factory=Scores)
+    scores_valid: Scores | Reading | None = field(default_factory=lambda: Scores(empty=NOT_VALIDATED))
     measures_train: Measures = field(default_factory=Measures)
     measures_valid: Measures = field(default_factory=Measures)
     minimize: dict[str, bool | None] = field(default_factory=dict)  # what is known of the direction of a measure

@@ -61,16 +61,28 @@ class ScoreReader:
             names, logged, minimize = self._trainer.strategy.broadcast((names, logged, minimize))
         return Measures({name: metrics.get(name) for name in names}, logged=logged), minimize
 
+    def explain_own(self) -> None:
+        """To be called when `epoch_end` has run: what callbacks have logged in it came too late for a score."""
+        for entry in self._late():
+            self._say_once(
+                entry.meta.name,
+                "was logged by a callback in on_epoch_end, too late for a score. Add it to the scores instead: "
+                f"self.ctx.last_scores_train[{entry.meta.name!r}] = ... in on_before_valid.",
+            )
+
     def explain_late(self) -> None:
         """To be called after an epoch has ended: what its module logged at its very end came too late for a score."""
-        for entry in logged_values(self._trainer, "train").values():
-            late = entry.meta.fx == "on_train_epoch_end" and entry.meta.on_epoch
-            if late and _full_name(entry) not in self._seen:
-                self._say_once(
-                    entry.meta.name,
-                    "is logged in on_train_epoch_end, after the callbacks of the epoch, and so is no score. "
-                    "Log it in training_step(), with on_epoch=True, or in on_validation_epoch_end().",
-                )
+        for entry in self._late():
+            self._say_once(
+                entry.meta.name,
+                "is logged in on_train_epoch_end, after the callbacks of the epoch, and so is no score. "
+                "Log it in training_step(), with on_epoch=True, or in on_validation_epoch_end().",
+            )
+
+    def _late(self) -> list[Any]:
+        entries = logged_values(self._trainer, "train").values()
+        late = [entry for entry in entries if entry.meta.fx == "on_train_epoch_end" and entry.meta.on_epoch]
+        return [entry for entry in late if _full_name(entry) not in self._seen]
 
     def _read(self, loop: str, may_fail: bool = False) -> Reading:
         collection = logged_values(self._trainer, loop)

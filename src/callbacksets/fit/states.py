@@ -13,7 +13,8 @@ from lightning.pytorch.utilities import rank_zero_warn
 from callbacksets.base import CallbackSet
 from callbacksets.checks import did_you_mean, listed
 from callbacksets.fit import lightning
-from callbacksets.fit.context import ContextTorch, may_stop
+from callbacksets.fit.context import ContextTorch
+from callbacksets.fit.limits import may_stop
 from callbacksets.fit.loop import Moment
 from callbacksets.fit.plain import copied, unloadable
 from callbacksets.fit.random_state import Ranks, SavedRandom
@@ -89,12 +90,15 @@ def save(fit: "Fit", failures: list[BaseException] | None = None) -> Saved:
     given = fit.given["callbacks"] if fit.given is not None else {}
     callbacks: dict[str, SavedState] = {}
     for id, callback in fit.sets.items():
+        if id in fit.stateless:  # it has failed to give its state, and was told of
+            continue
         if id in waiting:  # while one begins, those before it have begun
             callbacks |= {id: given[id]} if id in given else {}
             continue
         try:
             state = copied(fit.dispatch.noting(callback.state_dict, id, "state_dict"))
         except BaseException as error:
+            fit.stateless.add(id)
             if failures is None:
                 raise
             failures.append(error)
@@ -286,10 +290,21 @@ def _load(checkpoint: Any, weights_only: bool) -> Any:
         path = path / "meta.pt"
     try:
         return torch.load(path, map_location="cpu", weights_only=weights_only)
-    except (pickle.UnpicklingError, KeyError, EOFError, RuntimeError) as error:
+    except pickle.UnpicklingError as error:
+        if weights_only and "weights_only" in str(error).lower():  # torch has read it, and refuses a type in it
+            raise ValueError(
+                f"{_what(path).capitalize()} holds other types than weights_only=True admits, hyperparameters perhaps. "
+                f"If you trust it: read_states(..., weights_only=False). torch says: {error}"
+            ) from error
         raise ValueError(
             f"Expected checkpoint to be one of a Lightning Trainer's but {_what(path)}: {error}"
         ) from error
+    except (KeyError, EOFError, RuntimeError) as error:
+        raise _is_none(path, error) from error
+
+
+def _is_none(path: Path, error: Exception) -> ValueError:
+    return ValueError(f"Expected checkpoint to be one of a Lightning Trainer's but {_what(path)}: {error}")
 
 
 def _what(checkpoint: Any) -> str:

@@ -1,6 +1,5 @@
 """A stand-in for `ctx`, to test a method of a callback alone."""
 
-import difflib
 from collections.abc import Mapping
 from typing import Any
 
@@ -56,14 +55,6 @@ def make_context(**fields: Any) -> ContextTorch:
     return _StandIn(fields)
 
 
-def _check_spelling(name: str) -> None:
-    """A field of one's own may have any name but one that was surely meant to be another, `terminte`."""
-    if near := difflib.get_close_matches(name, _SETTABLE, n=1, cutoff=0.85):
-        raise AttributeError(
-            f"ctx has no field {name!r}. Did you mean {near[0]!r}? A field of your own needs a name less like it."
-        )
-
-
 class _StandIn(ContextTorch):
     """Has what it was given in the place of what a Trainer would say."""
 
@@ -102,7 +93,6 @@ class _StandIn(ContextTorch):
             setattr(self._real, name, value)
             self._given[name] = getattr(self._real, name)
         else:
-            _check_spelling(name)
             super().__setattr__(name, value)
 
     def __repr__(self) -> str:

@@ -1,0 +1,44 @@
+"""What the adapter was told to use of a module, by name: its network, its loss function."""
+
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from torch import nn
+
+from callbacksets.checks import did_you_mean, listed
+
+if TYPE_CHECKING:
+    from lightning.pytorch import LightningModule
+
+
+def check_names(learner: "LightningModule", network: str | None, loss_fn: str | None) -> None:
+    """Raise an `AttributeError` unless the module has what the adapter was told to use."""
+    if network is not None:
+        named_module(learner, network)
+    if loss_fn is not None:
+        named_loss_fn(learner, loss_fn)
+
+
+def named_module(learner: "LightningModule", name: str) -> nn.Module:
+    """The submodule that is to be the network."""
+    try:
+        return learner.get_submodule(name)
+    except AttributeError:
+        names = [module for module, _ in learner.named_modules() if module]
+        raise AttributeError(
+            f"{type(learner).__name__} has no submodule {name!r} to be the network.{did_you_mean(name, names)} "
+            f"It has {listed(names)}."
+        ) from None
+
+
+def named_loss_fn(learner: "LightningModule", name: str) -> Callable[..., Any]:
+    """The attribute that is to be the loss function."""
+    loss_fn = getattr(learner, name, None)
+    if not callable(loss_fn):
+        names = [key for key in (*vars(learner), *dict(learner.named_children())) if not key.startswith("_")]
+        names = [key for key in names if callable(getattr(learner, key))]
+        raise AttributeError(
+            f"{type(learner).__name__} has no callable {name!r} to be the loss_fn.{did_you_mean(name, names)} "
+            f"It has {listed(names)}."
+        )
+    return loss_fn  # type: ignore[no-any-return]
