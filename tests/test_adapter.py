@@ -443,7 +443,7 @@ LOOPS = {
         {"max_steps": 5},
         counted(3, 2),
         [(1, 3, 3)],
-        (2, 5),
+        (2, None),  # which of the limits ends the run is unknown
         lambda: (Endless(3), ones(2)),
         before_valid=[(1, 3, 3), (2, 2, 5)],
     ),

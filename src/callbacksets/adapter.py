@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from lightning.pytorch import LightningModule
 
 
+_BOUND = ("log", "log_dict")
+"""What Lightning binds of the module to its callbacks. With it the module would live on, and go with each copy."""
+
+
 class AdapterHooks:
     """The adapter for the Trainer of either namespace, `lightning.pytorch` or `pytorch_lightning`."""
 
@@ -207,6 +211,8 @@ class AdapterHooks:
             self._fit, self._result, self._stopped_by = None, fit.result, fit.loop.stopped_by
             self._outcome = fit.outcome(error)
             self._handover.has_fitted = True
+            for bound in _BOUND:
+                vars(self).pop(bound, None)
             if error is None:  # else other callbacks may save the weights from before
                 fit.release()
             if fit.trainer.is_global_zero and trains_in_child(fit.trainer):
@@ -270,8 +276,7 @@ class AdapterHooks:
         return outcome(name, self._outcome, self._sets or self._sources, self._states(), self._stopped_by)
 
     def __getstate__(self) -> dict[str, Any]:
-        # Lightning binds the module's `log` and `log_dict` to its callbacks: a copy would drag the module along
-        return {name: value for name, value in vars(self).items() if name not in ("log", "log_dict")} | {"_fit": None}
+        return {name: value for name, value in vars(self).items() if name not in _BOUND} | {"_fit": None}
 
 
 class CallbackSetAdapter(AdapterHooks, Callback):

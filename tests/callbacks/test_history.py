@@ -55,7 +55,7 @@ def test_state_round_trips(state: dict[str, Any]) -> None:
 
 def test_shows_its_table_and_its_plot(monkeypatch: pytest.MonkeyPatch) -> None:
     history = CallbackSetHistory()
-    assert repr(history) == "<CallbackSetHistory: on_begin, on_epoch_end, on_exit>"
+    assert repr(history) == "<CallbackSetHistory: on_epoch_end, on_exit>"
     assert "Keeps the training and validation scores" in history._repr_html_()
     fit([history, CallbackSetEarlyStopping(patience=2)], Tiny(), ones(2), ones(1), max_epochs=2)
     head, columns, *rows = repr(history).splitlines()

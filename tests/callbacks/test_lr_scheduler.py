@@ -270,8 +270,8 @@ def test_the_schedule_of_the_checkpoint_goes_on(tmp_path: Path) -> None:
     other = CallbackSetLRScheduler(torch_schedulers.StepLR, step_size=7, gamma=0.1)
     recorder = Recorder()
     adapter = CallbackSetAdapter({"recorder": recorder, "lr": other, **callbacks})
-    quiet(max_epochs=2, callbacks=[adapter]).fit(Module(), ones(1), ckpt_path=latest_checkpoint(tmp_path))
-    assert [look[0]["lr"] for look in recorder.groups] == [0.05, 0.025]
+    quiet(max_epochs=2, callbacks=[adapter]).fit(Module(), ones(2), ckpt_path=latest_checkpoint(tmp_path))
+    assert [look[0]["lr"] for look in recorder.groups] == [0.05, 0.05, 0.025]
 
 
 @pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch")

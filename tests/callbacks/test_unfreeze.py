@@ -135,8 +135,8 @@ def test_new_in_a_resumed_run_catches_up(tmp_path: Path) -> None:
     trainable = Trainable()
     rows = [{"epoch": 2, "weights": select_name("0.bias")}, {"epoch": 9, "weights": select_all()}]
     adapter = CallbackSetAdapter([CallbackSetUnfreeze(HEAD, rows), trainable, checkpoint])
-    quiet(max_epochs=4, callbacks=[adapter]).fit(Module(), ones(1), ckpt_path=latest_checkpoint(tmp_path))
-    assert trainable.names == [["0.bias", "1.weight", "1.bias"]]
+    quiet(max_epochs=4, callbacks=[adapter]).fit(Module(), ones(2), ckpt_path=latest_checkpoint(tmp_path))
+    assert trainable.names == [["0.bias", "1.weight", "1.bias"]] * 2
 
 
 @pytest.mark.filterwarnings("ignore:train_dataloader yielded None")  # on purpose

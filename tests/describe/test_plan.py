@@ -66,7 +66,7 @@ def test_plan() -> None:
         early_stopping  CallbackSetEarlyStopping  1000    still needs 'patience'
 
         stage            runs, in this order
-        begin            lr_step, history, tb, progress, early_stopping
+        begin            lr_step, tb, progress, early_stopping
         batch_end        lr_step, progress
         batch_valid_end  progress
         valid_end        progress, early_stopping

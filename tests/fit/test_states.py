@@ -15,7 +15,9 @@ import torch
 from lightning.pytorch.callbacks import LambdaCallback, LearningRateFinder, OnExceptionCheckpoint
 from lightning.pytorch.tuner import Tuner
 from packaging.version import Version
+from torch.utils.data import DataLoader
 
+import callbacksets
 from callbacksets import CallbackSet, CallbackSetAdapter, CallbackSetHistory, read_states
 from callbacksets.fit.plain import unloadable
 from callbacksets.fit.states import KEY
@@ -156,6 +158,62 @@ def test_a_newer_version_is_refused(tmp_path: Path) -> None:
     torch.save(checkpoint, tmp_path / "b.ckpt")
     with pytest.raises(RuntimeError, match="have version 3, but this callbacksets reads up to 2"):
         resumed([CallbackSetKeep()], tmp_path / "b.ckpt")
+
+
+@pytest.mark.parametrize("epochs", [1, 2])
+def test_a_run_shorter_than_its_checkpoint_is_refused(epochs: int, tmp_path: Path) -> None:
+    trained([CallbackSetKeep(1)], tmp_path / "a.ckpt", max_epochs=3)
+    with pytest.raises(ValueError, match=rf"saved in epoch 3, but this run ends after {epochs}\. .*max_epochs=.* 3"):
+        resumed([CallbackSetKeep()], tmp_path / "a.ckpt", max_epochs=epochs)
+
+
+def test_other_data_than_the_checkpoints_run_had_warns_and_says_what_changed(tmp_path: Path) -> None:
+    save = Act(on_epoch_end=lambda ctx: ctx.trainer.save_checkpoint(tmp_path / "a.ckpt"))
+    loader, other = (DataLoader(torch.ones(n, 2), batch_size=2) for n in (4, 6))
+    fit(save, None, loader, loader)
+    trainer = quiet(max_epochs=2, callbacks=[CallbackSetAdapter("history")])
+    with pytest.warns(
+        UserWarning, match="6 training samples, not 4; 3 training batches, not 2; 6 validation sa"
+    ) as said:
+        trainer.fit(Tiny(), other, other, ckpt_path=tmp_path / "a.ckpt")
+    assert len([one for one in said if "other data" in str(one.message)]) == 1
+
+
+def test_a_checkpoint_says_which_callbacksets_wrote_it(tmp_path: Path) -> None:
+    trained([CallbackSetKeep(1)], tmp_path / "a.ckpt")
+    saved = torch.load(tmp_path / "a.ckpt", weights_only=True)["callbacks"][KEY]
+    assert saved["callbacksets"] == callbacksets.__version__
+
+
+def test_scores_in_a_state_are_saved_as_a_plain_dict(tmp_path: Path) -> None:
+    class CallbackSetLast(CallbackSet):
+        def on_valid_end(self) -> None:
+            self.last = [{"scores": self.ctx.last_scores_valid}]
+
+        def state_dict(self) -> Any:
+            return self.last
+
+        def load_state_dict(self, state_dict: Any) -> None:
+            self.last = state_dict
+
+    save = Act(on_epoch_end=lambda ctx: ctx.trainer.save_checkpoint(tmp_path / "a.ckpt"))
+    fit([CallbackSetLast(), save], None, ones(1), ones(1))
+    [kept] = read_states(tmp_path / "a.ckpt")["last"]
+    assert type(kept["scores"]) is dict
+    assert read_states(tmp_path / "a.ckpt", weights_only=False)["last"] == [kept]
+
+
+def test_read_states_of_a_checkpoint_with_other_hyperparameters_names_weights_only(tmp_path: Path) -> None:
+    class Hyper(Tiny):
+        def __init__(self, where: Any) -> None:
+            super().__init__()
+            self.save_hyperparameters()
+
+    save = Act(on_epoch_end=lambda ctx: ctx.trainer.save_checkpoint(tmp_path / "a.ckpt"))
+    fit([CallbackSetHistory(), save], Hyper(Path("somewhere")))
+    with pytest.raises(ValueError, match=r"If you trust it: read_states\(\.\.\., weights_only=False\)"):
+        read_states(tmp_path / "a.ckpt")
+    assert read_states(tmp_path / "a.ckpt", weights_only=False)["history"]["epoch"] == [1]
 
 
 def test_resumed_tells_whether_a_checkpoint_is_continued(tmp_path: Path) -> None:

@@ -1,0 +1,65 @@
+"""Checkpoints while and after an exception is handled, and what `exit` has done to the weights."""
+
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from lightning.pytorch.callbacks import OnExceptionCheckpoint
+
+from callbacksets import CallbackSetAdapter
+from callbacksets.fit.fingerprint import fingerprint
+from callbacksets.fit.states import KEY
+from tests.helpers import Act, Tiny, ones, quiet
+
+pytestmark = [
+    pytest.mark.filterwarnings(r"ignore:`.fit\(ckpt_path=None\)` was called without a model"),
+    pytest.mark.filterwarnings(r"ignore:.*is set, but there is no last checkpoint available"),
+]
+
+
+def failing(error: type[BaseException]) -> Any:
+    def fail(ctx: Any) -> None:
+        raise error
+
+    def fill(ctx: Any) -> None:
+        for parameter in ctx.network.parameters():
+            parameter.data.fill_(7.0)
+
+    return Act(on_batch_end=fail, on_exit=fill)
+
+
+@pytest.mark.parametrize("error", [InterruptedError, KeyboardInterrupt])
+def test_saved_on_the_exception_are_the_weights_from_before_exit_and_afterwards_those_it_left(
+    error: type[BaseException], tmp_path: Path
+) -> None:
+    trainer = quiet(
+        max_epochs=1,
+        callbacks=[CallbackSetAdapter({"fails": failing(error)}), OnExceptionCheckpoint(tmp_path)],
+        enable_checkpointing=True,
+    )
+    module = Tiny()
+    with pytest.raises(SystemExit if error is KeyboardInterrupt else error):
+        trainer.fit(module, ones(1))
+    on_exception = torch.load(tmp_path / "on_exception.ckpt", weights_only=True)
+    assert not (on_exception["state_dict"]["network.weight"] == 7.0).any()
+    assert on_exception["callbacks"][KEY]["exact"]
+    trainer.save_checkpoint(tmp_path / "after.ckpt")
+    after = torch.load(tmp_path / "after.ckpt", weights_only=True)
+    assert (after["state_dict"]["network.weight"] == 7.0).all()
+    assert not after["callbacks"][KEY]["exact"]  # though they were changed through `.data`, which torch does not count
+
+
+@pytest.mark.skipif(sys.platform == "win32", reason="a float64 of NaN")
+def test_a_fingerprint_changes_with_the_weights_only() -> None:
+    module = Tiny()
+    before = fingerprint(module)
+    assert fingerprint(module) == before
+    module.network.weight.data[0, 0] = float("nan")
+    broken = fingerprint(module)
+    assert broken != before
+    assert fingerprint(module) == broken
+    with torch.no_grad():
+        module.network.bias.add_(0.0)
+    assert fingerprint(module) != broken  # written to, if with the same numbers
