@@ -17,17 +17,22 @@ def has_validation(ctx: ContextTorch) -> bool:
 
 
 def scores_to_monitor(ctx: ContextTorch, user: str) -> Scores:
-    """The scores of the validation that has just ended.
+    """The scores of the validation that has just ended; of several ranks those of rank zero, also what callbacks added.
 
     Raises:
         RuntimeError: When there are none.
     """
-    if not ctx.last_scores_valid:
+    scores = by_name(ctx.last_scores_valid or Scores())
+    trainer = getattr(ctx, "trainer", None)  # which a stand-in for the context need not have
+    if trainer is not None and trainer.world_size > 1:  # what is decided by them must be decided alike
+        values, logged = trainer.strategy.broadcast((dict(scores), scores.logged))
+        scores = Scores(values, logged=logged)
+    if not scores:
         raise RuntimeError(
             f"{user} needs a validation score, but the module logs none. Log one for the epoch in "
             "validation_step(): self.log('val_loss', loss)."
         )
-    return by_name(ctx.last_scores_valid)
+    return scores
 
 
 def monitored_score(scores: Scores, measure: str | None, user: str) -> float:
