@@ -10,6 +10,7 @@ import io
 import pickle
 from collections import OrderedDict
 from collections.abc import Iterator, Mapping, Sequence
+from itertools import compress
 from typing import Any, cast
 
 import torch
@@ -26,13 +27,16 @@ _LOADED = _SIMPLE | _COLLECTIONS | {Tensor, torch.nn.Parameter, torch.Size, torc
 
 
 def types_in(state: object) -> set[type]:
-    """The types of all that a state holds, in collections of any depth."""
+    """The types of all that a state holds, in plain collections of any depth."""
     types: set[type] = set()
     seen: set[int] = set()
     level = [state]
     while level:
-        types.update(map(type, level))
-        collections = [value for value in level if isinstance(value, tuple(_COLLECTIONS)) and id(value) not in seen]
+        types_here = list(map(type, level))
+        types.update(types_here)
+        collections = [
+            one for one in compress(level, map(_COLLECTIONS.__contains__, types_here)) if id(one) not in seen
+        ]
         seen.update(map(id, collections))
         level = gc.get_referents(*collections) if collections else []
     return types
@@ -40,7 +44,17 @@ def types_in(state: object) -> set[type]:
 
 def copied(state: Any) -> Any:
     """A copy of a state, so that neither side changes what the other has. Scores become a plain dict."""
+    return _copied(state, types_in(state))
+
+
+def kept(state: Any) -> tuple[Any, list[str]]:
+    """A copy of a state for a checkpoint, and the paths in it of what could not be loaded from there."""
     types = types_in(state)
+    copy_of_it = _copied(state, types)
+    return copy_of_it, [] if types <= _LOADED else list(_unloadable(copy_of_it, ""))
+
+
+def _copied(state: Any, types: set[type]) -> Any:
     if types <= _PICKLED:
         return pickle.loads(pickle.dumps(state, pickle.HIGHEST_PROTOCOL))
     if any(issubclass(cls, ByName) for cls in types):

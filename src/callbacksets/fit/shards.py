@@ -4,6 +4,7 @@ import copy
 from collections import OrderedDict
 from typing import Any
 
+import torch
 from torch import Tensor
 
 
@@ -21,6 +22,8 @@ def put_together(state: Any, *, keep: bool) -> Any:
         state: Anything; what is not a part, nor a list, tuple or dict with parts inside, stays as it is.
         keep: Whether this rank gets the whole tensors, or None for them.
     """
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return state  # and so there are no parts: a long history need not be looked through for them
     if is_part(state):
         whole = state.detach().full_tensor()
         return whole.cpu() if keep else None

@@ -16,7 +16,7 @@ from callbacksets.fit import lightning
 from callbacksets.fit.context import ContextTorch
 from callbacksets.fit.limits import may_stop
 from callbacksets.fit.loop import Moment
-from callbacksets.fit.plain import copied, unloadable
+from callbacksets.fit.plain import copied, kept
 from callbacksets.fit.random_state import Ranks, SavedRandom
 from callbacksets.fit.reader import as_scores
 from callbacksets.scores import Scores
@@ -96,7 +96,7 @@ def save(fit: "Fit", failures: list[BaseException] | None = None) -> Saved:
             callbacks |= {id: given[id]} if id in given else {}
             continue
         try:
-            state = copied(fit.dispatch.noting(callback.state_dict, id, "state_dict"))
+            state, unloadable = kept(fit.dispatch.noting(callback.state_dict, id, "state_dict"))
         except BaseException as error:
             fit.stateless.add(id)
             if failures is None:
@@ -105,13 +105,13 @@ def save(fit: "Fit", failures: list[BaseException] | None = None) -> Saved:
             continue
         if state is not None:
             callbacks[id] = {"cls": type(callback).__name__, "state": state}
-            _warn_of_unloadable(fit, id, state)
+            _warn_of_unloadable(fit, id, unloadable)
     random = None if fit.random is None else fit.random.save()
     return _saved(begun=True, loop=_save_loop(fit), callbacks=callbacks, random=random)
 
 
-def _warn_of_unloadable(fit: "Fit", id: str, state: object) -> None:
-    for path in unloadable(state):
+def _warn_of_unloadable(fit: "Fit", id: str, paths: list[str]) -> None:
+    for path in paths:
         if f"{id}{path}" not in fit.warned:
             fit.warned.add(f"{id}{path}")
             rank_zero_warn(
