@@ -43,7 +43,7 @@ def test_a_state_may_hold_itself() -> None:
         (PLAIN, []),
         ({"a": torch.ones(1), "b": OrderedDict(c=torch.float32)}, []),
         ({"deep": [({"here": frozenset({1})},)]}, ["['deep'][0][0]['here'] (a builtins.frozenset)"]),
-        ([bytearray(b"x")], ["[0] (a builtins.bytearray)"]),
+        ([bytearray(b"x")], []),  # torch reads it
         ({"n": np.float64(1.0)}, ["['n'] (a numpy.float64)"]),
     ],
 )
