@@ -41,6 +41,13 @@ class Counted(StageLog):
         self.rows = [tuple(row) for row in state_dict]
 
 
+class StageLosses(Counted):
+    """The last loss at the end of each batch."""
+
+    def __init__(self) -> None:
+        StageLog.__init__(self, "global_step", "last_loss", stages=("on_batch_end",))
+
+
 class Native(L.Callback):
     """A callback of Lightning that does something in one hook, at one number of batches."""
 
@@ -156,6 +163,21 @@ def test_an_end_of_an_epoch_that_anothers_exception_prevented(validates: bool, t
 
 
 @INSIDE_EPOCH
+def test_an_end_of_a_batch_that_anothers_exception_prevented(tmp_path: Path) -> None:
+    """Lightning has trained the batch, and goes on with the next."""
+
+    def callbacks() -> dict[str, Any]:
+        return {"log": StageLosses()}
+
+    whole = run(callbacks(), loaders=(ones(3),))
+    fails = Native("on_train_batch_end", 5, interrupt)
+    run(callbacks(), before=(fails,), behind=(OnExceptionCheckpoint(tmp_path),), loaders=(ones(3),))
+    rest = Batches([*ones(3).batches[2:], *ones(3).batches[:2]])  # a loader that goes on where it was
+    parts = run(callbacks(), ckpt=tmp_path / "on_exception.ckpt", loaders=(rest,), max_epochs=2)
+    assert parts["log"][:6] == whole["log"][:6]
+
+
+@INSIDE_EPOCH
 def test_a_none_batch_counts_the_same_whoever_saves_it(tmp_path: Path) -> None:
     """Lightning gives it once more to the resumed run."""
     loader = Batches([torch.ones(2, 2), None, torch.ones(2, 2)])
@@ -191,6 +213,86 @@ def test_a_stop_after_a_validation_is_the_same_whoever_saves(tmp_path: Path) -> 
         rows[side] = run(callbacks(), ckpt=path, **kwargs)["log"]
     assert rows["before"] == rows["behind"] == rows["own"]
     assert [row[2] for row in rows["own"]] == [1, 2, 3, 4, 5, 6]
+
+
+@pytest.mark.parametrize("side", ["before", "behind", "own"])
+def test_a_checkpoint_inside_the_very_first_batch(side: str, tmp_path: Path) -> None:
+    """No batch has been trained when such a run is resumed, and yet Lightning does not start over."""
+    stages = ("on_epoch_begin", "on_batch_end", "on_valid_end", "on_epoch_end")
+    path = tmp_path / "first.ckpt"
+    own = Act(on_batch_begin=lambda ctx: ctx.global_step == 1 and ctx.trainer.save_checkpoint(path))
+    natives = {} if side == "own" else {side: (Native("on_train_batch_start", 1, save(path)),)}
+    whole = run({"log": Counted(*stages), "own": own}, **natives)
+    parts = run({"log": Counted(*stages)}, ckpt=path)
+    assert parts["log"] == whole["log"]
+
+
+@INSIDE_EPOCH
+def test_an_epoch_whose_batches_are_lost_has_no_training_scores(tmp_path: Path) -> None:
+    """Lightning trains no batch of an epoch in whose first hook a checkpoint was saved."""
+    path = tmp_path / "two.ckpt"
+    for loader in (ones(3), Batches([None, *ones(2).batches])):
+        loaders = (loader, ones(1))
+        whole = run({"history": "history"}, before=(Native("on_train_epoch_start", 3, save(path)),), loaders=loaders)
+        parts = run({"history": "history"}, ckpt=path, loaders=loaders, max_epochs=2)
+        assert parts["history"]["epoch"] == [1, 2]
+        assert parts["history"]["train.loss"] == [whole["history"]["train.loss"][0], None]
+
+
+@pytest.mark.parametrize("hook", ["on_validation_end", "on_train_batch_end"])
+@pytest.mark.parametrize("side", ["before", "behind"])
+def test_the_end_of_the_last_epoch_where_there_is_nothing_left_to_train(side: str, hook: str, tmp_path: Path) -> None:
+    """Lightning then calls none of its hooks in training, but the end of the epoch is due."""
+    path = tmp_path / "last.ckpt"
+
+    def callbacks() -> dict[str, Any]:
+        ends = Counted("on_epoch_begin", "on_batch_end", "on_epoch_end")
+        return {"log": ends, "history": "history", "lr": t_clbk("lr_step", step_size=1)}
+
+    limits: dict[str, Any] = {"max_epochs": -1, "max_steps": 6}
+    whole = run(callbacks(), **{side: (Native(hook, 6, save(path)),)}, **limits)
+    parts = run(callbacks(), ckpt=path, **limits)
+    assert parts["log"] == whole["log"]
+    assert parts["lr"] == whole["lr"]
+    assert parts["history"]["epoch"] == whole["history"]["epoch"]
+    assert parts["history"]["train.loss"] == whole["history"]["train.loss"]
+
+
+@pytest.mark.parametrize("how", ["on_before_valid", "on_epoch_end", "fails"])
+def test_the_end_of_an_epoch_where_lightning_counts_in_steps(how: str, tmp_path: Path) -> None:
+    """Lightning may train one batch more in it, which comes after its end, whoever saves."""
+    path = tmp_path / "on_exception.ckpt"
+    limits: dict[str, Any] = {"max_epochs": -1, "max_steps": 6, "loaders": (ones(3),)}
+
+    def interrupts(ctx: Any) -> None:
+        if ctx.epoch == 1:
+            raise InterruptedFit
+
+    def saves(ctx: Any) -> None:
+        if ctx.epoch == 1:
+            ctx.trainer.save_checkpoint(path)
+
+    own = Act(on_before_valid=interrupts) if how == "fails" else Act(**{how: saves})
+    behind = (OnExceptionCheckpoint(tmp_path),) if how == "fails" else ()
+    run({"log": Counted("on_batch_end", "on_epoch_end"), "own": own}, behind=behind, **limits)
+    log = run({"log": Counted("on_batch_end", "on_epoch_end")}, ckpt=path, **limits)["log"]
+    assert [tuple(row) for row in log[:4]] == [*(("batch_end", 1, n) for n in (1, 2, 3)), ("epoch_end", 1, 3)]
+    assert [row[1] for row in log if row[0] == "epoch_end"] == [1, 2]
+
+
+def test_the_end_of_an_epoch_that_was_cut_short_is_made_up_for_once(tmp_path: Path) -> None:
+    """By a run that has nothing left to train."""
+    path = tmp_path / "on_exception.ckpt"
+    limits: dict[str, Any] = {"max_epochs": -1, "max_steps": 2, "loaders": (ones(3),)}
+
+    def interrupts(ctx: Any) -> None:
+        raise InterruptedFit
+
+    ends = partial(Counted, "on_batch_end", "on_epoch_end")
+    own = Act(on_before_valid=interrupts)
+    run({"log": ends(), "own": own}, behind=(OnExceptionCheckpoint(tmp_path),), **limits)
+    log = run({"log": ends()}, ckpt=path, **limits)["log"]
+    assert [tuple(row) for row in log] == [("batch_end", 1, 1), ("batch_end", 1, 2), ("epoch_end", 1, 2)]
 
 
 DATA = Path(__file__).parents[1] / "data"

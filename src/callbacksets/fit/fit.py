@@ -21,7 +21,7 @@ from callbacksets.fit.dispatch import Dispatch
 from callbacksets.fit.fingerprint import fingerprint
 from callbacksets.fit.gradients import Gradients
 from callbacksets.fit.limits import may_stop
-from callbacksets.fit.loop import NEVER, RESUMED, Loop, StoppedBy
+from callbacksets.fit.loop import NEVER, REOPENED, RESUMED, Loop, StoppedBy
 from callbacksets.fit.plain import copied
 from callbacksets.fit.publish import Publisher
 from callbacksets.fit.random_state import RandomState
@@ -225,9 +225,7 @@ class Fit:
         self._end_batch()
 
     def _end_batch(self) -> None:
-        step = self.step
-        if step.loss is not None:
-            step.last_loss, step.loss = step.loss, None
+        self.step.end()
         self.dispatch.run("on_batch_end")
 
     # --- validation --------------------------------------------------------------------------------------------------
@@ -246,7 +244,7 @@ class Fit:
 
     def _before_valid(self, *, in_epoch: bool = False) -> None:
         loop = self.loop
-        if "on_batch_begin" in loop.ran:  # else the scores are those of the checkpoint
+        if "on_batch_begin" in loop.ran or not loop.is_resumed_inside_epoch:  # else the scores are the checkpoint's
             loop.measures_train = self._measures("train")
             loop.scores_train = self.reader.train(in_epoch=in_epoch)
         self.dispatch.run("on_before_valid")
@@ -301,7 +299,7 @@ class Fit:
     def finish_epoch(self) -> None:
         """Do what is due at the end of an epoch."""
         loop = self.loop
-        if loop.ran_in_epoch("on_epoch_end"):
+        if loop.ran_in_epoch("on_epoch_end") or loop.ran_now(REOPENED):
             return
         if not loop.ran_in_epoch("on_valid_end"):
             if not loop.ran_now("on_before_valid"):
@@ -335,6 +333,8 @@ class Fit:
 
     def end(self) -> None:
         """Training has come to its end."""
+        if self.loop.in_epoch:  # a checkpoint of the last step was resumed, and Lightning had nothing left to train
+            self.finish_epoch()
         self.reader.explain_late()
         self.dispatch.run("on_end")
         self.result = self.save()

@@ -65,6 +65,15 @@ def is_processed(trainer: "Trainer") -> bool:
     return bool(current.ready == current.processed)
 
 
+def takes_batch_for_done(trainer: "Trainer") -> bool:
+    """Whether a run that is resumed from a checkpoint written now goes on with the next batch.
+
+    Lightning 2.4 trains a batch again whose end was under way.
+    tests/fit/test_kept.py: test_an_end_of_a_batch_that_anothers_exception_prevented
+    """
+    return is_processed(trainer) and hasattr(trainer.fit_loop.epoch_loop, "restarted_on_train_batch_end")
+
+
 def hook_under_way(trainer: "Trainer") -> str | None:
     """The name of the hook that Lightning is calling: of callbacks, or of the module.
 

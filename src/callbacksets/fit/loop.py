@@ -94,3 +94,6 @@ class Loop:
 
 RESUMED = "resumed"
 """An entry of the logbook that is no stage: the moment in the middle of an epoch at which a run was resumed."""
+
+REOPENED = "reopened"
+"""Likewise: the moment at which an epoch that was cut short is opened again. Its end is due when something has come."""

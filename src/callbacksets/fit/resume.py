@@ -5,7 +5,7 @@ from typing import TYPE_CHECKING, Any
 from lightning.pytorch.utilities import rank_zero_warn
 
 from callbacksets.fit import lightning
-from callbacksets.fit.loop import RESUMED
+from callbacksets.fit.loop import REOPENED, RESUMED
 from callbacksets.fit.states import SavedLoop, data_of, restore_scores
 
 if TYPE_CHECKING:
@@ -17,7 +17,7 @@ def restore(fit: "Fit") -> None:
     assert fit.given is not None, "there is something to restore"
     loop, saved = fit.loop, fit.given["loop"]
     assert saved is not None, "it was saved by a run that had begun"
-    if loop.now[1] == 0 < saved["now"][1]:
+    if lightning.batch_progress(fit.trainer).total.ready == 0 < saved["now"][1]:
         rank_zero_warn(
             f"Lightning starts over, though the checkpoint was written after {saved['now'][1]} batches: a tuner "
             "among the callbacks, perhaps, has undone the resuming. So the callbacks start over as well. Tune before, "
@@ -52,13 +52,16 @@ def catch_up(fit: "Fit", saved: SavedLoop) -> bool:
     position = loop.now
     stage, ids = saved["to_come"]
     loop.now = (saved["now"][0], saved["now"][1])
+    if loop.in_epoch:
+        loop.ran[RESUMED] = loop.now
     if stage:
         fit.dispatch.finish(stage, ids)
-    if loop.in_epoch and loop.now[0] <= trained:
+    if loop.in_epoch and loop.now[0] <= lightning.epoch_progress(fit.trainer).current.processed:
         fit.finish_epoch()
     goes_on_in_epoch = loop.now[0] > trained
     if goes_on_in_epoch and loop.ran_in_epoch("on_epoch_end") and not lightning.has_all_batches(fit.trainer):
         del loop.ran["on_epoch_end"]  # it was cut short, and its other batches come now
+        loop.ran[REOPENED] = (loop.now[0], position[1])
     if goes_on_in_epoch and loop.in_epoch:
         loop.now = (loop.now[0], position[1])
         loop.ran[RESUMED] = loop.now

@@ -137,14 +137,15 @@ def _saved(
 
 def _save_loop(fit: "Fit") -> SavedLoop:
     loop, ctx = fit.loop, fit.ctx
-    stage = loop.stage if loop.stage in _FINISHED else ""
+    if _has_batch_to_end(fit):
+        fit.step.end()
     # what was asked for and is still to come; a fit that it has stopped is another one's past
     is_looked_at = not loop.in_epoch or (fit.stops_at_validation and loop.ran_now("on_valid_end"))
     pending = loop.terminate and loop.stopped_by is None and not (is_looked_at and may_stop(ctx.trainer, loop))
     return {
         "now": loop.now,
         "ran": {stage: loop.ran[stage] for stage in _KEPT if stage in loop.ran},
-        "to_come": (stage, fit.dispatch.to_come() if stage else []),
+        "to_come": _to_come(fit),
         "last_loss": ctx.last_loss,
         "terminate": pending,
         "terminated_by": loop.terminated_by,
@@ -155,6 +156,19 @@ def _save_loop(fit: "Fit") -> SavedLoop:
         "minimize": dict(loop.minimize),
         "data": data_of(ctx),
     }
+
+
+def _to_come(fit: "Fit") -> tuple[str, list[str]]:
+    """The stage that a resumed run has to finish, and the callbacks that have not had it."""
+    if _has_batch_to_end(fit):
+        return "on_batch_end", list(fit.sets)
+    stage = fit.loop.stage
+    return (stage, fit.dispatch.to_come()) if stage in _FINISHED else ("", [])
+
+
+def _has_batch_to_end(fit: "Fit") -> bool:
+    """Whether a batch has been trained, and another callback has failed where it ends: Lightning takes it for done."""
+    return fit.loop.in_batch and fit.loop.caller is None and lightning.takes_batch_for_done(fit.trainer)
 
 
 def _scores_train(fit: "Fit") -> Scores | None:

@@ -32,6 +32,11 @@ class Step:
         self.is_exchanged = self.is_done = False
         self.outputs = NOTHING
 
+    def end(self) -> None:
+        """Make the loss of the training step the last one, if it had one."""
+        if self.loss is not None:
+            self.last_loss, self.loss = self.loss, None
+
     def see(self, batch: Any) -> None:
         """Take the batch at its end: it is only known by then if the module takes the `dataloader_iter`."""
         if not self.is_exchanged:
