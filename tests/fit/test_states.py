@@ -337,10 +337,9 @@ def test_read_states_refuses_what_is_no_checkpoint(bad: str, tmp_path: Path) -> 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals(number: signal.Signals, tmp_path: Path) -> None:
     """Ctrl-C and SIGTERM against a real process: every exit runs once, and the states are there."""
-    script = Path(__file__).parents[1] / "scripts" / "signalled.py"
     environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONWARNINGS": "ignore"}
     with subprocess.Popen(
-        [sys.executable, str(script)],
+        [sys.executable, "-m", "tests.scripts.signalled"],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,

@@ -39,7 +39,7 @@ REPLACED = (
     (r"\blightning\.fabric\b", "lightning_fabric"),
     (r"\bL\.pytorch\.", "L."),
 )
-PACKAGE = '''
+PACKAGE = """
 import callbacksets
 import callbacksets.pytorch_lightning
 import pytest
@@ -51,7 +51,7 @@ def SupervisedModule(*args, **kwargs):
 
 callbacksets.CallbackSetAdapter = callbacksets.pytorch_lightning.CallbackSetAdapter
 callbacksets.SupervisedModule = SupervisedModule
-'''
+"""
 
 
 class Cell(NamedTuple):
