@@ -229,6 +229,20 @@ def test_exits_that_fail_do_not_keep_the_others_from_running() -> None:
     assert len(error.__notes__) == 4
 
 
+def test_scores_that_are_not_there_explain_themselves() -> None:
+    def read(ctx: Any) -> None:
+        ctx.last_scores_valid["loss"]
+
+    hint = "ctx.last_scores_valid is None: this epoch did not validate"
+    every_second = {"given": (Tiny(), ones(2), ones(1)), "check_val_every_n_epoch": 2}
+    error, _ = failed_fit({"bad": Act(on_epoch_end=read)}, TypeError, **every_second)
+    assert error.__notes__[1:] == [hint]
+    error, _ = failed_fit({"bad": Act(on_epoch_end=lambda ctx: None + 1)}, TypeError)  # they are not None here
+    assert len(error.__notes__) == 1
+    error, _ = failed_fit({"bad": Act(on_epoch_end=lambda ctx: 1 + "1")}, TypeError, **every_second)
+    assert len(error.__notes__) == 1
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_stop_iteration_does_not_end_training_silently(stage: str) -> None:
     error, _ = failed_fit({"bad": Act(**{stage: lambda ctx: next(iter(()))})}, RuntimeError)
