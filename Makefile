@@ -3,23 +3,38 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 READY := $(VENV)/.ready
-BRIDGE := tests/fit tests/testing $(addprefix tests/test_,adapter.py golden_runs.py golden_traces.py resume.py)
+# several threads for a tiny network would spend their time waiting for each other
+PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
+PARALLEL := -n 2 --dist loadgroup --durations=15
 
-.PHONY: demo test test-oldest check bench docs dist clean
+.PHONY: demo test test-all test-oldest test-matrix test-gpu mutate check bench docs dist clean
 
 demo: $(READY)  ## train a classifier on real data
 	$(BIN)/python -m callbacksets.demo
 
-test: $(READY)  ## run the tests; several threads for a tiny network would spend their time waiting for each other
-	OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q -n 2 --durations=15
+test: $(READY)  ## run the tests, but those marked slow
+	$(PYTEST) $(PARALLEL) -m "not slow"
 
-test-oldest: .venv-oldest/.ready  ## run the tests of the bridge with the oldest Lightning
-	.venv-oldest/bin/python -m pytest -q -n 2 $(BRIDGE)
+test-all: $(READY)  ## run all tests
+	$(PYTEST) $(PARALLEL)
 
-check: $(READY)  ## lint and type-check
+test-oldest:  ## run the tests of the bridge with the oldest Lightning
+	$(PYTHON) tests/scripts/matrix.py 2.4
+
+test-matrix:  ## run them with each Lightning that is supported, in both namespaces; tell what is skipped where
+	$(PYTHON) tests/scripts/matrix.py
+
+test-gpu: $(READY)  ## run what needs a GPU: tests and measurements in one table
+	$(BIN)/python -m tests.scripts.gpu
+
+mutate: $(READY)  ## change the core in one place at a time, and tell which changes no test notices; takes hours
+	$(BIN)/python -m tests.scripts.mutate
+
+check: $(READY)  ## lint and type-check; every public name has a type
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+	$(BIN)/pyright --pythonpath $(BIN)/python --verifytypes callbacksets --ignoreexternal
 	$(BIN)/python -m tests.scripts.user_code
 
 bench: $(READY)  ## measure, and write benchmarks/results.md
@@ -39,14 +54,9 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-.venv-oldest/.ready: pyproject.toml constraints-oldest.txt
-	$(PYTHON) -m venv .venv-oldest
-	.venv-oldest/bin/python -m pip install --quiet --constraint constraints-oldest.txt --editable '.[dev]'
-	touch $@
-
 $(VENV)/.docs: pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[docs]'
 	touch $@
 
 clean:
-	rm -rf $(VENV) .venv-oldest dist site
+	rm -rf .venv* dist site

@@ -33,14 +33,18 @@ def main() -> None:
     arguments = parser.parse_args()
     if unknown := [name for name in arguments.sections if name not in SECTIONS]:
         parser.error(f"there is no section {unknown[0]!r} among {', '.join(SECTIONS)}")
-    warnings.filterwarnings("ignore")
-    torch.set_num_threads(1)
-    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-
+    prepare()
     report = "\n\n".join([heading(), *(section(name, arguments.quick) for name in arguments.sections or SECTIONS)])
     print(report)
     if not (arguments.sections or arguments.quick):
         (Path(__file__).parent / "results.md").write_text(report + "\n")
+
+
+def prepare() -> None:
+    """Let nothing be said but the results, and nothing be computed in several threads."""
+    warnings.filterwarnings("ignore")
+    torch.set_num_threads(1)
+    logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
 
 
 def heading() -> str:

@@ -70,7 +70,7 @@ def _output(batch_size: int, classes: int) -> list[Row]:
 
     def peak(loss_fn: nn.Module, callbacks: list[Any]) -> int:
         module = SupervisedModule(nn.Linear(4, classes), loss_fn, _sgd)
-        return _blocks(lambda: quiet(max_epochs=1, callbacks=callbacks).fit(module, batches, batches)).peak
+        return blocks(lambda: quiet(max_epochs=1, callbacks=callbacks).fit(module, batches, batches)).peak
 
     rows = []
     for name, loss_fn in (("cross entropy", nn.CrossEntropyLoss()), ("square", Square())):
@@ -142,7 +142,7 @@ def _best_weights() -> list[Row]:
                 Improving(improving), loader, loader
             )
 
-        return _blocks(fit)
+        return blocks(fit)
 
     def copies(blocks: Blocks) -> int:
         return blocks.sizes.count(Improving.SIZE)
@@ -209,7 +209,7 @@ class Blocks:
             self.peak = max(self.peak, held)
 
 
-def _blocks(run: Callable[[], None]) -> Blocks:
+def blocks(run: Callable[[], object]) -> Blocks:
     gc.collect()
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], profile_memory=True) as profile:
         run()

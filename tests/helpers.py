@@ -2,7 +2,6 @@
 
 import json
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -18,6 +17,9 @@ from torch import nn
 from callbacksets import CallbackSet, CallbackSetAdapter
 from callbacksets.base import STAGES
 from callbacksets.testing.bench import QUIET
+
+ROOT = Path(__file__).parents[1]
+LIMIT = 900  # seconds: ends what waits for ever, and nothing else, however busy the machine is
 
 
 def quiet(**kwargs: Any) -> L.Trainer:
@@ -116,25 +118,17 @@ def written(folder: Path) -> list[list[dict[str, Any]]]:
 def script(name: str, folder: Path, *arguments: str, **environment: str) -> subprocess.CompletedProcess[str]:
     """Run `tests/scripts/<name>.py` in a process of its own, for which it makes a folder.
 
-    Gloo's threads may abort a process that has done all it had to, and leave no meaning to how it ended
-    (https://github.com/pytorch/pytorch/pull/179291): such a run is done anew, once.
+    It has ended when all processes that write to its output have.
     """
-    run = partial(
-        subprocess.run,
+    folder.mkdir()
+    return subprocess.run(
         [sys.executable, "-m", f"tests.scripts.{name}", *arguments],
-        cwd=Path(__file__).parents[1],
+        cwd=ROOT,
         env=os.environ | {"OMP_NUM_THREADS": "1"} | environment,
         capture_output=True,
         text=True,
-        timeout=120,  # ends a run in which ranks wait for each other
+        timeout=LIMIT,
     )
-    folder.mkdir()
-    done = run()
-    if "terminate called" in done.stderr:  # the word of C++ for it
-        shutil.rmtree(folder)
-        folder.mkdir()
-        done = run()
-    return done
 
 
 class Act(CallbackSet):

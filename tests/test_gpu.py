@@ -1,18 +1,18 @@
-"""What only a GPU can show."""
+"""What only a GPU can show. All of it runs on the CPU too, where it shows at least that these tests are right."""
 
-import warnings
 from typing import Any
 
 import pytest
 import torch
 
+from benchmarks.gpu import Waits
 from callbacksets import CallbackSet, CallbackSetAdapter
-from tests.helpers import StageLog, Tiny, fit, gradient_norms, ones, quiet
+from tests.helpers import Act, Tiny, fit, gradient_norms, ones, quiet
 
-pytestmark = [
-    pytest.mark.gpu,
-    pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device"),
-]
+CUDA = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no CUDA device")]
+ACCELERATORS = {"cpu": "cpu", "cuda": "gpu"}
+
+pytestmark = pytest.mark.parametrize("device", ["cpu", pytest.param("cuda", marks=CUDA)])
 
 
 class Nothing(CallbackSet):
@@ -27,38 +27,45 @@ class Nothing(CallbackSet):
     def on_batch_valid_end(self) -> None: ...
 
 
-def synchronisations(callbacks: list[Any]) -> int:
-    """How often a fit waits for the device."""
-    torch.cuda.set_sync_debug_mode("warn")
-    try:
-        with warnings.catch_warnings(record=True) as caught:
-            warnings.simplefilter("always")
-            trainer = quiet(accelerator="gpu", max_epochs=2, callbacks=callbacks)
-            trainer.fit(Tiny(), ones(4), ones(2))
-    finally:
-        torch.cuda.set_sync_debug_mode("default")
-    return sum("synchronizing" in str(warning.message) for warning in caught)
+class ReadsLoss(CallbackSet):
+    def on_batch_end(self) -> None:
+        self.loss = self.ctx.last_loss
 
 
-def test_sets_that_read_nothing_wait_for_the_device_no_more_than_the_bare_fit() -> None:
-    synchronisations([])  # the first fit sets up the device
-    sets = CallbackSetAdapter({f"nothing_{i}": Nothing() for i in range(10)})
-    assert synchronisations([sets]) == synchronisations([])
+def waits_of_batches(device: str, *callbacks: CallbackSet) -> int:
+    """How often two epochs wait for the device that have four batches more than two others."""
+    counts = []
+    for batches in (4, 8):
+        adapters = [CallbackSetAdapter({str(i): callback for i, callback in enumerate(callbacks)})] if callbacks else []
+        trainer = quiet(accelerator=ACCELERATORS[device], max_epochs=2, callbacks=adapters)
+        with Waits.of(device) as waits:
+            trainer.fit(Tiny(), ones(batches), ones(batches))
+        counts.append(waits.count)
+    return counts[1] - counts[0]
 
 
-def test_the_context_is_on_the_device_and_its_numbers_are_not() -> None:
-    log = StageLog("device", "y_hat", "batch", "last_loss", stages=("on_batch_end",))
-    fit(log, None, ones(4), ones(2), accelerator="gpu")
-    for device, y_hat, batch, last_loss in log.at("batch_end"):
-        assert device.type == y_hat.device.type == batch.device.type == "cuda"
-        assert isinstance(last_loss, float)
+def test_a_batch_waits_for_the_device_no_more_than_in_the_bare_fit(device: str) -> None:
+    waits_of_batches(device)  # the first fit sets up the device
+    bare = waits_of_batches(device)
+    assert waits_of_batches(device, *(Nothing() for _ in range(10))) == bare
+    assert waits_of_batches(device, ReadsLoss()) == bare + 2 * 4  # so it does count
+
+
+def test_the_context_is_on_the_device_and_its_numbers_are_not(device: str) -> None:
+    def see(ctx: Any) -> None:
+        seen.append((ctx.device.type, ctx.y_hat.device.type, ctx.batch.device.type, type(ctx.last_loss)))
+
+    seen: list[Any] = []
+    fit(Act(on_batch_end=see), None, ones(4), ones(2), accelerator=ACCELERATORS[device])
+    assert seen == [(device, device, device, float)] * 4
 
 
 @pytest.mark.parametrize("fused", [False, True])
-def test_gradients_are_unscaled_after_backward(fused: bool) -> None:
-    expected, _ = gradient_norms(fused=fused, scaled=False, device="cuda")
-    norms, weights = gradient_norms(fused=fused, scaled=True, device="cuda")
+def test_gradients_are_unscaled_after_backward(fused: bool, device: str) -> None:
+    expected, _ = gradient_norms(fused=fused, scaled=False, device=device)
+    norms, weights = gradient_norms(fused=fused, scaled=True, device=device)
+    assert len(norms) == 4
     assert norms == pytest.approx(expected, rel=0.01)
-    unread = gradient_norms(fused=fused, scaled=True, device="cuda", read=False)[1]
+    unread = gradient_norms(fused=fused, scaled=True, device=device, read=False)[1]
     for one, other in zip(weights, unread, strict=True):
         assert torch.tensor(one).allclose(torch.tensor(other))

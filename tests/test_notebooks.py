@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 
 from tests import browser
+from tests.helpers import LIMIT
 
 nbclient = pytest.importorskip("nbclient")
 nbformat = pytest.importorskip("nbformat")
@@ -50,7 +51,9 @@ def test_runs_from_top_to_bottom(path: Path, monkeypatch: pytest.MonkeyPatch) ->
     notebook = read(path)
     before = shown(notebook)
     resources = {"metadata": {"path": str(path.parent)}}
-    nbclient.NotebookClient(notebook, timeout=120, kernel_name="python3", resources=resources).execute()
+    nbclient.NotebookClient(
+        notebook, timeout=LIMIT, startup_timeout=LIMIT, kernel_name="python3", resources=resources
+    ).execute()
     assert shown(notebook) == before
 
 

@@ -11,13 +11,25 @@ import pytest
 from tests.helpers import script, written
 
 pytestmark = [
-    pytest.mark.slow,
+    pytest.mark.xdist_group("ranks"),  # they share what `run` has done
     pytest.mark.skipif(
         sys.platform == "win32", reason="gloo between processes, as the script sets it up, is for POSIX"
     ),
 ]
 
-STRATEGIES = ("ddp", "ddp_spawn")
+# A pair of processes takes ten seconds to start, so one pair fits all of these
+TOGETHER = (
+    "terminate.batch_end.0",
+    "terminate.epoch_end.1",
+    "terminate.begin.1",
+    "endless.batch_end.0",
+    "endless.batch_end.1",
+    "itself",
+    "unsynced",
+    "synced",
+    "written",
+)
+SPAWN = pytest.param("ddp_spawn", marks=pytest.mark.slow)
 
 
 @dataclass
@@ -42,17 +54,19 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
 
     def once(scenario: str, strategy: str) -> Outcome:
         if (scenario, strategy) not in done:
-            folder = tmp_path_factory.mktemp("ranks") / scenario
-            result = script("ranks", folder, scenario, strategy, str(folder))
-            rows = written(folder)
-            assert len(rows) == 2, result.stderr
-            done[scenario, strategy] = Outcome(result.returncode, result.stdout, result.stderr, folder, rows)
+            scenarios = TOGETHER if strategy == "ddp" and scenario in TOGETHER else (scenario,)
+            folder = tmp_path_factory.mktemp("ranks") / strategy
+            result = script("ranks", folder, strategy, str(folder), *scenarios)
+            for each in scenarios:
+                rows = written(folder / each)
+                assert len(rows) == 2, result.stderr
+                done[each, strategy] = Outcome(result.returncode, result.stdout, result.stderr, folder / each, rows)
         return done[scenario, strategy]
 
     return once
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", ["ddp", SPAWN])
 @pytest.mark.parametrize("scenario", ["terminate.batch_end.0", "terminate.epoch_end.1"])
 def test_one_rank_stops_both_after_the_same_epoch(run: Run, scenario: str, strategy: str) -> None:
     outcome = run(scenario, strategy)
@@ -81,12 +95,9 @@ def test_one_rank_stops_both_after_a_validation_of_an_endless_epoch(run: Run, ra
         assert outcome.at(stage, "terminate") == [[(True,)]] * 2
 
 
-@pytest.mark.parametrize(
-    ("scenario", "strategy"),
-    [*(("terminate.batch_end.0", strategy) for strategy in STRATEGIES), ("itself", "ddp")],
-)
-def test_the_output_is_the_networks_and_gradients_are_synced(run: Run, scenario: str, strategy: str) -> None:
-    outcome = run(scenario, strategy)
+@pytest.mark.parametrize("scenario", ["terminate.batch_end.0", "itself"])
+def test_the_output_is_the_networks_and_gradients_are_synced(run: Run, scenario: str) -> None:
+    outcome = run(scenario, "ddp")
     assert outcome.returncode == 0, outcome.stderr
     for stage in ("after_backward", "batch_end", "batch_valid_end"):
         shapes = outcome.at(stage, "shape")
@@ -102,7 +113,7 @@ def test_the_output_is_the_networks_and_gradients_are_synced(run: Run, scenario:
     assert len(one) == 2 * len(outcome.at("epoch_end")[0])
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", ["ddp", "ddp_spawn"])
 def test_scores_that_are_not_synced_do_not_split_the_ranks(run: Run, strategy: str) -> None:
     outcome = run("unsynced", strategy)
     assert outcome.returncode == 0, outcome.stderr
@@ -150,7 +161,7 @@ def test_only_rank_zero_prints_and_writes(run: Run) -> None:
     assert len(list((outcome.folder / "tb").rglob("events.*"))) == 1
 
 
-@pytest.mark.parametrize("strategy", STRATEGIES)
+@pytest.mark.parametrize("strategy", ["ddp", SPAWN])
 @pytest.mark.parametrize("rank", [0, 1])
 def test_an_exception_on_one_rank_ends_the_run_says_on_which_and_every_exit_runs(
     run: Run, rank: int, strategy: str

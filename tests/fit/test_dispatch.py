@@ -1,17 +1,22 @@
 """Calling stages: those that callbacks have when they run, as rows of a profile, and when something fails."""
 
+from pathlib import Path
 from typing import Any
 
 import lightning as L
 import pytest
 import torch
 from lightning.pytorch.profilers import SimpleProfiler
+from packaging.version import Version
 from torch import nn
 
 from callbacksets import CallbackSet, CallbackSetAdapter, CallbackSetHistory
 from callbacksets.base import STAGES
-from tests.helpers import Act, Batches, StageLog, Tiny, fit, ones
+from tests.helpers import Act, Batches, StageLog, Tiny, fit, ones, quiet
 
+INSIDE_EPOCH = pytest.mark.skipif(
+    Version(L.__version__) < Version("2.5"), reason="resumed inside an epoch, Lightning 2.4 validates at once"
+)
 BATCH = ["batch_begin", "after_backward", "batch_end"]
 
 # --- which stages a callback has ------------------------------------------------------------------------------------
@@ -249,6 +254,41 @@ def test_exits_that_fail_do_not_keep_the_others_from_running() -> None:
     error, _ = failed_fit(sets | {"d": Act(on_epoch_end=lambda ctx: {}["first"])}, KeyError)
     assert "in callback 'd' (Act), on_epoch_end" in error.__notes__[0]
     assert len(error.__notes__) == 4
+
+
+def test_scores_that_are_not_there_explain_themselves() -> None:
+    def read(ctx: Any) -> None:
+        ctx.last_scores_valid["loss"]
+
+    hint = "ctx.last_scores_valid is None: this epoch did not validate"
+    every_second = {"given": (Tiny(), ones(2), ones(1)), "check_val_every_n_epoch": 2}
+    error, _ = failed_fit({"bad": Act(on_epoch_end=read)}, TypeError, **every_second)
+    assert error.__notes__[1:] == [hint]
+    error, _ = failed_fit({"bad": Act(on_epoch_end=lambda ctx: None + 1)}, TypeError)  # they are not None here
+    assert len(error.__notes__) == 1
+    error, _ = failed_fit({"bad": Act(on_epoch_end=lambda ctx: 1 + "1")}, TypeError, **every_second)
+    assert len(error.__notes__) == 1
+
+
+@INSIDE_EPOCH
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
+@pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended")
+@pytest.mark.parametrize(("epoch", "is_noted"), [(1, True), (2, False)])
+def test_an_error_says_that_on_epoch_begin_did_not_run(epoch: int, is_noted: bool, tmp_path: Path) -> None:
+    def save(ctx: Any) -> None:
+        if ctx.step == 1:
+            ctx.trainer.save_checkpoint(tmp_path / "inside.ckpt")
+
+    def fail(ctx: Any) -> None:
+        if ctx.epoch == epoch:
+            raise Boom
+
+    fit({"bad": Act(on_batch_end=save)}, Tiny(), ones(3))
+    trainer = quiet(callbacks=[CallbackSetAdapter({"bad": Act(on_batch_end=fail)})], max_epochs=2)
+    with pytest.raises(Boom) as raised:
+        trainer.fit(Tiny(), ones(3), ckpt_path=tmp_path / "inside.ckpt")
+    note = "; on_epoch_begin did not run, as the run was resumed inside the epoch"
+    assert raised.value.__notes__[0].endswith(note) == is_noted
 
 
 @pytest.mark.parametrize("stage", STAGES)

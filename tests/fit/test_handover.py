@@ -18,9 +18,8 @@ from callbacksets.fit.handover import Handover
 from tests.helpers import fit, script
 
 
-@pytest.mark.slow
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="gloo between processes, and ddp_notebook, are for POSIX")
-@pytest.mark.parametrize("strategy", ["ddp_spawn", "ddp_notebook"])
+@pytest.mark.parametrize("strategy", [pytest.param("ddp_spawn", marks=pytest.mark.slow), "ddp_notebook"])
 def test_states_come_back_from_child_processes(tmp_path: Path, strategy: str) -> None:
     folder = tmp_path / "children"
     result = script("children", folder, strategy, TMPDIR=str(folder))

@@ -47,42 +47,46 @@ def test_what_is_no_part_stays_as_it_is() -> None:
     assert divided({"w": tensor, "n": 1}, like={"w": torch.zeros(2)})["w"] is tensor
 
 
-def fit(folder: Path, *options: str, fails: bool = False) -> list[list[dict[str, Any]]]:
-    """What each rank saw."""
+def fit(folder: Path, *options: str, fails: bool = False) -> Path:
+    """A folder for each fit, in which each rank has written what it saw."""
     done = script("sharded", folder, str(folder), *options)
     assert (done.returncode != 0) == fails, (done.returncode, done.stderr)
-    return written(folder)
+    return folder
 
 
-@pytest.mark.slow
-def test_a_checkpoint_has_the_whole_and_resuming_divides_it(tmp_path: Path) -> None:
-    rows = fit(tmp_path / "first")
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return fit(tmp_path_factory.mktemp("shards") / "whole")
+
+
+@pytest.mark.xdist_group("shards")
+def test_a_checkpoint_has_the_whole_and_resuming_divides_it(whole: Path) -> None:
+    rows = written(whole / "first")
     best = check_ranks(*rows)
     assert best != rows[0][-2]["weights"]  # of the last epoch
 
-    checkpoint = tmp_path / "first" / "checkpoints" / "epoch2.ckpt"
-    saved = read_states(checkpoint)["early_stopping"]["best_weights"]
+    saved = read_states(whole / "first" / "checkpoints" / "epoch2.ckpt")["early_stopping"]["best_weights"]
     assert {type(tensor) for tensor in saved.values()} == {torch.Tensor}
     assert [tensor.flatten().tolist() for tensor in saved.values()] == best
 
-    rows = fit(tmp_path / "resumed", str(checkpoint))
+    rows = written(whole / "resumed")
     assert check_ranks(*rows) == best  # of the first run, as none was better
     assert [row["epoch"] for row in rows[0] if row["stage"] == "epoch_end"] == [3]
 
 
 @pytest.mark.slow
 def test_a_single_rank_saves_whole_tensors_as_well(tmp_path: Path) -> None:
-    (rows,) = fit(tmp_path / "alone", "--alone")
-    saved = read_states(tmp_path / "alone" / "checkpoints" / "epoch2.ckpt")["early_stopping"]["best_weights"]
+    folder = fit(tmp_path / "alone", "--alone") / "first"
+    (rows,) = written(folder)
+    saved = read_states(folder / "checkpoints" / "epoch2.ckpt")["early_stopping"]["best_weights"]
     assert {type(tensor) for tensor in saved.values()} == {torch.Tensor}
     assert [tensor.flatten().tolist() for tensor in saved.values()] == rows[-1]["weights"]
 
 
-@pytest.mark.slow
-def test_after_a_failure_each_rank_restores_its_part(tmp_path: Path) -> None:
-    rows = fit(tmp_path / "whole")
-    failed = fit(tmp_path / "failed", "--fail", fails=True)
-    for own, expected in zip(failed, rows, strict=True):
+@pytest.mark.xdist_group("shards")
+def test_after_a_failure_each_rank_restores_its_part(whole: Path, tmp_path: Path) -> None:
+    failed = written(fit(tmp_path / "failed", "--fail", fails=True) / "first")
+    for own, expected in zip(failed, written(whole / "first"), strict=True):
         assert own[-1]["stage"] == "exit"
         assert own[-1]["held"] == expected[-1]["held"]
 

@@ -21,7 +21,7 @@ import callbacksets
 from callbacksets import CallbackSet, CallbackSetAdapter, CallbackSetHistory, read_states
 from callbacksets.fit.plain import unloadable
 from callbacksets.fit.states import KEY
-from tests.helpers import Act, Tiny, fit, ones, quiet
+from tests.helpers import ROOT, Act, Tiny, fit, ones, quiet
 
 # checkpoints are written and read here in all combinations of callbacks
 pytestmark = pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
@@ -396,10 +396,9 @@ def test_read_states_refuses_what_is_no_checkpoint(bad: str, tmp_path: Path) -> 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals(number: signal.Signals, tmp_path: Path) -> None:
     """Ctrl-C and SIGTERM against a real process: every exit runs once, and the states are there."""
-    script = Path(__file__).parents[1] / "scripts" / "signalled.py"
-    environment = os.environ | {"PYTHONPATH": os.pathsep.join(sys.path), "PYTHONWARNINGS": "ignore"}
+    environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]), "PYTHONWARNINGS": "ignore"}
     with subprocess.Popen(
-        [sys.executable, str(script)],
+        [sys.executable, "-m", "tests.scripts.signalled"],
         stdout=subprocess.PIPE,
         stderr=subprocess.DEVNULL,
         text=True,

@@ -13,7 +13,7 @@ from torch import nn
 
 from callbacksets import CallbackSet, CallbackSetAdapter, t_clbk
 from tests.helpers import Act, Tiny, ones, quiet
-from tests.scripts import leave_process_group
+from tests.scripts import run as run_and_leave
 
 
 class Unlike(Tiny):
@@ -83,9 +83,8 @@ def main(folder: Path) -> None:
     parts = run(folder / "two.ckpt", None, 4)
     rank = os.environ.get("LOCAL_RANK", "0")
     (folder / f"{rank}.json").write_text(json.dumps({"whole": whole, "parts": parts}))
-    leave_process_group()
 
 
 if __name__ == "__main__":
     os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
-    main(Path(sys.argv[1]))
+    run_and_leave(main, Path(sys.argv[1]))

@@ -1,7 +1,8 @@
-"""A fit on two ranks: `python -m tests.scripts.ranks SCENARIO STRATEGY FOLDER`.
+"""Fits on two ranks, one after the other: `python -m tests.scripts.ranks STRATEGY FOLDER SCENARIO...`.
 
-Every rank writes what it sees as JSON lines to `FOLDER/<rank>.jsonl`. A scenario ends with the rank that acts, where
-one does: `terminate.batch_end.1`.
+Every rank writes what it sees as JSON lines to `FOLDER/SCENARIO/<rank>.jsonl`. The name of a scenario ends with the
+rank that acts, where one does: `terminate.batch_end.1`. One in which a rank raises must be the last: the ranks are no
+longer connected then.
 """
 
 import os
@@ -13,6 +14,7 @@ from typing import Any
 
 import torch
 from lightning.pytorch.strategies import DDPStrategy
+from lightning.pytorch.strategies.launchers import subprocess_script
 from torch.nn.functional import linear
 from torchmetrics import MeanMetric
 
@@ -27,6 +29,7 @@ from callbacksets import (
 )
 from callbacksets.base import STAGES
 from tests.helpers import Act, Endless, Tiny, Writing, ones, quiet
+from tests.scripts import run
 
 
 class Unlike(Tiny):
@@ -125,11 +128,9 @@ def act(action: str, rank: int, ctx: Any) -> None:
     ctx.terminate = True
 
 
-def main(scenario: str, strategy: str, folder: Path) -> None:
-    torch.set_num_threads(1)
+def fit(scenario: str, strategy: str, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
     torch.manual_seed(0)
-    # Lightning advises sync_dist=True, which is what these scenarios are about
-    warnings.filterwarnings("ignore", message="It is recommended to use `self.log")
     name, *rest = scenario.split(".")
     module: Tiny = Itself() if name == "itself" else Unlike(sync_dist=name == "synced")
     see = CallbackSetSee(folder)
@@ -164,6 +165,17 @@ def main(scenario: str, strategy: str, folder: Path) -> None:
     trainer.fit(module, loader, ones(2))
 
 
+def main(strategy: str, folder: str, *scenarios: str) -> None:
+    torch.set_num_threads(1)
+    # Lightning advises sync_dist=True, which is what these scenarios are about
+    warnings.filterwarnings("ignore", message="It is recommended to use `self.log")
+    # Lightning's observer kills rank zero within five seconds of the end of another, whatever rank zero is doing. A
+    # busy machine may need longer for its `exit`, which comes before
+    subprocess_script._launch_process_observer = lambda processes: None
+    for scenario in scenarios:
+        fit(scenario, strategy, Path(folder) / scenario)
+
+
 if __name__ == "__main__":
     os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
-    main(sys.argv[1], sys.argv[2], Path(sys.argv[3]))
+    run(main, *sys.argv[1:])

@@ -1,7 +1,8 @@
-"""A fit on two ranks that each hold half of every parameter.
+"""Fits on two ranks that each hold half of every parameter.
 
-Run it by `python -m tests.scripts.sharded FOLDER`, with a checkpoint behind it to resume from, or `--fail`, or
-`--alone` for a single rank. Every rank writes what it sees as JSON lines to `FOLDER/<rank>.jsonl`.
+`python -m tests.scripts.sharded FOLDER` fits, and then resumes from the last checkpoint of that. With `--fail` a rank
+fails, with `--alone` there is a single one, and nothing is resumed. Every rank writes what it sees as JSON lines to
+`FOLDER/first/<rank>.jsonl` and `FOLDER/resumed/<rank>.jsonl`.
 """
 
 import os
@@ -11,12 +12,21 @@ from typing import Any
 
 import torch
 from lightning.pytorch.strategies import ModelParallelStrategy
+from lightning.pytorch.strategies.launchers import subprocess_script
 from torch import nn
 from torch.distributed.fsdp import fully_shard
 from torch.distributed.tensor import DTensor
 
-from callbacksets import CallbackSet, CallbackSetAdapter, CallbackSetEarlyStopping, CallbackSetHistory, t_clbk
+from callbacksets import (
+    CallbackSet,
+    CallbackSetAdapter,
+    CallbackSetEarlyStopping,
+    CallbackSetHistory,
+    latest_checkpoint,
+    t_clbk,
+)
 from tests.helpers import Tiny, Writing, ones, quiet
+from tests.scripts import run
 
 
 class Sharded(Tiny):
@@ -73,10 +83,8 @@ class CallbackSetReport(CallbackSet):
         self.see.write(stage="exit", held=held, weights=None if self.see.fails else whole(parts(self.ctx)))
 
 
-def main(folder: Path, option: str | None = None) -> None:
-    fails, ranks = option == "--fail", 1 if option == "--alone" else 2
-    checkpoint = None if option in ("--fail", "--alone") else option
-    torch.set_num_threads(1)
+def fit(folder: Path, ranks: int = 2, fails: bool = False, checkpoint: Path | None = None) -> None:
+    folder.mkdir(exist_ok=True)
     torch.manual_seed(0)
     see = CallbackSetSee(folder, fails)
     sets = {
@@ -96,6 +104,16 @@ def main(folder: Path, option: str | None = None) -> None:
     trainer.fit(Sharded(), ones(2), ones(1), ckpt_path=checkpoint)
 
 
+def main(path: str, option: str | None = None) -> None:
+    folder = Path(path)
+    torch.set_num_threads(1)
+    # It kills rank zero within five seconds of the end of another, whatever rank zero is doing
+    subprocess_script._launch_process_observer = lambda processes: None
+    fit(folder / "first", ranks=1 if option == "--alone" else 2, fails=option == "--fail")
+    if option is None:
+        fit(folder / "resumed", checkpoint=latest_checkpoint(folder / "first" / "checkpoints"))
+
+
 if __name__ == "__main__":
     os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
-    main(Path(sys.argv[1]), *sys.argv[2:])
+    run(main, *sys.argv[1:])
