@@ -23,7 +23,7 @@ VERSIONS = ("2.4", "2.5", "2.6")
 NAMESPACES = ("lightning", "pytorch_lightning")
 TESTS = {
     "lightning": (
-        *("tests/fit", "tests/callbacks", "tests/testing", "tests/test_testing.py", "tests/test_adapter.py"),
+        *("tests/fit", "tests/callbacks", "tests/testing", "tests/test_adapter.py"),
         *("tests/test_golden_runs.py", "tests/test_golden_traces.py", "tests/test_resume.py"),
         "tests/test_pytorch_lightning.py",
     ),

@@ -17,6 +17,7 @@ from torch.distributed.tensor import DTensor
 
 from callbacksets import CallbackSetAdapter, CallbackSetUnfreeze, select_name, t_clbk
 from tests.helpers import Tiny, Writing, ones, quiet
+from tests.scripts import run
 
 EPOCHS = 4
 
@@ -67,4 +68,4 @@ def main(folder: Path) -> None:
 
 if __name__ == "__main__":
     os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
-    main(Path(sys.argv[1]))
+    run(main, Path(sys.argv[1]))
