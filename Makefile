@@ -34,7 +34,7 @@ check: $(READY)  ## lint and type-check; every public name has a type
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	PYTHONPATH=src $(BIN)/pyright --pythonpath $(BIN)/python --verifytypes callbacksets --ignoreexternal
+	PATH=$(CURDIR)/$(BIN):$$PATH VIRTUAL_ENV=$(CURDIR)/$(VENV) PYTHONPATH=src $(BIN)/pyright --verifytypes callbacksets --ignoreexternal
 	$(BIN)/python -m tests.scripts.user_code
 
 bench: $(READY)  ## measure, and write benchmarks/results.md

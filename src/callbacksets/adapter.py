@@ -53,7 +53,7 @@ class AdapterHooks:
                 raise TypeError(f"Expected {argument} to be the name of an attribute of the module but got {name!r}.")
         self.callbacks = callbacks
         self.terminate_at: Any = choice("terminate_at", terminate_at, ("epoch", "validation"))
-        self.random_state = flag("random_state", random_state)
+        self.random_state: bool = flag("random_state", random_state)
         self._sources = sources_by_id(callbacks)
         self._names = {"network": network, "loss_fn": loss_fn}
         self._fit: Fit | None = None

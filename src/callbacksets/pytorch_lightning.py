@@ -17,5 +17,5 @@ class CallbackSetAdapter(AdapterHooks, pl.Callback):  # type: ignore[misc]
     Args, Raises: as for `callbacksets.CallbackSetAdapter`.
     """
 
-    trainer_class = pl.Trainer
-    checkpoint_class = pl.callbacks.Checkpoint
+    trainer_class: type = pl.Trainer
+    checkpoint_class: type = pl.callbacks.Checkpoint

@@ -54,12 +54,12 @@ class CallbackSetCheckpoint(CallbackSet):
     mlr3torch: `t_clbk("checkpoint")`.
     """
 
-    reads_y_hats = False
-    weight = math.inf
+    reads_y_hats: bool = False
+    weight: float = math.inf
 
     def __init__(self, path: AnyPath | Callable[[], AnyPath], freq: int) -> None:
-        self.path = path if callable(path) else folder("path", path)
-        self.freq = whole_number("freq", freq, at_least=1)
+        self.path: Callable[[], AnyPath] | Path = path if callable(path) else folder("path", path)
+        self.freq: int = whole_number("freq", freq, at_least=1)
         self.start_over()
 
     def start_over(self) -> None:

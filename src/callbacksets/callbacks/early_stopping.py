@@ -48,8 +48,8 @@ class CallbackSetEarlyStopping(CallbackSet):
     mlr3torch: the parameters `patience`, `min_delta` and `restore_best_weights` of a learner.
     """
 
-    reads_y_hats = False
-    weight = 1000
+    reads_y_hats: bool = False
+    weight: float = 1000
 
     def __init__(
         self,
@@ -59,17 +59,17 @@ class CallbackSetEarlyStopping(CallbackSet):
         monitor: str | None = None,
         mode: Literal["min", "max"] | None = None,
     ) -> None:
-        self.patience = whole_number("patience", patience, at_least=1)
-        self.min_delta = number("min_delta", min_delta, at_least=0, finite=False)
-        self.restore_best_weights = flag("restore_best_weights", restore_best_weights)
-        self.monitor = None if monitor is None else text("monitor", monitor)
-        self.mode = None if mode is None else choice("mode", mode, ("min", "max"))
+        self.patience: int = whole_number("patience", patience, at_least=1)
+        self.min_delta: float = number("min_delta", min_delta, at_least=0, finite=False)
+        self.restore_best_weights: bool = flag("restore_best_weights", restore_best_weights)
+        self.monitor: str | None = None if monitor is None else text("monitor", monitor)
+        self.mode: str | None = None if mode is None else choice("mode", mode, ("min", "max"))
         self.start_over()
 
     def start_over(self) -> None:
         self.best_score: float | None = None
         self.best_epochs: int | None = None
-        self.stagnation = 0
+        self.stagnation: int = 0
         self.measure: str | None = None
         self.best_weights: Weights | None = None
         self._minimize: bool | None = None

@@ -34,13 +34,13 @@ class CallbackSetGradNorm(CallbackSet):
     mlr3torch: none.
     """
 
-    reads_y_hats = False
-    weight = -1000
+    reads_y_hats: bool = False
+    weight: float = -1000
 
     def __init__(self, norm_type: float = 2.0) -> None:
         if number("norm_type", norm_type, at_least=0, finite=False) == 0:
             raise ValueError("Expected norm_type to be a number above 0 but got 0.")
-        self.norm_type = float(norm_type)
+        self.norm_type: float = float(norm_type)
         self.start_over()
 
     def start_over(self) -> None:

@@ -37,7 +37,7 @@ class CallbackSetHistory(CallbackSet):
     mlr3torch: `t_clbk("history")`.
     """
 
-    reads_y_hats = False
+    reads_y_hats: bool = False
 
     def __init__(self) -> None:
         self.start_over()

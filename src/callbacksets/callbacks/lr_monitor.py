@@ -24,8 +24,8 @@ class CallbackSetLRMonitor(CallbackSet):
     mlr3torch: none.
     """
 
-    reads_y_hats = False
-    weight = -1000
+    reads_y_hats: bool = False
+    weight: float = -1000
 
     def __init__(self) -> None:
         self.start_over()

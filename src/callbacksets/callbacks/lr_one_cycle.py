@@ -35,8 +35,8 @@ class CallbackSetLRSchedulerOneCycle(CallbackSetLRScheduler):
     mlr3torch: `t_clbk("lr_one_cycle")`.
     """
 
-    reads_y_hats = False
-    on_epoch_end = None  # type: ignore[assignment]
+    reads_y_hats: bool = False
+    on_epoch_end: Any = None  # Any, or a type checker would refuse a subclass that has the stage
 
     def __init__(self, **kwargs: Any) -> None:
         given = {name: value for name, value in kwargs.items() if value is not None}

@@ -41,8 +41,8 @@ class CallbackSetLRSchedulerReduceOnPlateau(CallbackSetLRScheduler):
     mlr3torch: `t_clbk("lr_reduce_on_plateau")`.
     """
 
-    reads_y_hats = False
-    on_batch_end = None  # type: ignore[assignment]
+    reads_y_hats: bool = False
+    on_batch_end: Any = None  # Any, or a type checker would refuse a subclass that has the stage
 
     def __init__(self, monitor: str | None = None, **kwargs: Any) -> None:
         given = {name: value for name, value in kwargs.items() if (name, value) != ("mode", None)}
@@ -50,7 +50,7 @@ class CallbackSetLRSchedulerReduceOnPlateau(CallbackSetLRScheduler):
         if "mode" in given:
             given["mode"] = choice("mode", given["mode"], ("min", "max"))
         super().__init__(ReduceLROnPlateau, step_on_epoch=True, **given)
-        self.monitor = None if monitor is None else text("monitor", monitor)
+        self.monitor: str | None = None if monitor is None else text("monitor", monitor)
 
     def start_over(self) -> None:
         super().start_over()

@@ -69,7 +69,7 @@ class CallbackSetLRScheduler(CallbackSet):
     `t_clbk("lr_multiplicative")`.
     """
 
-    reads_y_hats = False
+    reads_y_hats: bool = False
 
     def __init__(self, scheduler: Callable[..., Any], step_on_epoch: bool = True, **kwargs: Any) -> None:
         self._check_scheduler(scheduler)

@@ -28,11 +28,11 @@ class CallbackSetNanGuard(CallbackSet):
     mlr3torch: none.
     """
 
-    reads_y_hats = False
-    weight = -1000
+    reads_y_hats: bool = False
+    weight: float = -1000
 
     def __init__(self, every: int = 1) -> None:
-        self.every = whole_number("every", every, at_least=1)
+        self.every: int = whole_number("every", every, at_least=1)
 
     def on_batch_end(self) -> None:
         if self.ctx.global_step % self.every == 0:

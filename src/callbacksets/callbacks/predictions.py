@@ -45,7 +45,7 @@ class CallbackSetPredictions(CallbackSet):
     mlr3torch: none.
     """
 
-    weight = -1000
+    weight: float = -1000
 
     def __init__(
         self,
@@ -54,9 +54,9 @@ class CallbackSetPredictions(CallbackSet):
         target: Callable[[Any], Tensor] | None = None,
         mode: Literal["min", "max"] | None = None,
     ) -> None:
-        self.keep = choice("keep", keep, ("last", "best"))
-        self.monitor = None if monitor is None else text("monitor", monitor)
-        self.mode = None if mode is None else choice("mode", mode, ("min", "max"))
+        self.keep: str = choice("keep", keep, ("last", "best"))
+        self.monitor: str | None = None if monitor is None else text("monitor", monitor)
+        self.mode: str | None = None if mode is None else choice("mode", mode, ("min", "max"))
         if self.keep == "last" and (self.monitor or self.mode):
             raise ValueError("Expected monitor and mode to be given with keep='best' only.")
         if target is not None and not callable(target):

@@ -37,11 +37,11 @@ class CallbackSetProgress(CallbackSet):
     mlr3torch: `t_clbk("progress")`.
     """
 
-    reads_y_hats = False
+    reads_y_hats: bool = False
 
     def __init__(self, digits: int = 2, plot: bool = False) -> None:
-        self.digits = whole_number("digits", digits, at_least=0)
-        self.plot = flag("plot", plot)
+        self.digits: int = whole_number("digits", digits, at_least=0)
+        self.plot: bool = flag("plot", plot)
         self._view: Terminal | Notebook | None = None
         self.start_over()
 

@@ -33,10 +33,10 @@ class CallbackSetTB(CallbackSet):
     mlr3torch: `t_clbk("tb")`.
     """
 
-    reads_y_hats = False
+    reads_y_hats: bool = False
 
     def __init__(self, path: str | PathLike[str], log_train_loss: bool = False) -> None:
-        self.path = folder("path", path)
+        self.path: Path = folder("path", path)
         if not flag("log_train_loss", log_train_loss):
             self.on_batch_end = None  # type: ignore[assignment, method-assign]  # which switches the stage off
         if not any(importlib.util.find_spec(package) for package in ("tensorboard", "tensorboardX")):

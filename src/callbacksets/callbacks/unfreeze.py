@@ -43,11 +43,11 @@ class CallbackSetUnfreeze(CallbackSet):
     mlr3torch: `t_clbk("unfreeze")`.
     """
 
-    reads_y_hats = False
+    reads_y_hats: bool = False
 
     def __init__(self, starting_weights: Selector, unfreeze: Iterable[Mapping[str, Any]] | Any | None) -> None:
-        self.starting_weights = _selector("starting_weights", starting_weights)
-        self.unfreeze = _rows(unfreeze)
+        self.starting_weights: Selector = _selector("starting_weights", starting_weights)
+        self.unfreeze: list[Mapping[str, Any]] = _rows(unfreeze)
         self.start_over()
 
     def start_over(self) -> None:

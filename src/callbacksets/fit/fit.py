@@ -51,23 +51,23 @@ class Fit:
     ) -> None:
         self.trainer = trainer
         self.sets = sets
-        self.loop = Loop()
-        self.step = Step()
-        self.ctx = ContextTorch(trainer, module, self.loop, self.step, sets, **names)
-        self.dispatch = Dispatch(trainer, sets, self.loop)
-        self.reader = ScoreReader(trainer)
-        self.publisher = Publisher(trainer, self.loop)
-        self.capture = Capture(trainer, module, self.step)
-        self.saving = Saving(trainer, module, self._do_ahead)
+        self.loop: Loop = Loop()
+        self.step: Step = Step()
+        self.ctx: ContextTorch = ContextTorch(trainer, module, self.loop, self.step, sets, **names)
+        self.dispatch: Dispatch = Dispatch(trainer, sets, self.loop)
+        self.reader: ScoreReader = ScoreReader(trainer)
+        self.publisher: Publisher = Publisher(trainer, self.loop)
+        self.capture: Capture = Capture(trainer, module, self.step)
+        self.saving: Saving = Saving(trainer, module, self._do_ahead)
         self.given: Saved | None = None  # what the checkpoint that this fit continues has saved
         self.result: Saved | None = None  # what would be saved after the last stage of training
         self.warned: set[str] = set()
         self.stateless: set[str] = set()  # whose `state_dict` has failed
-        self.stops_at_validation = terminate_at == "validation"
+        self.stops_at_validation: bool = terminate_at == "validation"
         self._gradients: Gradients | None = None  # from `begin` on
         self._is_exact = True
         self._set_up_at = time.monotonic()
-        self.random = RandomState(self) if random_state else None
+        self.random: RandomState | None = RandomState(self) if random_state else None
         self._taps = lightning.Taps(trainer.strategy)
         self._batches = lightning.batch_progress(trainer)
         self._epochs = lightning.epoch_progress(trainer)

@@ -48,16 +48,19 @@ class Notebook:
         self._final = ""
 
     def began(self, ctx: Any) -> None:
+        """The fit has begun."""
         self._steps_before = ctx.global_step
         trained = f"{ctx.epoch} epochs trained before" if ctx.epoch else "Training begins"
         self._block.show(lambda: self._look(ctx, trained))
 
     def trained_batch(self, ctx: Any) -> None:
+        """A training batch has ended."""
         if self._block.is_due():
             where = f"batch {_of(ctx.step, ctx.trainer.num_training_batches)}"
             self._block.show(lambda: self._look(ctx, f"{_epoch(ctx)}, {where}"))
 
     def validated_batch(self, ctx: Any) -> None:
+        """A validation batch has ended."""
         if self._block.is_due():
             # of several loaders each counts from one
             loaders = ctx.trainer.num_val_batches
@@ -68,15 +71,18 @@ class Notebook:
         """The scores come with the end of the epoch."""
 
     def ended_epoch(self, ctx: Any) -> None:
+        """An epoch has ended."""
         if self._block.is_due():
             self._block.show(lambda: self._look(ctx, _epoch(ctx)))
         if self._plot and self._picture.is_due():
             self._picture.show(self._curves)
 
     def ended(self, ctx: Any, summary: str) -> None:
+        """Training has ended; the summary says how."""
         self._final = summary
 
     def left(self, ctx: Any) -> None:
+        """The fit is over, whether it ended or failed."""
         error = sys.exception()
         final = self._final or f"{_stopped(error)} in {_where(ctx)}, after {_seconds(self._told.elapsed())}."
         self._block.show(lambda: self._look(ctx, final, is_last=True))

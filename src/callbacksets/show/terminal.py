@@ -19,6 +19,7 @@ class Terminal:
         """Shown is something with the first batch only."""
 
     def trained_batch(self, ctx: Any) -> None:
+        """A training batch has ended."""
         # not when the epoch begins, which a run that is resumed inside an epoch does not see
         if self._bar is None:
             self._bar = _bar(epoch_of(ctx), ctx.trainer.num_training_batches)
@@ -28,24 +29,29 @@ class Terminal:
         self._bar.update(ctx.step - self._bar.n)
 
     def validated_batch(self, ctx: Any) -> None:
+        """A validation batch has ended."""
         if self._bar_valid is None:
             self._bar_valid = _bar("Validation", sum_of(ctx.trainer.num_val_batches))
         self._bar_valid.update()
 
     def validated(self, ctx: Any) -> None:
+        """A validation has ended."""
         if self._bar_valid is not None:
             self._bar_valid.close()
             self._bar_valid = None
 
     def ended_epoch(self, ctx: Any) -> None:
+        """An epoch has ended."""
         sets = {"training": ctx.last_scores_train, "validation": ctx.last_scores_valid}
         summary = "; ".join(f"{name} {self._formatted(scores)}" for name, scores in sets.items() if scores)
         _write(f"{epoch_of(ctx)}: {summary or 'no scores'}")
 
     def ended(self, ctx: Any, summary: str) -> None:
+        """Training has ended; the summary says how."""
         _write(summary)
 
     def left(self, ctx: Any) -> None:
+        """The fit is over, whether it ended or failed."""
         self.validated(ctx)
         if self._bar is not None:
             self._bar.close()

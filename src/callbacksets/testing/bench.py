@@ -101,7 +101,7 @@ class Bench:
 
     def __init__(self, make: Make, training: Training | None, folder: Path) -> None:
         self.make_itself = make
-        self.training = training or small_classifier
+        self.training: Training = training or small_classifier
         self._folder = folder
         self._resumed: dict[Moment, Outcome | AssertionError] = {}
 

@@ -84,10 +84,10 @@ def _fit(bench: Bench, *, fails: bool) -> Seen:
 class _See(CallbackSet):
     """Writes down how it stands behind a callback."""
 
-    reads_y_hats = False
+    reads_y_hats: bool = False
 
     def __init__(self, callback: CallbackSet, seen: Seen) -> None:
-        self.weight = callback.weight
+        self.weight: float = callback.weight
         self._rows = seen.rows
 
     def on_batch_end(self) -> None:
@@ -107,7 +107,7 @@ class _Fail(CallbackSet):
     """Fails on its rank."""
 
     def __init__(self, callback: CallbackSet) -> None:
-        self.weight = callback.weight
+        self.weight: float = callback.weight
 
     def on_batch_end(self) -> None:
         if self.ctx.epoch == 2:

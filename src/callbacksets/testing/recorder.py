@@ -2,15 +2,17 @@
 
 import copy
 from collections.abc import Callable, Collection, Iterable, Mapping
-from typing import Any
+from typing import Any, ClassVar
 
 from torch import Tensor
 
 from callbacksets.base import STAGES, CallbackSet
 from callbacksets.checks import choice, names_of, text
 
+_Stage = Callable[..., None]  # naming `self`, a type checker would refuse a subclass that has the stage
 
-def _recorded(stage: str) -> Callable[["StageRecorder"], None]:
+
+def _recorded(stage: str) -> _Stage:
     def method(self: "StageRecorder") -> None:
         self.rows.append((stage, *(self._read(field) for field in self.fields)))
 
@@ -47,25 +49,25 @@ class StageRecorder(CallbackSet):
     """
 
     def __init__(self, *fields: str, stages: str | Iterable[str] = STAGES) -> None:
-        self.fields = [text("fields", field) for field in fields]
+        self.fields: list[str] = [text("fields", field) for field in fields]
         self.rows: list[tuple[Any, ...]] = []
         chosen = [choice("stages", stage, STAGES) for stage in names_of("stages", stages)]
         for stage in STAGES:
             if stage not in chosen:
                 setattr(self, stage, None)
 
-    on_begin = _recorded("on_begin")
-    on_epoch_begin = _recorded("on_epoch_begin")
-    on_batch_begin = _recorded("on_batch_begin")
-    on_after_backward = _recorded("on_after_backward")
-    on_batch_end = _recorded("on_batch_end")
-    on_before_valid = _recorded("on_before_valid")
-    on_batch_valid_begin = _recorded("on_batch_valid_begin")
-    on_batch_valid_end = _recorded("on_batch_valid_end")
-    on_valid_end = _recorded("on_valid_end")
-    on_epoch_end = _recorded("on_epoch_end")
-    on_end = _recorded("on_end")
-    on_exit = _recorded("on_exit")
+    on_begin: ClassVar[_Stage] = _recorded("on_begin")
+    on_epoch_begin: ClassVar[_Stage] = _recorded("on_epoch_begin")
+    on_batch_begin: ClassVar[_Stage] = _recorded("on_batch_begin")
+    on_after_backward: ClassVar[_Stage] = _recorded("on_after_backward")
+    on_batch_end: ClassVar[_Stage] = _recorded("on_batch_end")
+    on_before_valid: ClassVar[_Stage] = _recorded("on_before_valid")
+    on_batch_valid_begin: ClassVar[_Stage] = _recorded("on_batch_valid_begin")
+    on_batch_valid_end: ClassVar[_Stage] = _recorded("on_batch_valid_end")
+    on_valid_end: ClassVar[_Stage] = _recorded("on_valid_end")
+    on_epoch_end: ClassVar[_Stage] = _recorded("on_epoch_end")
+    on_end: ClassVar[_Stage] = _recorded("on_end")
+    on_exit: ClassVar[_Stage] = _recorded("on_exit")
 
     def at(self, stage: str) -> list[tuple[Any, ...]]:
         """The values of the fields each time a stage came.

@@ -41,7 +41,7 @@ class Trace(CallbackSet):
 
     def __init__(self, callback: CallbackSet) -> None:
         self._callback = callback
-        self.weight = callback.weight
+        self.weight: float = callback.weight
         self.rows: list[Row] = []
         self.begun: dict[str, Any] = {}
 
@@ -76,8 +76,8 @@ class Trace(CallbackSet):
 class SameScores(CallbackSet):
     """Makes the logged training scores a matter of the epoch: Lightning forgets those of batches before it resumes."""
 
-    weight = -math.inf
-    reads_y_hats = False
+    weight: float = -math.inf
+    reads_y_hats: bool = False
 
     def __init__(self) -> None:
         self._logged: list[str] = []

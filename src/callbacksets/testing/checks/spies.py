@@ -10,6 +10,7 @@ from typing import Any
 import lightning as L
 
 from callbacksets.base import CallbackSet
+from callbacksets.fit.context import ContextTorch
 from callbacksets.testing.bench import Bench, Interruption, described
 from callbacksets.testing.compare import difference
 from callbacksets.testing.trace import NOTHING, state_of, trained
@@ -36,7 +37,7 @@ class FailsAtOnce(L.Callback):
 class Interrupt(CallbackSet):
     """Ends the fit at a stage, and can tell afterwards how it left what it trained."""
 
-    weight = -math.inf
+    weight: float = -math.inf
 
     def __init__(self, stage: str) -> None:
         self._learner: Any = None
@@ -63,7 +64,7 @@ class Witness(CallbackSet):
     """Remembers `ctx` without holding it."""
 
     def on_begin(self) -> None:
-        self.seen = weakref.ref(self.ctx)
+        self.seen: weakref.ref[ContextTorch] = weakref.ref(self.ctx)
 
 
 class Keeper(CallbackSet):
@@ -71,7 +72,7 @@ class Keeper(CallbackSet):
 
     def __init__(self, callback: CallbackSet) -> None:
         self._callback = callback
-        self.weight = callback.weight
+        self.weight: float = callback.weight
         self.states: list[tuple[Any, Any]] = []
 
     def on_batch_end(self) -> None:
@@ -86,8 +87,10 @@ class Begin(CallbackSet):
 
     def __init__(self, callback: CallbackSet) -> None:
         self._callback = callback
-        self.weight = callback.weight
-        self.before = self.given = self.begun = NOTHING
+        self.weight: float = callback.weight
+        self.before: Any = NOTHING
+        self.given: Any = NOTHING
+        self.begun: Any = NOTHING
         watch_loading(callback, before=self._before_loading, after=self._after_loading)
 
     @property

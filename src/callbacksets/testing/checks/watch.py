@@ -72,8 +72,8 @@ class Watch:
     """
 
     def __init__(self, callback: CallbackSet) -> None:
-        self.before = _Spy(callback.weight, self._before)
-        self.after = _Spy(callback.weight, self._after)
+        self.before: _Spy = _Spy(callback.weight, self._before)
+        self.after: _Spy = _Spy(callback.weight, self._after)
         self.damage: str | None = None
         self.rows: list[Row] = []
         self._found: dict[str, Any] = {}
@@ -161,10 +161,10 @@ class Watch:
 class _Spy(CallbackSet):
     """Tells of every stage."""
 
-    reads_y_hats = False
+    reads_y_hats: bool = False
 
     def __init__(self, weight: float, tell: Any) -> None:
-        self.weight = weight
+        self.weight: float = weight
         self._tell = tell
         for stage in STAGES:
             setattr(self, stage, partial(self._told, stage))
