@@ -434,6 +434,7 @@ class Expecting:
         self.is_open = self.is_pending = False
         self.scored = self.validated = (-1, -1)
         self.train: list[float] = []
+        self.scored_train: float | None = None
         self.valid: list[float] = []
         self.valid_score: float | None = None
         self.is_resumed = False
@@ -484,6 +485,11 @@ class Expecting:
         self.close()
         return self.seen
 
+    @property
+    def train_score(self) -> float | None:
+        """Of the batches that Lightning has accumulated, else what the checkpoint's run had read at a validation."""
+        return sum(self.train) / len(self.train) if self.train else self.scored_train
+
     def close_batch(self) -> None:
         if self.is_pending:
             self.row("batch_end")
@@ -491,6 +497,7 @@ class Expecting:
 
     def before_valid(self) -> None:
         self.row("before_valid")
+        self.scored_train = sum(self.train) / len(self.train) if self.train else None
         self.scored = (self.epoch, self.n)
 
     def open(self, epoch: int, *, has_batch: bool = False) -> None:
@@ -498,7 +505,7 @@ class Expecting:
         if epoch > self.epoch:
             self.close()
             self.epoch, self.is_open, self.in_epoch = epoch, True, 0
-            self.train = []
+            self.train, self.scored_train = [], None
             self.row("epoch_begin")
         elif has_batch and not self.is_open and self.in_epoch < self.batches:
             self.is_open = True  # it was cut short
@@ -512,8 +519,7 @@ class Expecting:
             self.before_valid()
         self.row("epoch_end")
         self.seen.ends += 1
-        train = sum(self.train) / len(self.train) if self.train else None
-        self.seen.history[self.epoch] = (train, self.valid_score if is_validated else None)
+        self.seen.history[self.epoch] = (self.train_score, self.valid_score if is_validated else None)
 
 
 def expected(events: list[tuple[Any, ...]], scenario: Scenario) -> Expected:

@@ -57,6 +57,7 @@ class AdapterHooks:
         self._sources = sources_by_id(callbacks)
         self._names = {"network": network, "loss_fn": loss_fn}
         self._fit: Fit | None = None
+        self._left: Fit | None = None  # after a failure, until nobody saves its weights any more
         self._sets: dict[str, CallbackSet] = {}
         self._result: Saved | None = None
         self._stopped_by: StoppedBy | None = None
@@ -104,7 +105,8 @@ class AdapterHooks:
                 "This adapter is in the fit of another Trainer. Give the Trainer of the inner fit one of its own, with "
                 "callbacks of its own: copy.deepcopy(adapter)."
             )
-        self._exit()  # of a fit that was left without a word: another callback failed in its `on_exception`
+        self._exit()  # of a fit whose end Lightning did not tell: another callback failed in its `on_exception`
+        self._release()
         if stage == "fit":
             self._set_up(trainer, pl_module)
 
@@ -115,7 +117,7 @@ class AdapterHooks:
         self._sets = generate(self._sources)
         options: dict[str, Any] = self._names | {"terminate_at": self.terminate_at, "random_state": self.random_state}
         self._fit = Fit(trainer, pl_module, self._sets, **options)
-        self._fit.set_up(leave=self._exit)
+        self._fit.set_up(leave=self._leave)
         if trains_in_child(trainer):
             self._handover.at_end(self._exit, gives=trainer.is_global_zero)
 
@@ -205,23 +207,37 @@ class AdapterHooks:
     def _exit(self, error: BaseException | None = None) -> None:
         if (fit := self._fit) is None:
             return
+        self._fit, self._left = None, fit
+        failed = error
         try:
             fit.exit(error)
+        except BaseException as failure:
+            failed = failure
+            raise
         finally:
-            self._fit, self._result, self._stopped_by = None, fit.result, fit.loop.stopped_by
-            self._outcome = fit.outcome(error)
+            self._result, self._stopped_by, self._outcome = fit.result, fit.loop.stopped_by, fit.outcome(failed)
             self._handover.has_fitted = True
             for bound in _BOUND:
                 vars(self).pop(bound, None)
-            if error is None:  # else other callbacks may save the weights from before
-                fit.release()
+            if error is None:  # else other callbacks may save the weights from before, until the strategy is told
+                self._release()
             if fit.trainer.is_global_zero and trains_in_child(fit.trainer):
                 self._handover.give((self._result, self._stopped_by, self._outcome))
+
+    def _leave(self, error: BaseException) -> None:
+        self._exit(error)
+        self._release()
+
+    def _release(self) -> None:
+        if self._left is not None:
+            self._left.release()
+            self._left = None
 
     # --- checkpoints, and other things that Lightning does with callbacks --------------------------------------------
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: "LightningModule", checkpoint: dict[str, Any]) -> None:
         # Not `state_dict`: of two callbacks with one, Lightning refuses the second before `setup` can say what to do.
+        self._take_over()
         saved = copied(self._result) if self._fit is None else self._fit.save()
         if saved is not None:
             saved["random"] = gathered(trainer, saved["random"])
@@ -276,7 +292,7 @@ class AdapterHooks:
         return outcome(name, self._outcome, self._sets or self._sources, self._states(), self._stopped_by)
 
     def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name not in _BOUND} | {"_fit": None}
+        return {name: value for name, value in vars(self).items() if name not in _BOUND} | {"_fit": None, "_left": None}
 
 
 class CallbackSetAdapter(AdapterHooks, Callback):

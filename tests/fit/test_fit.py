@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import numpy as np
 import pytest
 import torch
 from lightning.pytorch.tuner import Tuner
 from torch import nn
+from torch.utils.data import DataLoader, IterableDataset
 
 from callbacksets import CallbackSet, CallbackSetAdapter, CallbackSetHistory
 from tests.helpers import Act, Endless, StageLog, Tiny, fit, ones, quiet
@@ -298,3 +300,112 @@ def test_what_a_callback_logs_too_late_gets_advice_for_a_callback() -> None:
     log = Act(on_epoch_end=lambda ctx: ctx.learner.log("mine", 1.0))
     with pytest.warns(UserWarning, match=r"'mine' was logged by a callback in on_epoch_end, too late for a score"):
         fit(log, max_epochs=2)
+
+
+# --- failures ---------------------------------------------------------------------------------------------------------
+
+
+def test_a_refused_inner_fit_leaves_the_callbacks_of_the_outer_alone() -> None:
+    log = StageLog("epoch", stages=("on_exit",))
+
+    def nest(ctx: Any) -> None:
+        if ctx.epoch == 1:
+            with pytest.raises(RuntimeError, match="is in another fit"):
+                fit(log)
+
+    fit([log, Act(on_epoch_end=nest)], max_epochs=2)
+    assert log.rows == [("exit", 2)]
+
+
+def test_exit_runs_also_where_nothing_can_be_saved(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: Any) -> Any:
+        raise ZeroDivisionError
+
+    log = StageLog(stages=("on_exit",))
+    monkeypatch.setattr("callbacksets.fit.fit.states.save", fail)
+    with pytest.raises(ZeroDivisionError):
+        fit(log)
+    assert log.rows == ["exit"]
+
+
+@pytest.mark.filterwarnings("ignore:torch.quantize_per_tensor")
+def test_data_whose_length_fails_in_any_way_and_odd_tensors_fail_no_fit() -> None:
+    class Odd(IterableDataset[torch.Tensor]):
+        def __iter__(self) -> Any:
+            return iter([torch.ones(2), torch.ones(2)])
+
+        def __len__(self) -> int:
+            raise NotImplementedError
+
+    module = Tiny()
+    module.register_buffer("odd", torch.quantize_per_tensor(torch.zeros(3), 0.1, 0, torch.quint8))
+    log = StageLog(stages=("on_exit",))
+    fit(log, module, DataLoader(Odd(), batch_size=2))
+    assert log.rows == ["exit"]
+
+
+def test_the_next_fit_of_a_trainer_is_its_own_when_another_callback_failed_in_its_on_exception(tmp_path: Path) -> None:
+    class Fails(L.Callback):
+        def on_exception(self, *args: Any) -> None:
+            raise ZeroDivisionError
+
+    class Saves(L.Callback):
+        def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+            trainer.save_checkpoint(tmp_path / "end.ckpt")
+
+    fails = [True]
+
+    def once(ctx: Any) -> None:
+        if fails.pop():
+            raise InterruptedError
+        fails.append(False)
+
+    log = StageLog("epoch", stages=("on_epoch_end",))
+    trainer = quiet(max_epochs=1, callbacks=[Saves(), CallbackSetAdapter([log, Act(on_batch_end=once)]), Fails()])
+    with pytest.raises(ZeroDivisionError):
+        trainer.fit(Tiny(), ones(1))
+    fails.append(False)
+    trainer.fit(Tiny(), ones(1))
+    assert log.rows == [("epoch_end", 1)]
+    assert not {"training_step", "lightning_module_state_dict", "on_exception"} & set(vars(trainer.strategy))
+
+
+def test_a_batch_that_the_module_has_skipped_has_no_end_in_a_resumed_run(tmp_path: Path) -> None:
+    class Skips(Tiny):
+        def on_train_batch_start(self, batch: Any, batch_idx: int) -> Any:
+            return -1 if batch_idx == 1 else None
+
+    save = Act(on_epoch_end=lambda ctx: ctx.trainer.save_checkpoint(tmp_path / "a.ckpt"))
+    fit({"log": StageLog(), "save": save}, Skips(), ones(3))
+    log = StageLog("epoch", stages=("on_batch_end", "on_epoch_end"))
+    quiet(max_epochs=1, callbacks=[CallbackSetAdapter({"log": log})]).fit(
+        Skips(), ones(3), ckpt_path=tmp_path / "a.ckpt"
+    )
+    assert log.rows == []
+
+
+def test_an_outcome_tells_of_a_failing_exit() -> None:
+    def boom(ctx: Any) -> None:
+        raise ZeroDivisionError
+
+    adapter = CallbackSetAdapter(Act(on_exit=boom))
+    with pytest.raises(ZeroDivisionError):
+        fit(adapter)
+    assert "ZeroDivisionError" in repr(adapter)
+
+
+@pytest.mark.filterwarnings("ignore:get_state and legacy can only be used")  # by Lightning
+def test_another_generator_of_numpys_fails_no_fit(tmp_path: Path) -> None:
+    before = np.random.get_bit_generator()
+    np.random.set_bit_generator(np.random.PCG64(1))
+    try:
+        save = Act(on_epoch_end=lambda ctx: ctx.trainer.save_checkpoint(tmp_path / "a.ckpt"))
+        fit({"save": save})
+        fit({"save": save}, max_epochs=2)
+    finally:
+        np.random.set_bit_generator(before)
+
+
+def test_an_unknown_callback_of_the_run_names_those_there_are() -> None:
+    with pytest.raises(KeyError, match=r"There is no 'predictions'\. There are 'act', 'history'"):
+        fit([Act(on_begin=lambda ctx: ctx.callbacks["predictions"]), CallbackSetHistory()])

@@ -214,6 +214,8 @@ class CallbackSetDecaysByEpoch(CallbackSetDecays):
 
 
 class CallbackSetScores(CallbackSet):
+    """Sound: a checkpoint holds the scores as a plain dict."""
+
     def __init__(self) -> None:
         self.best: Any = None
 
@@ -225,11 +227,6 @@ class CallbackSetScores(CallbackSet):
 
     def load_state_dict(self, state_dict: Any) -> None:
         self.best = state_dict["best"]
-
-
-class CallbackSetScoresCopied(CallbackSetScores):
-    def on_valid_end(self) -> None:
-        self.best = dict(self.ctx.last_scores_valid)
 
 
 # --- sound, though they look otherwise -------------------------------------------------------------------------------
@@ -336,7 +333,6 @@ STATES = [
         r"\['losses'\] \(a collections.deque\).*weights_only=True",
         CallbackSetLosses,
     ),
-    Entry(CallbackSetScores, "weights_only", r"at \['best'\] \(a callbacksets.*dict\(", CallbackSetScoresCopied),
     Entry(
         CallbackSetMean,
         "resume",

@@ -7,7 +7,7 @@ from lightning.pytorch.utilities import rank_zero_info
 from callbacksets.base import CallbackSet
 from callbacksets.checks import did_you_mean, listed
 from callbacksets.fit.context import ContextTorch
-from callbacksets.scores import ByName, Measures, Scores, by_name
+from callbacksets.scores import ByName, Measures, Scores, by_name, short_name
 
 
 def has_validation(ctx: ContextTorch) -> bool:
@@ -54,7 +54,7 @@ def measures_at_begin(callback: CallbackSet, monitor: str | None) -> Measures | 
     known = callback.ctx.measures_valid
     if not known:
         return None
-    if monitor is None or monitor in known.logged or did_you_mean(monitor, known):
+    if monitor is None or monitor in (*known, *known.logged):
         return known
     # those of this package add no scores
     others = (
@@ -78,13 +78,16 @@ def choose_measure(
         ctx: The context.
         known: The scores or measures there are.
         user: Who goes by the score, to begin a sentence with.
-        monitor: The name of the score, short or as it was logged; None for the first.
+        monitor: The name of the score, short, as it was logged, or as Lightning sees it; None for the first.
         mode: `"min"`, `"max"`, or None for what `ctx.minimize()` says.
         before: The name of the score in the run that is resumed.
 
     Raises:
         RuntimeError: When there is no such score, it is another than before, or nothing tells what is better.
     """
+    published = {f"val_{short_name(name)}": name for name in known}  # as Lightning's own callbacks see them
+    if monitor is not None and monitor not in (*known, *known.logged):
+        monitor = published.get(monitor, monitor)
     if monitor is not None and monitor not in (*known, *known.logged):
         raise RuntimeError(
             f"{user} is to monitor {monitor!r}, but the validation scores are {listed(known)}."

@@ -54,10 +54,10 @@ class Dispatch:
         """Run a stage of some callbacks: those that had not had it when a checkpoint was saved in the middle of it."""
         self._run(stage, [call for call in self._calls[stage] if call[0] in ids])
 
-    def attempt(self, stage: str) -> list[BaseException]:
-        """Run a stage of all callbacks, whatever fails in it. Gives what was raised."""
+    def attempt(self, stage: str, ids: Iterable[str]) -> list[BaseException]:
+        """Run a stage of some callbacks, whatever fails in it. Gives what was raised."""
         failures: list[BaseException] = []
-        for call in self._calls[stage]:
+        for call in [call for call in self._calls[stage] if call[0] in ids]:
             try:
                 self._run(stage, [call])
             except BaseException as failure:  # the other callbacks must have their turn

@@ -29,7 +29,7 @@ from callbacksets.fit.reader import ScoreReader
 from callbacksets.fit.saving import Saving
 from callbacksets.fit.states import Saved
 from callbacksets.fit.step import Step
-from callbacksets.scores import Measures, Scores
+from callbacksets.scores import ById, Measures, Scores
 from callbacksets.show.outcome import Outcome
 
 if TYPE_CHECKING:
@@ -53,7 +53,7 @@ class Fit:
         self.sets = sets
         self.loop: Loop = Loop()
         self.step: Step = Step()
-        self.ctx: ContextTorch = ContextTorch(trainer, module, self.loop, self.step, sets, **names)
+        self.ctx: ContextTorch = ContextTorch(trainer, module, self.loop, self.step, ById(sets), **names)
         self.dispatch: Dispatch = Dispatch(trainer, sets, self.loop)
         self.reader: ScoreReader = ScoreReader(trainer)
         self.publisher: Publisher = Publisher(trainer, self.loop)
@@ -78,14 +78,13 @@ class Fit:
         """Give every callback its context.
 
         Args:
-            leave: What is to be done when an exception ends the fit, and Lightning tells no callback of it: a tuner
-                has put others in their place.
+            leave: What is to be done at Lightning's last word on a failure, the strategy's `on_exception`. It follows
+                those of the callbacks, and comes also where a tuner has put others in their place.
         """
 
         def tapped(on_exception: Callable[[BaseException], None]) -> Callable[[BaseException], None]:
             def watched(error: BaseException) -> None:
                 leave(error)
-                self.release()
                 on_exception(error)
 
             return watched
@@ -348,24 +347,25 @@ class Fit:
             BaseException: The first that is raised here, unless one is under way already. It tells of the others.
         """
         failures: list[BaseException] = []
+        ours = [id for id, callback in self.sets.items() if callback.ctx is self.ctx]
         try:
             if self.result is None:
                 self.result = self.save(failures)
-            if self.loop.begun or self.trainer.interrupted:  # a tuner only sets up
-                self._run_exit(failures)
-        except BaseException as failure:
+        except BaseException as failure:  # the callbacks must have their last stage nevertheless
             failures.append(failure)
+        try:
+            if self.loop.begun or self.trainer.interrupted:  # a tuner only sets up
+                self._run_exit(failures, ours)
         finally:
             self.capture.stop()
-            for callback in self.sets.values():
-                if callback.ctx is self.ctx:
-                    callback.ctx = None  # type: ignore[assignment]
+            for id in ours:
+                self.sets[id].ctx = None  # type: ignore[assignment]
         _raise_first(error, failures)
 
-    def _run_exit(self, failures: list[BaseException]) -> None:
+    def _run_exit(self, failures: list[BaseException], ids: list[str]) -> None:
         before = fingerprint(self.ctx.learner) if self.dispatch.has("on_exit") else None
         self.dispatch.find_stages()
-        failures += self.dispatch.attempt("on_exit")
+        failures += self.dispatch.attempt("on_exit", ids)
         self._is_exact = before is None or fingerprint(self.ctx.learner) == before
 
     def outcome(self, error: BaseException | None) -> Outcome:

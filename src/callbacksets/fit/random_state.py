@@ -42,9 +42,11 @@ def collect(trainer: "Trainer") -> Numbers:
     """The states of Python's, NumPy's and torch's generators, and of that of the rank's device."""
     numpy: Any = np.random.get_state(legacy=False)
     device = trainer.strategy.root_device
+    is_usual = numpy["bit_generator"] == "MT19937"  # NumPy's own; another one is its user's to keep
+    state = {"key": numpy["state"]["key"].tolist(), "pos": int(numpy["state"]["pos"])} if is_usual else None
     return {
         "python": random.getstate(),
-        "numpy": numpy | {"state": {"key": numpy["state"]["key"].tolist(), "pos": int(numpy["state"]["pos"])}},
+        "numpy": numpy | {"state": state} if is_usual else None,
         "torch": torch.get_rng_state(),
         "device": None if device.type == "cpu" else _generator(device).get_rng_state(),
     }
@@ -54,8 +56,9 @@ def restore(trainer: "Trainer", numbers: Numbers) -> None:
     """Put the generators where they were."""
     version, internal, gauss = numbers["python"]
     random.setstate((version, tuple(internal), gauss))
-    keys = numbers["numpy"]["state"]
-    np.random.set_state(numbers["numpy"] | {"state": keys | {"key": np.array(keys["key"], dtype=np.uint32)}})
+    if numbers["numpy"] is not None:
+        keys = numbers["numpy"]["state"]
+        np.random.set_state(numbers["numpy"] | {"state": keys | {"key": np.array(keys["key"], dtype=np.uint32)}})
     torch.set_rng_state(numbers["torch"].cpu())
     device = trainer.strategy.root_device
     if numbers["device"] is not None and device.type != "cpu":

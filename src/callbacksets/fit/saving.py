@@ -4,6 +4,7 @@ import copy
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
 
+from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
 from callbacksets.fit.lightning import WEIGHTS, Taps, callbacks_of
@@ -44,10 +45,13 @@ class Saving:
         # of a sharded module no rank alone has them, and the others may be gone
         whole = trainer.world_size == 1 or "DDP" in type(trainer.strategy).__name__
         if saves and whole:
-            weights = self._module.state_dict()  # which also carries the versions of the modules
-            for name, value in weights.items():
-                weights[name] = value.detach().to("cpu", copy=True) if isinstance(value, Tensor) else value
-            self.weights = weights
+            try:
+                weights = self._module.state_dict()  # which also carries the versions of the modules
+                for name, value in weights.items():
+                    weights[name] = value.detach().to("cpu", copy=True) if isinstance(value, Tensor) else value
+                self.weights = weights
+            except Exception as error:  # the user's own error is the one to be seen
+                rank_zero_warn(f"The weights from before `exit` could not be kept for a checkpoint: {error}")
 
     def _tapped(self, get_weights: Callable[[], Weights]) -> Callable[[], Weights]:
         def watched() -> Weights:

@@ -168,7 +168,10 @@ def _to_come(fit: "Fit") -> tuple[str, list[str]]:
 
 def _has_batch_to_end(fit: "Fit") -> bool:
     """Whether a batch has been trained, and another callback has failed where it ends: Lightning takes it for done."""
-    return fit.loop.in_batch and fit.loop.caller is None and lightning.takes_batch_for_done(fit.trainer)
+    loop = fit.loop
+    if not loop.in_batch or loop.ran_now("on_before_valid") or loop.ran_now("on_epoch_end"):
+        return False  # a module that skips the rest of an epoch leaves a batch without its end
+    return loop.caller is None and lightning.takes_batch_for_done(fit.trainer)
 
 
 def _scores_train(fit: "Fit") -> Scores | None:
@@ -201,7 +204,7 @@ def _length(task: Any) -> Any:
         return [_length(dataset) for dataset in task]
     try:
         return len(task)
-    except TypeError:
+    except Exception:  # an iterable may have no length, and say so in any way
         return None
 
 
