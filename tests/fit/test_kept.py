@@ -19,6 +19,7 @@ from tests.helpers import Act, Batches, StageLog, Tiny, ones, quiet
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`"),
     pytest.mark.filterwarnings("ignore:train_dataloader yielded None"),
+    pytest.mark.filterwarnings("ignore:The loaded checkpoint was produced with Lightning"),
     pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended"),
     pytest.mark.filterwarnings(r"ignore:`.fit\(ckpt_path=None\)` was called without a model"),
     pytest.mark.filterwarnings(r"ignore:.*is set, but there is no last checkpoint available"),
@@ -215,6 +216,7 @@ def test_a_stop_after_a_validation_is_the_same_whoever_saves(tmp_path: Path) -> 
     assert [row[2] for row in rows["own"]] == [1, 2, 3, 4, 5, 6]
 
 
+@INSIDE_EPOCH
 @pytest.mark.parametrize("side", ["before", "behind", "own"])
 def test_a_checkpoint_inside_the_very_first_batch(side: str, tmp_path: Path) -> None:
     """No batch has been trained when such a run is resumed, and yet Lightning does not start over."""
@@ -239,6 +241,16 @@ def test_an_epoch_whose_batches_are_lost_has_no_training_scores(tmp_path: Path) 
         assert parts["history"]["train.loss"] == [whole["history"]["train.loss"][0], None]
 
 
+def test_an_epoch_that_no_batch_goes_on_with_has_not_the_scores_of_the_one_before(tmp_path: Path) -> None:
+    """They are in the checkpoint, which was saved before the epoch had any."""
+    limits: dict[str, Any] = {"max_epochs": -1, "max_steps": 5, "loaders": (ones(3), ones(1))}
+    before = (Native("on_train_batch_end", 5, save(tmp_path / "five.ckpt")),)
+    whole = run({"history": "history"}, before=before, **limits)["history"]
+    parts = run({"history": "history"}, ckpt=tmp_path / "five.ckpt", **limits)["history"]
+    assert parts["epoch"] == whole["epoch"] == [1, 2]
+    assert parts["train.loss"] == [whole["train.loss"][0], None]
+
+
 @pytest.mark.parametrize("hook", ["on_validation_end", "on_train_batch_end"])
 @pytest.mark.parametrize("side", ["before", "behind"])
 def test_the_end_of_the_last_epoch_where_there_is_nothing_left_to_train(side: str, hook: str, tmp_path: Path) -> None:
@@ -258,6 +270,7 @@ def test_the_end_of_the_last_epoch_where_there_is_nothing_left_to_train(side: st
     assert parts["history"]["train.loss"] == whole["history"]["train.loss"]
 
 
+@INSIDE_EPOCH
 @pytest.mark.parametrize("how", ["on_before_valid", "on_epoch_end", "fails"])
 def test_the_end_of_an_epoch_where_lightning_counts_in_steps(how: str, tmp_path: Path) -> None:
     """Lightning may train one batch more in it, which comes after its end, whoever saves."""

@@ -154,13 +154,15 @@ class CallbackSetHooks(CallbackSet):
     """Looks at the network's output in validation, and goes on looking."""
 
     def on_before_valid(self) -> None:
-        self.handle: Any = self.ctx.network.register_forward_hook(_look)
+        self.ctx.network.register_forward_hook(_look)
 
 
-class CallbackSetHooksInValidation(CallbackSetHooks):
+class CallbackSetHooksInValidation(CallbackSet):
+    handle: Any
+
     def on_before_valid(self) -> None:
         if self.ctx.validates:
-            super().on_before_valid()
+            self.handle = self.ctx.network.register_forward_hook(_look)
 
     def on_valid_end(self) -> None:
         _remove(self)
@@ -170,10 +172,15 @@ class CallbackSetHooksInValidation(CallbackSetHooks):
 
 class CallbackSetLeavesHooks(CallbackSet):
     def on_begin(self) -> None:
-        self.handle: Any = self.ctx.network.register_forward_hook(_look)
+        self.ctx.network.register_forward_hook(_look)
 
 
-class CallbackSetRemovesHooks(CallbackSetLeavesHooks):
+class CallbackSetRemovesHooks(CallbackSet):
+    handle: Any
+
+    def on_begin(self) -> None:
+        self.handle = self.ctx.network.register_forward_hook(_look)
+
     def on_exit(self) -> None:
         _remove(self)
 

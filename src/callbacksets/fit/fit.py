@@ -243,11 +243,17 @@ class Fit:
 
     def _before_valid(self, *, in_epoch: bool = False) -> None:
         loop = self.loop
-        if "on_batch_begin" in loop.ran or not loop.is_resumed_inside_epoch:  # else the scores are the checkpoint's
+        if not self._scores_are_restored():
             loop.measures_train = self._measures("train")
             loop.scores_train = self.reader.train(in_epoch=in_epoch)
         self.dispatch.run("on_before_valid")
         self.publisher.train()
+
+    def _scores_are_restored(self) -> bool:
+        """Whether the training scores of this epoch are those of the checkpoint, after which no batch was trained."""
+        loop = self.loop
+        goes_on = loop.is_resumed_inside_epoch and "on_batch_begin" not in loop.ran
+        return goes_on and (loop.ran_in_epoch("on_before_valid") or lightning.has_all_batches(self.trainer))
 
     def begin_valid_batch(self, batch: Any, batch_idx: int) -> None:
         """A validation batch is on the device."""
