@@ -29,6 +29,7 @@ def test_what_decides_is_rank_zeros_also_where_a_callback_added_it(ranks: list[d
         assert rank["whole"]["score"] == 1.0
         assert rank["whole"]["lr"] < 0.01
         assert rank["whole"]["published"]["val_own"] == 4.0
+        assert rank["whole"]["own"] == [1.0, 2.0, 3.0, 4.0]  # also in the history of the other rank
     assert ranks[0]["whole"]["lr"] == ranks[1]["whole"]["lr"]
     assert ranks[0]["whole"]["weights"] == ranks[1]["whole"]["weights"]
 

@@ -13,7 +13,7 @@ from callbacksets.describe.sources import Callbacks, generate, sources_by_id
 from callbacksets.fit.context import ContextTorch
 from callbacksets.fit.fit import Fit
 from callbacksets.fit.handover import Handover, trains_in_child
-from callbacksets.fit.lightning import callbacks_of
+from callbacksets.fit.lightning import callbacks_of, check_namespace
 from callbacksets.fit.loop import StoppedBy
 from callbacksets.fit.named import check_names
 from callbacksets.fit.plain import copied
@@ -111,7 +111,7 @@ class AdapterHooks:
             self._set_up(trainer, pl_module)
 
     def _set_up(self, trainer: Trainer, pl_module: "LightningModule") -> None:
-        self._handover.take()  # what nobody has asked for
+        self._handover.take()  # of the fit before
         self._result = self._stopped_by = self._outcome = None
         self._check_trainer(trainer)
         self._sets = generate(self._sources)
@@ -122,7 +122,7 @@ class AdapterHooks:
             self._handover.at_end(self._exit, gives=trainer.is_global_zero)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: "LightningModule", checkpoint: dict[str, Any]) -> None:
-        if (fit := self._fit_of(trainer)) and not fit.loop.begun:  # else a learning rate finder restores
+        if (fit := self._fit_of(trainer)) and not fit.loop.begun:  # later, only a learning rate finder loads
             fit.load(checkpoint["callbacks"].get(KEY))
 
     def on_fit_start(self, trainer: Trainer, pl_module: "LightningModule") -> None:
@@ -219,7 +219,7 @@ class AdapterHooks:
             self._handover.has_fitted = True
             for bound in _BOUND:
                 vars(self).pop(bound, None)
-            if error is None:  # else other callbacks may save the weights from before, until the strategy is told
+            if error is None:  # else other callbacks may save, until the strategy is told: see _leave
                 self._release()
             if fit.trainer.is_global_zero and trains_in_child(fit.trainer):
                 self._handover.give((self._result, self._stopped_by, self._outcome))
@@ -263,13 +263,7 @@ class AdapterHooks:
             self._result, self._stopped_by, self._outcome = left
 
     def _check_trainer(self, trainer: Trainer) -> None:
-        if not isinstance(trainer, self.trainer_class):
-            is_other = "pytorch_lightning" in self.trainer_class.__module__
-            other = "callbacksets" if is_other else "callbacksets.pytorch_lightning"
-            raise TypeError(
-                f"Expected a Trainer of {self.trainer_class.__module__.split('.trainer')[0]} but got one of "
-                f"{type(trainer).__module__.split('.trainer')[0]}. For that: from {other} import CallbackSetAdapter."
-            )
+        check_namespace(trainer, self.trainer_class)
         adapters = [callback for callback in callbacks_of(trainer) if isinstance(callback, AdapterHooks)]
         if len(adapters) > 1:
             raise ValueError(
@@ -311,7 +305,8 @@ class CallbackSetAdapter(AdapterHooks, Callback):
         {"epoch": [1, 2, ...], "train.loss": [...], "valid.loss": [...]}
 
     It belongs last among the Trainer's callbacks: what stands behind it acts after `epoch_end`. It can be used for
-    several fits, one after the other. An instance is used as it is; of all else a callback is made anew for every fit.
+    several fits, one after the other. An instance is used as it is. Classes, keys and
+    descriptors make a new callback for every fit.
 
     Args:
         callbacks: One of, a list of, or a mapping id -> a `CallbackSet` instance or class, a `TorchCallback`, or a key

@@ -60,6 +60,7 @@ def run(ckpt: Path | None, path: Path | None, epochs: int) -> dict[str, Any]:
     last.weight = 3000
     callbacks = {
         "own": CallbackSetOwn(),
+        "history": "history",
         "plateau": t_clbk("lr_reduce_on_plateau", monitor="own", mode="min", patience=0, factor=0.5),
         "early_stopping": t_clbk("early_stopping", patience=9, monitor="own", mode="min", restore_best_weights=True),
         "look": look,
@@ -70,6 +71,7 @@ def run(ckpt: Path | None, path: Path | None, epochs: int) -> dict[str, Any]:
     trainer = quiet(callbacks=[adapter], devices=2, strategy=strategy, max_epochs=epochs, use_distributed_sampler=False)
     trainer.fit(module, ones(3), ones(2), ckpt_path=ckpt)
     state = adapter.states["early_stopping"]
+    seen["own"] = adapter.states["history"]["valid.own"]
     seen |= {"best": state["best_epochs"], "score": state["best_score"]}
     seen["weights"] = [parameter.tolist() for parameter in module.parameters()]
     return seen

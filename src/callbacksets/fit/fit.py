@@ -1,8 +1,8 @@
 """One fit: what is due at each moment of training, in the order in which training runs.
 
-Lightning's hooks name the moments (see `callbacksets.adapter`). A moment does what is due and has not been done: so it
-is the same whether a hook comes once, comes after its part was done ahead for a checkpoint, or comes again in a run
-that was resumed.
+Lightning's hooks name the moments (see `callbacksets.adapter`). Each method does only what is due and not yet done.
+So it is all the same whether a hook comes once, comes after its part was done early for a checkpoint, or comes again in
+a run that was resumed.
 """
 
 import time
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 class Fit:
-    """What begins with `setup` and ends with `exit`."""
+    """What begins when the adapter is set up, and ends with the stage `exit`."""
 
     def __init__(
         self,
@@ -58,7 +58,7 @@ class Fit:
         self.reader: ScoreReader = ScoreReader(trainer)
         self.publisher: Publisher = Publisher(trainer, self.loop)
         self.capture: Capture = Capture(trainer, module, self.step)
-        self.saving: Saving = Saving(trainer, module, self._do_ahead)
+        self.saving: Saving = Saving(trainer, module, self._end_before_save)
         self.given: Saved | None = None  # what the checkpoint that this fit continues has saved
         self.result: Saved | None = None  # what would be saved after the last stage of training
         self.warned: set[str] = set()
@@ -142,7 +142,9 @@ class Fit:
         self._gradients = Gradients(self.trainer, self.step)
         self.saving.watch()
         given, self.given = self.given, None  # all of it is with the callbacks now, and may be as large as the network
-        goes_on_in_epoch = given is not None and given["loop"] is not None and resume.catch_up(self, given["loop"])
+        goes_on_in_epoch = False
+        if given is not None and given["loop"] is not None:
+            goes_on_in_epoch = resume.catch_up(self, given["loop"])
         if self.random is not None:
             self.random.begun(goes_on_in_epoch=goes_on_in_epoch)
         if not self.loop.in_epoch:
@@ -161,7 +163,7 @@ class Fit:
 
     def begin_epoch(self) -> None:
         """An epoch begins, unless it had begun when the checkpoint was written."""
-        self._count()
+        self._update_now()
         if self.loop.ran_in_epoch("on_epoch_begin") or self.loop.ran_in_epoch("on_epoch_end"):
             return
         self._open_epoch()
@@ -182,7 +184,7 @@ class Fit:
         self._start_step("on_batch_begin", batch)
 
     def _miss_epoch_begin(self) -> None:
-        """Lightning resumes in an epoch without a word: at its start after a checkpoint of an epoch's last batch."""
+        """In a resumed run, Lightning may begin with a batch and leave out `on_train_epoch_start`."""
         loop, now = self.loop, self.loop.now
         if self._batches.current.ready > 1:
             loop.ran[RESUMED] = now  # the checkpoint did not know of us
@@ -218,7 +220,7 @@ class Fit:
     def end_batch(self, batch: Any) -> None:
         """The optimizer has stepped. A batch of None comes here too: it counts, and has no stages."""
         if not self.loop.in_batch:
-            self._count()
+            self._update_now()
             return
         self.step.see(batch)
         self._end_batch()
@@ -230,10 +232,10 @@ class Fit:
     # --- validation --------------------------------------------------------------------------------------------------
 
     def begin_validation(self) -> None:
-        """A validation begins, unless it had ended when the checkpoint was written: Lightning 2.4 makes it again."""
+        """A validation begins. Lightning 2.4 repeats one that the checkpoint already has: then nothing is due."""
         if not self._trains():
             return
-        self._count()
+        self._update_now()
         if self.loop.ran_now("on_before_valid"):
             return
         modes = [(module, module.training) for module in self.ctx.learner.modules()]
@@ -296,13 +298,13 @@ class Fit:
     # --- the end -----------------------------------------------------------------------------------------------------
 
     def end_epoch(self) -> None:
-        """An epoch ends; so may training. An epoch that had ended Lightning may end again, where it counts in steps."""
-        self._count()
-        self.finish_epoch()
+        """An epoch ends; so may training. With `max_steps`, Lightning may end the same epoch twice."""
+        self._update_now()
+        self.run_epoch_end()
         self._stop_if_asked()
 
-    def finish_epoch(self) -> None:
-        """Do what is due at the end of an epoch."""
+    def run_epoch_end(self) -> None:
+        """Run what is due at the end of an epoch."""
         loop = self.loop
         if loop.ran_in_epoch("on_epoch_end") or loop.ran_now(REOPENED):
             return
@@ -339,7 +341,7 @@ class Fit:
     def end(self) -> None:
         """Training has come to its end."""
         if self.loop.in_epoch:  # a checkpoint of the last step was resumed, and Lightning had nothing left to train
-            self.finish_epoch()
+            self.run_epoch_end()
         self.reader.explain_late()
         self.dispatch.run("on_end")
         self.result = self.save()
@@ -380,7 +382,7 @@ class Fit:
         return Outcome(self.loop.now[0], seconds, None if error is None else type(error).__name__)
 
     def release(self) -> None:
-        """Let go of the Trainer, when nothing saves the weights from before `exit` any more."""
+        """Let go of the Trainer. Called when no checkpoint needs the weights as they were before `exit` any more."""
         if self.result is not None:
             self.result["exact"] &= self._is_exact
         self.saving.stop()
@@ -394,25 +396,28 @@ class Fit:
         """What a checkpoint written now keeps. See `callbacksets.fit.states`."""
         return states.save(self, failures)
 
-    def _do_ahead(self) -> None:
-        """A callback before us saves, and Lightning takes what ends for done: end it now, as a resumed run will not."""
+    def _end_before_save(self) -> None:
+        """Another callback saves in a hook whose stages have not run yet.
+
+        Lightning will not make the hook again in a resumed run. So they run now.
+        """
         if self.loop.caller is not None:
             return  # one of ours saves
         ends: dict[str | None, Callable[[], None]] = {
-            "on_train_batch_end": self._end_batch_ahead,
+            "on_train_batch_end": self._end_batch_before_save,
             "on_validation_end": self.end_validation,
             "on_train_epoch_end": self.end_epoch,
         }
         if (end := ends.get(lightning.hook_under_way(self.trainer))) is not None:
             end()
 
-    def _end_batch_ahead(self) -> None:
+    def _end_batch_before_save(self) -> None:
         if self.loop.in_batch:
             self._end_batch()
         else:
-            self._count()
+            self._update_now()
 
-    def _count(self) -> None:
+    def _update_now(self) -> None:
         """Take the moment from Lightning's counts."""
         total, current = self._batches.total, self._batches.current
         self.loop.now = (self._epochs.current.completed + 1, total.processed + (current.ready > current.processed))

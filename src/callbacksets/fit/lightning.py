@@ -29,6 +29,16 @@ def is_mock(optimizer: object) -> bool:
     return type(optimizer).__name__ == "_MockOptimizer"
 
 
+def check_namespace(trainer: object, expected: type) -> None:
+    """Raise a `TypeError` for a Trainer of the other namespace: the two are separate hierarchies of classes."""
+    if not isinstance(trainer, expected):
+        other = "callbacksets" if "pytorch_lightning" in expected.__module__ else "callbacksets.pytorch_lightning"
+        raise TypeError(
+            f"Expected a Trainer of {expected.__module__.split('.trainer')[0]} but got one of "
+            f"{type(trainer).__module__.split('.trainer')[0]}. For that: from {other} import CallbackSetAdapter."
+        )
+
+
 def callbacks_of(trainer: "Trainer") -> "list[Callback]":
     """All callbacks of a Trainer."""
     callbacks: Any = trainer.callbacks  # type: ignore[attr-defined]  # set where mypy does not look

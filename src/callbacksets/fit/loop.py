@@ -1,4 +1,4 @@
-"""Where training stands, and what it has come to: a logbook of when each stage last ran."""
+"""Where training stands: a logbook of the moment at which each stage last began. And what has been read of it."""
 
 from dataclasses import dataclass, field
 
@@ -9,6 +9,12 @@ Moment = tuple[int, int]
 """The epoch, from 1, and the batches until then over all epochs."""
 
 NEVER: Moment = (-1, -1)
+
+RESUMED = "resumed"
+"""An entry of the logbook that is no stage: the moment in the middle of an epoch at which a run was resumed."""
+
+REOPENED = "reopened"
+"""Another one: the moment at which an epoch that was cut short went on. Its end is due after another batch."""
 
 
 @dataclass(frozen=True)
@@ -33,11 +39,11 @@ class StoppedBy:
 
 @dataclass(slots=True)
 class Loop:
-    """What a fit has counted, called and read. The fit writes it, the context shows it, a checkpoint keeps it.
+    """What a fit has counted, called and read. The context shows it, a checkpoint keeps it.
 
-    Where training stands follows from two fields. `now` is the moment, counted as Lightning counts. `ran` is the
-    logbook: for each stage the moment at which it last ran. So a stage of this moment that is due is one that has not
-    run now, and what a checkpoint has seen to the end is not done again.
+    Where training stands follows from two fields. `now` is the moment, counted as Lightning counts: the fit sets it.
+    `ran` is the logbook: the dispatch notes in it the moment at which each stage last began. A stage is due if its hook
+    has come and `ran[stage]` is not now. So what a checkpoint has in its book is not done again.
     """
 
     now: Moment = (0, 0)
@@ -49,7 +55,7 @@ class Loop:
 
     terminate: bool = False
     terminated_by: tuple[str | None, str] | None = None  # the id and the stage
-    stopped_by: StoppedBy | None = None  # it was looked at, and training ends
+    stopped_by: StoppedBy | None = None  # set when `terminate` took effect
 
     scores_train: Scores | Reading | None = field(default_factory=Scores)
     scores_valid: Scores | Reading | None = field(default_factory=lambda: Scores(empty=NOT_VALIDATED))
@@ -90,10 +96,3 @@ class Loop:
     def is_resumed_inside_epoch(self) -> bool:
         """Whether this epoch had begun in the run that is resumed, so that `epoch_begin` did not run in this one."""
         return self.ran_in_epoch(RESUMED)
-
-
-RESUMED = "resumed"
-"""An entry of the logbook that is no stage: the moment in the middle of an epoch at which a run was resumed."""
-
-REOPENED = "reopened"
-"""Likewise: the moment at which an epoch that was cut short is opened again. Its end is due when something has come."""

@@ -32,12 +32,16 @@ class Publisher:
         self._publish("val", self._added(self._loop.scores_valid))
 
     def _added(self, scores: Scores | Reading | None) -> dict[str, float]:
-        """What the module has not logged; of several ranks, that of rank zero."""
+        """What the module has not logged; of several ranks, that of rank zero, which all of them see from now on."""
         added: dict[str, float] = {}
         if scores is not None and not isinstance(scores, Reading):  # a reading that nobody has touched has nothing more
             read = set(scores.logged.values())
-            added = {name: float(value) for name, value in scores.items() if name not in read}
-        return self._trainer.strategy.broadcast(added) if self._trainer.world_size > 1 else added
+            added = {name: value for name, value in scores.items() if name not in read}
+        if self._trainer.world_size > 1:
+            added = self._trainer.strategy.broadcast(added)
+            if isinstance(scores, Scores):
+                scores.update(added)
+        return added
 
     def _publish(self, loop: str, added: dict[str, float]) -> None:
         named = {f"{loop}_{short_name(name)}": value for name, value in added.items()}

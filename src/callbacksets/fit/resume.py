@@ -57,7 +57,7 @@ def catch_up(fit: "Fit", saved: SavedLoop) -> bool:
     if stage:
         fit.dispatch.finish(stage, ids)
     if loop.in_epoch and loop.now[0] <= lightning.epoch_progress(fit.trainer).current.processed:
-        fit.finish_epoch()
+        fit.run_epoch_end()
     goes_on_in_epoch = loop.now[0] > trained
     if goes_on_in_epoch and loop.ran_in_epoch("on_epoch_end") and not lightning.has_all_batches(fit.trainer):
         del loop.ran["on_epoch_end"]  # it was cut short, and its other batches come now
