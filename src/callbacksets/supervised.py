@@ -32,7 +32,7 @@ class SupervisedModule(L.LightningModule):
         ...     torch.nn.Linear(64, 10),
         ...     torch.nn.CrossEntropyLoss(),
         ...     partial(torch.optim.AdamW, lr=1e-3),
-        ...     measures_valid={"acc": MulticlassAccuracy(10)},
+        ...     measures_valid={"acc": MulticlassAccuracy(10, average="micro")},
         ... )
         >>> module(torch.zeros(2, 64)).shape
         torch.Size([2, 10])
