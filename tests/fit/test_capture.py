@@ -1,8 +1,10 @@
 """The network's output under torch.compile and odd calls, and that nothing of the tapping is left behind."""
 
 import copy
+from contextlib import suppress
 from functools import partial
 from io import BytesIO
+from types import SimpleNamespace
 from typing import Any
 
 import lightning as L
@@ -11,6 +13,8 @@ import torch
 from torch import nn
 
 from callbacksets import CallbackSet, CallbackSetAdapter, CallbackSetHistory
+from callbacksets.fit.capture import Capture
+from callbacksets.fit.step import Step
 from tests.helpers import Act, Batches, StageLog, Tiny, fit, ones, quiet
 
 STAGES = ("on_after_backward", "on_batch_end", "on_batch_valid_end")
@@ -297,3 +301,68 @@ def test_reading_what_is_not_kept_says_how_to_have_it() -> None:
     act.reads_y_hats = False
     with pytest.raises(RuntimeError, match="Set reads_y_hats = True in the class of the one that reads it"):
         fit(act)
+
+
+# --- scripting, and errors that a step catches -----------------------------------------------------------------------
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script`")
+def test_a_scripted_network_trains_and_has_no_output_to_see() -> None:
+    network = torch.jit.script(nn.Linear(2, 1))
+    log = StageLog("last_loss", stages=("on_batch_end",))
+    fit(log, Tiny(network))
+    assert len(log.rows) == 2
+    with pytest.raises(RuntimeError, match="The network is scripted, and runs no hooks"):
+        fit(Act(on_batch_end=lambda ctx: ctx.y_hat), Tiny(network))
+
+
+def test_an_error_inside_a_call_that_the_step_catches_is_not_counted() -> None:
+    class Catching(Tiny):
+        """Its own network, as a wrapped module is called."""
+
+        def __init__(self) -> None:
+            super().__init__()
+            self.linear = self.network
+            del self.network
+
+        def forward(self, x: Any) -> Any:
+            if x is None:
+                raise ValueError
+            return self.linear(x)
+
+    module = Catching()
+    step = Step()
+    trainer = SimpleNamespace(strategy=SimpleNamespace(), model=nn.Identity())
+    capture = Capture(trainer, module, step)  # type: ignore[arg-type]
+    capture.watch_network(module)
+
+    def call(batch: Any) -> Any:
+        def inside(x: Any) -> Any:
+            with suppress(ValueError):
+                module(None)
+            return module(x).sum()
+
+        return Redirected(module, inside)(batch)
+
+    loss = capture._watched(call, trains=True)(torch.ones(2, 2))
+    assert step.outputs.shape == (2, 1)
+    assert loss.shape == ()
+    capture.stop()
+    assert not module._forward_hooks
+
+
+class Redirected:
+    """Calls a module, whose forward call is redirected to something else once, as Lightning's strategies do."""
+
+    def __init__(self, module: nn.Module, inside: Any) -> None:
+        self.module, self.inside = module, inside
+
+    def __call__(self, *args: Any) -> Any:
+        forward = self.module.forward
+
+        def redirected(*inner: Any) -> Any:
+            self.module.forward = forward
+            return self.inside(*inner)
+
+        self.module.forward = redirected
+        return self.module(*args)

@@ -4,6 +4,7 @@ from collections.abc import Callable, Mapping
 from functools import partial, wraps
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
@@ -60,6 +61,8 @@ class Capture:
             return
         self._let_go()
         self._network = network
+        if isinstance(network, torch.jit.ScriptModule):
+            return  # it takes no hooks
         if network is self._learner and self._trainer.model is not self._learner:
             # A wrapped module (DDP, FSDP) is called twice: the wrapper's call is redirected to the whole step and
             # returns the loss; the step's own call lies inside it.

@@ -295,6 +295,8 @@ class ContextTorch:
                 "The network's output is not kept, as all callbacks of this run have reads_y_hats = False. "
                 "Set reads_y_hats = True in the class of the one that reads it."
             )
+        if isinstance(self.network, torch.jit.ScriptModule):
+            raise RuntimeError("The network is scripted, and runs no hooks through which its output could be seen.")
         network = f"{type(self.network).__name__} {self._network_name or ''}".rstrip()
         names = [name for name, _ in self._learner.named_children()]
         raise RuntimeError(
