@@ -110,3 +110,13 @@ def test_without_tensorboard(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(importlib.util, "find_spec", lambda name: None)
     with pytest.raises(ModuleNotFoundError, match="pip install tensorboard"):
         CallbackSetTB("runs")
+
+
+def test_the_norm_of_the_gradients_and_the_rate_are_scores_like_others(tmp_path: Path) -> None:
+    history = CallbackSetHistory()
+    fit(["grad_norm", "lr_monitor", history, CallbackSetTB(tmp_path)], Tiny(), ones(2), ones(1), max_epochs=2)
+    read, state = scalars(tmp_path), history.state_dict()
+    for name in ("train.grad_norm", "train.lr"):
+        assert [value for _, value in read[name]] == pytest.approx(state[name])
+    _, axes = history.plot()
+    assert {"grad_norm", "lr"} <= {ax.get_ylabel() or ax.get_title() for ax in axes}
