@@ -119,7 +119,13 @@ def train(
 @pytest.mark.parametrize("sanity", [0, 2])
 @pytest.mark.parametrize(
     "kind",
-    ["epoch end", "validation end", "save last", "own", pytest.param("on exception", marks=INSIDE_EPOCH)],
+    [
+        "epoch end",
+        pytest.param("validation end", marks=INSIDE_EPOCH),  # once more, which draws numbers
+        "save last",
+        "own",
+        pytest.param("on exception", marks=INSIDE_EPOCH),
+    ],
 )
 def test_resumed_is_uninterrupted(kind: str, sanity: int, workers: int, tmp_path: Path) -> None:
     kwargs: dict[str, Any] = {"workers": workers, "num_sanity_val_steps": sanity}

@@ -138,6 +138,14 @@ tests/fit/test_random_state.py: test_resumed_is_uninterrupted
 """
 
 
+def draws_order_again(trainer: "Trainer") -> bool:
+    """Whether Lightning makes the iterator of the data once more for the first epoch of a resumed run, as 2.4 does.
+
+    tests/fit/test_random_state.py: test_resumed_is_uninterrupted
+    """
+    return not hasattr(trainer.fit_loop, "is_resuming")
+
+
 def validation_loop(trainer: "Trainer") -> object:
     """The loop that validates in a fit."""
     return trainer.fit_loop.epoch_loop.val_loop

@@ -17,6 +17,7 @@ from callbacksets.fit.lightning import (
     FAST_FORWARD,
     Taps,
     batch_progress,
+    draws_order_again,
     has_all_batches,
     is_processed,
     validation_loop,
@@ -133,6 +134,8 @@ class RandomState:
             return
         restore(self._trainer, self._at_begin)
         if not goes_on_in_epoch:
+            if draws_order_again(self._trainer):
+                restore(self._trainer, given["now"])
             return
         if has_all_batches(self._trainer) or self._loader_goes_on():
             restore(self._trainer, given["now"])
