@@ -63,3 +63,26 @@ def test_a_fingerprint_changes_with_the_weights_only() -> None:
     with torch.no_grad():
         module.network.bias.add_(0.0)
     assert fingerprint(module) != broken  # written to, if with the same numbers
+
+
+def test_weights_that_cannot_be_kept_hide_neither_the_error_nor_exit(tmp_path: Path) -> None:
+    class Full(Tiny):
+        def state_dict(self, *args: Any, **kwargs: Any) -> Any:
+            if self.trainer.interrupted:
+                raise MemoryError("no room")
+            return super().state_dict(*args, **kwargs)
+
+    def fail(ctx: Any) -> None:
+        raise InterruptedError
+
+    seen: list[str] = []
+    callback = Act(on_batch_end=fail, on_exit=lambda ctx: seen.append("exit"))
+    saves = OnExceptionCheckpoint(tmp_path)
+    saves.on_exception = lambda *args: None  # type: ignore[method-assign]  # it would fail by itself
+    trainer = quiet(max_epochs=1, callbacks=[CallbackSetAdapter(callback), saves], enable_checkpointing=True)
+    with (
+        pytest.warns(UserWarning, match="could not be kept for a checkpoint: no room"),
+        pytest.raises(InterruptedError),
+    ):
+        trainer.fit(Full(), ones(1))
+    assert seen == ["exit"]
