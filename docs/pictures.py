@@ -1,7 +1,7 @@
 """Make the pictures of README and documentation: `python -m docs.pictures`, in the root of the repository.
 
-The pictures are outputs of the quickstart notebook: the table of `progress` and the plot of `plot_history()`. This script
-needs Chromium, nbconvert and Pillow.
+The pictures are outputs of the quickstart notebook: the table of `progress` and the plot of `plot_history()`. This
+script needs Chromium, nbconvert and Pillow.
 """
 
 import base64
