@@ -1,4 +1,4 @@
-"""Docstrings here say `Example:`, for which griffe has no section of code, only for `Examples:`."""
+"""Our docstrings say `Example:`. griffe shows code only in a section `Examples:`."""
 
 from typing import Any
 
@@ -6,7 +6,7 @@ import griffe
 
 
 class Examples(griffe.Extension):
-    """Reads the one as the other."""
+    """Turns `Example:` into `Examples:`."""
 
     def on_object(self, *, obj: griffe.Object, **kwargs: Any) -> None:
         if obj.docstring is not None:

@@ -1,7 +1,7 @@
-"""Make the pictures of README and documentation anew: `python -m docs.pictures`, in the root of the repository.
+"""Make the pictures of README and documentation: `python -m docs.pictures`, in the root of the repository.
 
-They show what the quickstart leaves: what `progress` shows in a notebook, and what `plot_history()` draws. It needs
-Chromium, nbconvert and Pillow.
+The pictures are outputs of the quickstart notebook: the table of `progress` and the plot of `plot_history()`. This
+script needs Chromium, nbconvert and Pillow.
 """
 
 import base64
@@ -27,7 +27,7 @@ def main() -> None:
     only = copy.deepcopy(notebook)
     only.cells = [nbformat.v4.new_code_cell(outputs=[block])]
     with warnings.catch_warnings():
-        warnings.simplefilter("ignore")  # those of nbconvert
+        warnings.simplefilter("ignore")  # nbconvert's own warnings
         html = browser.page(only, code=False)
     browser.photograph(html, IMAGES / "progress.png", width=800, height=600, scale=1.5)
     trim(IMAGES / "progress.png")
@@ -36,7 +36,7 @@ def main() -> None:
 
 
 def trim(png: Path, margin: int = 20) -> None:
-    """Cut off what is empty around a picture."""
+    """Cut off the empty margin of a picture."""
     image = Image.open(png).convert("RGB")
     left, top, right, bottom = ImageChops.difference(image, Image.new("RGB", image.size, "white")).getbbox()
     box = (max(left - margin, 0), max(top - margin, 0), right + margin, bottom + margin)

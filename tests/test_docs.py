@@ -10,7 +10,7 @@ import pytest
 
 from callbacksets import CallbackSet, torch_callbacks
 from callbacksets.testing import check_callback_set
-from tests.scripts.user_code import PAGES, PRELUDE, README, ROOT, examples
+from tests.scripts.user_code import PAGES, README, ROOT, examples
 
 DOCS = ROOT / "docs"
 OTHERS = [README, *(ROOT / name for name in ("CHANGELOG.md", "CONTRIBUTING.md"))]
@@ -38,7 +38,6 @@ def test_examples(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.chdir(tmp_path)
     printed: list[str] = []
     namespace: dict[str, Any] = {"print": lambda *values: printed.append(" ".join(map(str, values)))}
-    exec(PRELUDE, namespace)
     for block in examples(page):
         exec(compile(block, str(page), "exec"), namespace)
         said = [output for output in re.findall(r"^ *print\(.*\)  # (.*)$", block, re.MULTILINE) if "..." not in output]

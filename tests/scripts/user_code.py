@@ -1,7 +1,7 @@
 """The examples of README and documentation: `python -m tests.scripts.user_code` type-checks them as users' code.
 
-The examples of a page run one after the other, after the lines that pages leave to their readers. A fence of more than
-`python` holds code for another library, and is left out.
+The examples of a page run one after the other, and a page has all that they need. A fence of more than `python` holds
+code for another library, and is left out.
 """
 
 import re
@@ -13,16 +13,6 @@ from pathlib import Path
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
-PRELUDE = """\
-import torch
-from torch import nn
-from torch.utils.data import DataLoader, TensorDataset
-
-from callbacksets import SupervisedModule
-
-train_loader = valid_loader = DataLoader(TensorDataset(torch.randn(32, 2), torch.randn(32, 1)), batch_size=4)
-module = SupervisedModule(nn.Linear(2, 1), nn.MSELoss(), lambda params: torch.optim.SGD(params, lr=0.01))
-"""
 
 
 def examples(page: Path) -> list[str]:
@@ -39,7 +29,7 @@ def main() -> int:
     with tempfile.TemporaryDirectory() as folder:
         for page in (README, *PAGES):
             if blocks := examples(page):
-                (Path(folder) / f"{name(page)}.py").write_text("\n".join([PRELUDE, *blocks]))
+                (Path(folder) / f"{name(page)}.py").write_text("\n".join(blocks))
         Path(folder, "mypy.ini").write_text("[mypy]\ncheck_untyped_defs = True\nignore_missing_imports = True\n")
         checks = [
             ["mypy", "--config-file", "mypy.ini", "."],
