@@ -502,7 +502,7 @@ def test_a_stage_alone_with_a_stand_in() -> None:
         ({"min_delta": "0"}, TypeError, "Expected min_delta to be a number of at least 0 but got '0'"),
         ({"restore_best_weights": 1}, TypeError, "Expected restore_best_weights to be True or False but got 1"),
         ({"monitor": 3}, TypeError, "Expected monitor to be a string but got 3"),
-        ({"monitor": ""}, ValueError, "Expected monitor to be a string with something in it"),
+        ({"monitor": ""}, ValueError, "Expected monitor to be a non-empty string"),
         ({"mode": "mim"}, ValueError, "Expected mode to be one of 'min', 'max' but got 'mim'. Did you mean 'min'?"),
         ({"mode": 1}, TypeError, "Expected mode to be one of 'min', 'max' but got 1"),
     ],

@@ -380,7 +380,7 @@ CONSTRUCTED: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: CallbackSetLRScheduler(Halving, step_on_epoch=1), TypeError, "step_on_epoch to be True or False"),
     (lambda: CallbackSetLRScheduler(Halving, decay=1), TypeError, "Halving has no argument 'decay'"),
     (lambda: CallbackSetLRScheduler(torch_schedulers.ReduceLROnPlateau), TypeError, "SchedulerReduceOnPlateau"),
-    (lambda: CallbackSetLRSchedulerOneCycle(), TypeError, "OneCycleLR cannot be made without 'max_lr'"),
+    (lambda: CallbackSetLRSchedulerOneCycle(), TypeError, "OneCycleLR needs 'max_lr'"),
     (lambda: CallbackSetLRSchedulerOneCycle(max_lr=1, epochs=0), ValueError, "epochs to be a whole number of at least"),
     (lambda: CallbackSetLRSchedulerReduceOnPlateau(1), TypeError, "monitor to be a string but got 1"),
     (lambda: CallbackSetLRSchedulerReduceOnPlateau(""), ValueError, "monitor to be a string with something"),

@@ -61,7 +61,7 @@ def test_a_name_that_does_not_exist() -> None:
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda: select_name(3), TypeError, "Expected names to be a string or several, none of them empty, but got 3"),
+        (lambda: select_name(3), TypeError, "Expected names to be a non-empty string or several, but got 3"),
         (lambda: select_name(["a", None]), TypeError, r"but got \['a', None\]"),
         (
             lambda: select_name("a", assert_present=1),

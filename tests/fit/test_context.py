@@ -851,10 +851,10 @@ def test_positions_and_logged_names() -> None:
 
     fit(Act(on_valid_end=look), Measured(), ones(1), ones(1))
     known = "'acc', 'mse', 'mean', 'mean_loss', 'loss', 'Loss_2'"
-    assert errors[0] == f"There is no position 6 among 6 names: {known}."
-    assert errors[1].startswith("There is no position -7 among 6 names")
-    assert errors[2] == f"There is no 'acccc' among {known}. Did you mean 'acc'?"
-    assert errors[3].startswith("There is no 'train_loss' among")
+    assert errors[0] == f"Position 6 does not exist. There are 6 names: {known}."
+    assert errors[1].startswith("Position -7 does not exist. There are 6 names")
+    assert errors[2] == f"'acccc' does not exist. Did you mean 'acc'? There are {known}."
+    assert errors[3].startswith("'train_loss' does not exist.")
 
 
 def test_logged_names_outlive_a_replaced_mapping() -> None:

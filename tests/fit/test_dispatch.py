@@ -119,13 +119,13 @@ def test_profiled_stages_are_rows_of_their_own() -> None:
 def test_what_looks_like_a_stage_is_refused_before_any_callback_begins() -> None:
     log, act = StageLog(), Act()
     act.on_epochend = lambda: None
-    with pytest.raises(TypeError, match="on_epochend is no stage"):
+    with pytest.raises(TypeError, match="on_epochend is not a stage"):
         fit({"log": log, "act": act})
     assert log.rows == []
 
 
 def test_what_looks_like_a_stage_is_refused_when_set_in_begin_and_left_alone_later() -> None:
-    with pytest.raises(TypeError, match=r"Act\.on_epochend is no stage\. Did you mean 'on_epoch_end'"):
+    with pytest.raises(TypeError, match=r"Act\.on_epochend is not a stage\. Did you mean 'on_epoch_end'"):
         fit(Act(on_begin=lambda ctx: setattr(ctx.callbacks["act"], "on_epochend", lambda: None)))
     fit(Act(on_end=lambda ctx: setattr(ctx.callbacks["act"], "on_gpu", True)))
 

@@ -286,7 +286,7 @@ def test_fields_of_ones_own_stay_free() -> None:
 
 
 def test_before_the_first_validation_its_scores_say_so() -> None:
-    with pytest.raises(KeyError, match="There is no 'acc': no validation has run yet"):
+    with pytest.raises(KeyError, match=r"'acc' does not exist\. No validation has run yet"):
         fit(Act(on_batch_end=lambda ctx: ctx.last_scores_valid["acc"]), None, ones(1), ones(1))
 
 
@@ -407,5 +407,5 @@ def test_another_generator_of_numpys_fails_no_fit(tmp_path: Path) -> None:
 
 
 def test_an_unknown_callback_of_the_run_names_those_there_are() -> None:
-    with pytest.raises(KeyError, match=r"There is no 'predictions'\. There are 'act', 'history'"):
+    with pytest.raises(KeyError, match=r"'predictions' does not exist\. There are 'act', 'history'"):
         fit([Act(on_begin=lambda ctx: ctx.callbacks["predictions"]), CallbackSetHistory()])

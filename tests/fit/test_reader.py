@@ -62,7 +62,7 @@ def test_a_logged_name_or_a_position_sets_what_it_gets() -> None:
     scores[1] = 0.3
     scores.update({"val_loss": 0.4}, val_new=1.0)
     assert dict(scores) == {"acc": 0.8, "loss": 0.4, "val_new": 1.0}
-    with pytest.raises(IndexError, match="no position 3 among 3 names"):
+    with pytest.raises(IndexError, match=r"Position 3 does not exist. There are 3 names"):
         scores[3] = 1.0
 
 
@@ -82,7 +82,7 @@ def test_every_way_to_set_a_score_takes_the_logged_name() -> None:
     assert type(Scores.fromkeys(["a"], 0)["a"]) is float
     assert scores.pop("val_acc") == 0.5
     assert scores.pop("val_acc", None) is None
-    with pytest.raises(KeyError, match="There is no 'val_acc' among 'f1', 'new'"):
+    with pytest.raises(KeyError, match=r"'val_acc' does not exist\. There are 'f1', 'new'"):
         scores.pop("val_acc")
 
 
@@ -137,20 +137,20 @@ def test_what_is_no_number_is_no_score(value: Any, message: str) -> None:
 
 
 def test_what_is_empty_says_why() -> None:
-    with pytest.raises(KeyError, match=r"There is no 'acc': nothing was logged for the epoch. Log it"):
+    with pytest.raises(KeyError, match=r"'acc' does not exist. The module logged nothing for the epoch. Log it"):
         Scores()["acc"]
-    with pytest.raises(KeyError, match=r"There is no 0: no validation has run yet\."):
+    with pytest.raises(KeyError, match=r"Position 0 does not exist. No validation has run yet\."):
         Scores(empty=NOT_VALIDATED)[0]
     scores = Scores(empty=NOT_VALIDATED)
     scores["acc"] = 1
-    with pytest.raises(KeyError, match="There is no 'loss' among 'acc'"):
+    with pytest.raises(KeyError, match=r"'loss' does not exist\. There are 'acc'"):
         scores["loss"]
 
 
 def test_states_by_id_are_a_dict_that_names_the_ids(tmp_path: Path) -> None:
     states = ById({"history": {"epoch": [1]}, "tb": 0})
     assert states == {"history": {"epoch": [1]}, "tb": 0}
-    with pytest.raises(KeyError, match=r"There is no 'histroy'. Did you mean 'history'\? There are 'history', 'tb'"):
+    with pytest.raises(KeyError, match=r"'histroy' does not exist. Did you mean 'history'\? There are 'history', 'tb'"):
         states["histroy"]
     assert (states.get("typo"), "typo" in states) == (None, False)
     for again in (copy.deepcopy(states), pickle.loads(pickle.dumps(states))):

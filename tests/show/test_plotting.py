@@ -163,7 +163,7 @@ def test_needs_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
         (RUNS, {"best_epoch": {"adan": 3}}, ValueError, "no run. Did you mean 'adam'"),
         (STATE, {"best_epoch": {"adam": 3}}, TypeError, "Expected best_epoch to be an epoch"),
         (STATE, {"log": "los"}, ValueError, "log has 'los', which is no score. Did you mean 'loss'"),
-        (STATE, {"log": 3}, TypeError, "Expected log to be a string or several"),
+        (STATE, {"log": 3}, TypeError, "Expected log to be a non-empty string or several"),
         (RUNS, {"log": ["acc"]}, ValueError, "A logarithmic axis needs positive scores, but 'acc'"),
     ],
 )

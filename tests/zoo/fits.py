@@ -151,7 +151,7 @@ FITS = [
     Entry(
         CallbackSetSetsNoStage,
         "stages",
-        "on_epoch_ned is no stage. Did you mean 'on_epoch_end'",
+        "on_epoch_ned is not a stage. Did you mean 'on_epoch_end'",
         CallbackSetSetsStage,
     ),
     Entry(
