@@ -332,7 +332,7 @@ def test_its_state_is_the_time_and_the_table() -> None:
 
 
 def test_warns_of_a_second_bar() -> None:
-    with pytest.warns(UserWarning, match=r"Switch one of them off: Trainer\(enable_progress_bar=False\)"):
+    with pytest.warns(UserWarning, match=r"Switch off Lightning's: Trainer\(enable_progress_bar=False\)"):
         fit([CallbackSetProgress()], enable_progress_bar=True)
 
 

@@ -135,7 +135,8 @@ def test_another_class_under_the_id_is_an_error(tmp_path: Path) -> None:
     trained({"x": CallbackSetKeep(1)}, tmp_path / "a.ckpt")
     history = CallbackSetHistory()
     with pytest.raises(
-        ValueError, match="state of 'x' is of a CallbackSetKeep, but in this run 'x' is a CallbackSetHis"
+        ValueError,
+        match="state of 'x' in the checkpoint belongs to a CallbackSetKeep, but in this run 'x' is a CallbackSetHis",
     ):
         resumed({"x": history}, tmp_path / "a.ckpt")
     assert history.ctx is None
@@ -156,7 +157,7 @@ def test_a_newer_version_is_refused(tmp_path: Path) -> None:
     checkpoint = torch.load(tmp_path / "a.ckpt", weights_only=True)
     checkpoint["callbacks"][KEY]["version"] += 1
     torch.save(checkpoint, tmp_path / "b.ckpt")
-    with pytest.raises(RuntimeError, match="have version 3, but this callbacksets reads up to 2"):
+    with pytest.raises(RuntimeError, match="have format version 3, but this callbacksets reads up to version 2"):
         resumed([CallbackSetKeep()], tmp_path / "b.ckpt")
 
 
