@@ -652,7 +652,7 @@ def test_no_output_of_the_batch_before() -> None:
             _ = ctx.y_hat
 
     for stage in ("on_batch_begin", "on_batch_valid_begin"):
-        with pytest.raises(RuntimeError, match=f"in {stage} the forward call is still to come"):
+        with pytest.raises(RuntimeError, match=f"{stage} runs before the forward call"):
             fit(Act(**{stage: second}), None, ones(3), ones(3))
 
 

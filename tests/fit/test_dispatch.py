@@ -344,4 +344,4 @@ def test_after_a_failure_in_batch_begin_no_forward_call_is_to_come() -> None:
     with pytest.raises(RuntimeError, match="boom"):
         fit(Act(on_batch_begin=fail, on_exit=look))
     assert "no batch has started, or the batch has failed" in messages[0]
-    assert "can only be assigned in batch_begin" in messages[1]
+    assert "can only be assigned in on_batch_begin" in messages[1]

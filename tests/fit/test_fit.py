@@ -177,7 +177,7 @@ def test_the_states_of_an_adapter_whose_copy_was_trained() -> None:
     fit(copied)
     again = copy.deepcopy(adapter)
     fit(again)
-    with pytest.warns(UserWarning, match="a copy of it was: a library has copied its callbacks"):
+    with pytest.warns(UserWarning, match="a copy of it was: a library has copied the callbacks"):
         assert adapter.states == {}
     fit(adapter)
     assert adapter.states["history"]["epoch"] == [1]
@@ -188,7 +188,7 @@ def test_an_adapter_that_came_too_late_says_so_at_once() -> None:
         def on_train_epoch_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
             trainer.callbacks.append(CallbackSetAdapter(["history"]))  # type: ignore[attr-defined]
 
-    with pytest.raises(RuntimeError, match="This adapter was added to trainer.callbacks too late"):
+    with pytest.raises(RuntimeError, match=r"This adapter was added to trainer\.callbacks too late"):
         quiet(max_epochs=1, callbacks=[Late()]).fit(Tiny(), ones(1))
 
 

@@ -117,17 +117,17 @@ def test_what_would_not_load_with_weights_only(state: Any, paths: list[str] | No
 def test_saving_such_a_state_warns_once_with_id_and_path(tmp_path: Path) -> None:
     adapter = CallbackSetAdapter([CallbackSetKeep({"when": [np.float64(1)]})])
     trainer = quiet(callbacks=[adapter], max_epochs=1)
-    with pytest.warns(UserWarning, match=r"callback 'keep' holds, at \['when'\]\[0\] \(a numpy.float64\)") as warned:
+    with pytest.warns(
+        UserWarning, match=r"callback 'keep' has a value at \['when'\]\[0\] \(a numpy.float64\)"
+    ) as warned:
         trainer.fit(Tiny(), ones(2), ones(1))
     trainer.save_checkpoint(tmp_path / "a.ckpt")
-    assert len([warning for warning in warned if "holds, at" in str(warning.message)]) == 1
+    assert len([warning for warning in warned if "has a value at" in str(warning.message)]) == 1
 
 
 def test_unknown_id_warns_and_names_the_nearest(tmp_path: Path) -> None:
     trained({"keeper": CallbackSetKeep(1)}, tmp_path / "a.ckpt")
-    with pytest.warns(
-        UserWarning, match="states of 'keeper', which are no callbacks of this run.*Did you mean 'keep'?"
-    ):
+    with pytest.warns(UserWarning, match=r"this run does not have: 'keeper'\. They are ignored.*Did you mean 'keep'?"):
         resumed([CallbackSetKeep()], tmp_path / "a.ckpt")
 
 
@@ -341,7 +341,9 @@ def test_a_tuner_that_undoes_the_resuming_is_noticed(tmp_path: Path) -> None:
         return adapter
 
     fit(2)
-    with pytest.warns(UserWarning, match="Lightning starts over, though .* after 4 batches: a tuner among"):
+    with pytest.warns(
+        UserWarning, match="Lightning starts from the beginning, although .* after 4 batches. A tuner among"
+    ):
         adapter = fit(3, ckpt_path=tmp_path / "two.ckpt")
     assert adapter.states["history"]["epoch"] == [1, 2, 3]
     assert resumed == [False, False]

@@ -41,7 +41,7 @@ def texts(thing: object) -> list[str]:
 def test_a_callback() -> None:
     assert texts(CallbackSetEarlyStopping(patience=3)) == [
         "CallbackSetEarlyStopping",
-        "Stops training when a validation score has not improved for some evaluations.",
+        "Stops training when a validation score has not improved in several evaluations.",
         "arguments",
         "patience=3, min_delta=0.0, restore_best_weights=False, monitor=None, mode=None",
         "stages",

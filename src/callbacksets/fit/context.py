@@ -393,7 +393,7 @@ class ContextTorch:
             return minimize
         metric = self.measures_valid.get(name, self.measures_train.get(name))
         higher: bool | None = getattr(metric, "higher_is_better", None)
-        return _is_loss(name) if higher is None else not higher
+        return is_loss(name) if higher is None else not higher
 
     # --- itself ------------------------------------------------------------------------------------------------------
 
@@ -437,7 +437,8 @@ def datasets(loaders: Any) -> Any:
     return getattr(loaders, "dataset", None)
 
 
-def _is_loss(name: str) -> bool | None:
+def is_loss(name: str) -> bool | None:
+    """True if the name of a score ends in `loss`, else None."""
     return True if short_name(name.split("/dataloader_idx_")[0]).lower().endswith("loss") else None
 
 

@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from callbacksets.base import CallbackSet
 from callbacksets.fit import lightning, resume, states
 from callbacksets.fit.capture import Capture
-from callbacksets.fit.context import ContextTorch
+from callbacksets.fit.context import ContextTorch, is_loss
 from callbacksets.fit.dispatch import Dispatch
 from callbacksets.fit.fingerprint import fingerprint
 from callbacksets.fit.gradients import Gradients
@@ -377,9 +377,13 @@ class Fit:
         self._is_exact = before is None or fingerprint(self.ctx.learner) == before
 
     def outcome(self, error: BaseException | None) -> Outcome:
-        """How the fit ended."""
+        """The outcome of the fit."""
         seconds = time.monotonic() - self._set_up_at
-        return Outcome(self.loop.now[0], seconds, None if error is None else type(error).__name__)
+        loop = self.loop
+        # not ctx.minimize(), which reads scores: after a failure the device may not answer
+        minimize = {name: True for name in loop.measures_valid if is_loss(name)}
+        minimize |= {name: is_better for name, is_better in loop.minimize.items() if is_better is not None}
+        return Outcome(loop.now[0], seconds, None if error is None else type(error).__name__, minimize)
 
     def release(self) -> None:
         """Release the Trainer. Called when no checkpoint needs the weights from before `on_exit` any more."""

@@ -139,7 +139,8 @@ class ScoreReader:
             if not entry.meta.on_epoch and entry.meta.name not in for_epoch:
                 self._say_once(
                     entry.meta.name,
-                    "is only logged per step, so it is not a score. Log it for the epoch: self.log(..., on_epoch=True).",
+                    "is logged per step only, so it is not a score. Log it for the epoch: "
+                    "self.log(..., on_epoch=True).",
                 )
 
     def _say_once(self, name: str, what: str) -> None:

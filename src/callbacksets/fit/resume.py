@@ -20,8 +20,8 @@ def restore(fit: "Fit") -> None:
     if lightning.batch_progress(fit.trainer).total.ready == 0 < saved["now"][1]:
         rank_zero_warn(
             f"Lightning starts from the beginning, although the checkpoint was written after {saved['now'][1]} batches"
-            ". A tuner among the callbacks may have undone the resuming. The callbacks start from the beginning as well: "
-            "tune first, and resume without the tuner."
+            ". A tuner among the callbacks may have undone the resuming. So the callbacks start from the beginning as "
+            "well. Tune first, and resume without the tuner."
         )
         fit.given, loop.resumed = None, False
         return
