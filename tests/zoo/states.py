@@ -306,13 +306,13 @@ STATES = [
     Entry(
         CallbackSetResets,
         "begin_keeps_state",
-        r"on_begin sets state\['last'\] to what.*at the end of epoch 2.*not self.ctx.resumed",
+        r"on_begin resets state\['last'\] to what.*at the end of epoch 2.*not self.ctx.resumed",
         CallbackSetLastLoss,
     ),
     Entry(
         CallbackSetStartsFromCopy,
         "begin_keeps_state",
-        r"on_begin sets state\['average'\] to what it is where no state was loaded",
+        r"on_begin resets state\['average'\] to what it is where no state was loaded",
         CallbackSetWeightsAverage,
     ),
     Entry(

@@ -33,7 +33,7 @@ class Capture:
         self._handles: list[RemovableHandle] = []
 
     def watch_steps(self) -> None:
-        """Capture the inputs and results of the steps from now on."""
+        """Look at what goes into the steps and comes out of them."""
         for name in _STEPS:
             self._taps.put(name, partial(self._watched, trains=name == "training_step"))
 
@@ -56,16 +56,16 @@ class Capture:
         return watched
 
     def watch_network(self, network: nn.Module) -> None:
-        """Keep the output of this network until the next batch starts. A network watched before is released."""
+        """Keep the outputs of this network, and of none that was watched before, until the next batch starts."""
         if network is self._network:
             return
         self._let_go()
         self._network = network
         if isinstance(network, torch.jit.ScriptModule):
-            return  # it has no hooks
+            return  # it takes no hooks
         if network is self._learner and self._trainer.model is not self._learner:
-            # A wrapped module (DDP, FSDP) is called twice. The call of the wrapper runs the whole step and returns the
-            # loss. The step calls the module once more inside it.
+            # A wrapped module (DDP, FSDP) is called twice: the wrapper's call is redirected to the whole step and
+            # returns the loss; the step's own call lies inside it.
             self._handles = [
                 network.register_forward_pre_hook(_Hook(self._enter)),
                 network.register_forward_hook(_Hook(self._keep_inner), always_call=True),
@@ -74,14 +74,14 @@ class Capture:
             self._handles = [self._within_reach(network).register_forward_hook(_Hook(self._keep))]
 
     def _within_reach(self, network: nn.Module) -> nn.Module:
-        """The network; in a compiled step, the module inside the wrapper of `torch.compile`, whose hooks do not run."""
+        """The network, or what `torch.compile` has wrapped: a compiled step passes by the hooks of the wrapper."""
         steps = (getattr(self._learner, name) for name in _STEPS)
         if any(hasattr(step, "_torchdynamo_orig_callable") for step in steps):
             return getattr(network, "_orig_mod", network)
         return network
 
     def stop(self) -> None:
-        """Restore the strategy and the network as they were."""
+        """Leave everything as it was."""
         self._let_go()
         self._taps.remove()
 
@@ -99,12 +99,12 @@ class Capture:
 
     def _keep_inner(self, network: nn.Module, inputs: Any, output: Any) -> None:
         self._step.depth -= 1
-        if self._step.depth > 0 and output is not None:  # the output of a failed call is None
+        if self._step.depth > 0 and output is not None:  # a call that has failed comes here with None
             self._keep(network, inputs, output)
 
 
 class _Hook:
-    """A hook that is not copied or pickled with the network: the copy has a hook that does nothing."""
+    """A hook that goes with no copy of the network: there, and in a file, is one that does nothing."""
 
     def __init__(self, hook: Callable[..., None]) -> None:
         self._hook = hook
