@@ -78,7 +78,7 @@ def _rows(outcome: Outcome, sets: Iterable[str], states: Mapping[str, Any], stop
 def _best_score(columns: Mapping[str, Any], minimize: Mapping[str, bool]) -> str:
     """The best value of the first validation score; empty if it is unknown whether lower or higher is better."""
     name = next((column.removeprefix("valid.") for column in columns if column.startswith("valid.")), None)
-    if name not in minimize:
+    if name is None or name not in minimize:
         return ""
     values = zip(columns[f"valid.{name}"], columns["epoch"], strict=False)
     known = [(value, epoch) for value, epoch in values if isinstance(value, float) and not math.isnan(value)]

@@ -73,8 +73,8 @@ def _check_interrupted_validation(bench: Bench) -> None:
             if what != "the mode `training`" and (differs := difference(values, got[what])):
                 raise AssertionError(
                     f"If a fit is interrupted inside the validation of epoch 1, in {stage}, before its own {stage}, "
-                    f"{what} is not restored. It differs from a fit that is interrupted just before the validation: "
-                    f"{differs}. on_valid_end does not run then. Undo in on_exit what on_before_valid has changed."
+                    f"it does not restore {what}: {differs}, compared with a fit that is interrupted just before the "
+                    "validation. on_valid_end does not run then. Undo in on_exit what on_before_valid has changed."
                 )
 
 
