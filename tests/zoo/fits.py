@@ -163,7 +163,7 @@ FITS = [
     Entry(
         CallbackSetAverage,
         "nothing_to_train",
-        "max_epochs=0.*ZeroDivisionError.*in on_end.*if there was no epoch and no batch",
+        "max_epochs=0.*ZeroDivisionError.*on_end.*if there was no epoch and no batch",
         CallbackSetAverageOfAny,
     ),
     Entry(

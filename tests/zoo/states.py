@@ -297,7 +297,7 @@ STATES = [
     Entry(
         CallbackSetForgets,
         "round_trip",
-        r"written at the end of epoch 2.*another state: at \['last'\] None instead of.*Restore all",
+        r"written at the end of epoch 2.*another state: at \['last'\] None instead of.*Restore everything",
         CallbackSetLastLoss,
     ),
     Entry(
