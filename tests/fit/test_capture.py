@@ -12,6 +12,7 @@ import pytest
 import torch
 from torch import nn
 
+from callbacksets import STAGES as STAGES_OF_A_FIT
 from callbacksets import CallbackSet, CallbackSetAdapter, CallbackSetHistory
 from callbacksets.fit.capture import Capture
 from callbacksets.fit.step import Step
@@ -278,11 +279,16 @@ def test_outputs_are_kept_only_where_a_callback_may_read_them() -> None:
         reads_y_hats = False
 
         def on_batch_end(self) -> None:
-            self.hooks = len(self.ctx.network._forward_hooks)
+            pass
 
-    alone, beside = ReadsNone(), ReadsNone()
-    fit({"alone": alone, "history": "history"})
-    fit({"beside": beside, "act": Act(on_batch_end=lambda ctx: ctx.y_hat)})
+    class CountsHooks(Tiny):
+        def loss(self, batch: Any) -> torch.Tensor:
+            self.hooks = len(self.network._forward_hooks)
+            return super().loss(batch)
+
+    alone, beside = CountsHooks(), CountsHooks()
+    fit({"one": ReadsNone(), "history": "history"}, alone)
+    fit({"one": ReadsNone(), "act": Act(on_batch_end=lambda ctx: ctx.y_hat)}, beside)
     assert (alone.hooks, beside.hooks) == (0, 1)
 
 
@@ -314,6 +320,17 @@ def test_a_scripted_network_trains_and_has_no_output_to_see() -> None:
     assert len(log.rows) == 2
     with pytest.raises(RuntimeError, match="The output of a scripted network"):
         fit(Act(on_batch_end=lambda ctx: ctx.y_hat), Tiny(network))
+
+
+@pytest.mark.filterwarnings("ignore:`torch.jit.script`")
+@pytest.mark.parametrize("stage", STAGES_OF_A_FIT)
+def test_the_network_can_be_scripted_in_a_stage(stage: str) -> None:
+    scripted: list[Any] = []
+    y_hats = StageLog("y_hat", stages=("on_batch_end", "on_batch_valid_end"))
+    script = Act(**{stage: lambda ctx: scripted.append(torch.jit.script(ctx.network))})
+    fit({"script": script, "y_hats": y_hats}, Tiny(), ones(2), ones(2))
+    assert isinstance(scripted[-1], torch.jit.ScriptModule)
+    assert {tuple(y_hat.shape) for _, y_hat in y_hats.rows} == {(2, 1)}
 
 
 def test_an_error_inside_a_call_that_the_step_catches_is_not_counted() -> None:

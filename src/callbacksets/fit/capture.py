@@ -30,6 +30,7 @@ class Capture:
         self._step = step
         self._taps = Taps(trainer.strategy)
         self._network: nn.Module | None = None
+        self._hooks: list[tuple[Callable[[Any], RemovableHandle], _Hook]] = []
         self._handles: list[RemovableHandle] = []
 
     def watch_steps(self) -> None:
@@ -43,10 +44,13 @@ class Capture:
         @wraps(call)
         def watched(batch: Any, *args: Any, **kwargs: Any) -> Any:
             step.is_running, step.depth = True, 0
+            handles = [register(hook) for register, hook in self._hooks]
             try:
                 output = call(step.batch if step.is_exchanged else batch, *args, **kwargs)
             finally:
                 step.is_running = False
+                for handle in handles:
+                    handle.remove()
             step.is_done = True
             if trains:
                 loss = output.get("loss") if isinstance(output, Mapping) else output
@@ -56,7 +60,11 @@ class Capture:
         return watched
 
     def watch_network(self, network: nn.Module) -> None:
-        """Keep the outputs of this network, and of none that was watched before, until the next batch starts."""
+        """Keep the outputs of this network, and of none that was watched before, until the next batch starts.
+
+        The network has our hooks only while a step runs, so that a stage can script it: `torch.jit.script` refuses hooks
+        of Python. Compiled code does not notice hooks that come later, so a compiled network has them all the time.
+        """
         if network is self._network:
             return
         self._let_go()
@@ -66,19 +74,21 @@ class Capture:
         if network is self._learner and self._trainer.model is not self._learner:
             # A wrapped module (DDP, FSDP) is called twice: the wrapper's call is redirected to the whole step and
             # returns the loss; the step's own call lies inside it.
-            self._handles = [
-                network.register_forward_pre_hook(_Hook(self._enter)),
-                network.register_forward_hook(_Hook(self._keep_inner), always_call=True),
+            self._hooks = [
+                (network.register_forward_pre_hook, _Hook(self._enter)),
+                (partial(network.register_forward_hook, always_call=True), _Hook(self._keep_inner)),
             ]
         else:
-            self._handles = [self._within_reach(network).register_forward_hook(_Hook(self._keep))]
+            self._hooks = [(self._within_reach(network).register_forward_hook, _Hook(self._keep))]
+        if self._has_compiled_steps() or any(map(_is_compiled, self._learner.modules())):
+            self._handles, self._hooks = [register(hook) for register, hook in self._hooks], []
 
     def _within_reach(self, network: nn.Module) -> nn.Module:
         """The network, or what `torch.compile` has wrapped: a compiled step passes by the hooks of the wrapper."""
-        steps = (getattr(self._learner, name) for name in _STEPS)
-        if any(hasattr(step, "_torchdynamo_orig_callable") for step in steps):
-            return getattr(network, "_orig_mod", network)
-        return network
+        return getattr(network, "_orig_mod", network) if self._has_compiled_steps() else network
+
+    def _has_compiled_steps(self) -> bool:
+        return any(hasattr(getattr(self._learner, name), "_torchdynamo_orig_callable") for name in _STEPS)
 
     def stop(self) -> None:
         """Leave everything as it was."""
@@ -88,7 +98,7 @@ class Capture:
     def _let_go(self) -> None:
         for handle in self._handles:
             handle.remove()
-        self._network, self._handles = None, []
+        self._network, self._hooks, self._handles = None, [], []
 
     def _keep(self, network: nn.Module, inputs: Any, output: Any) -> None:
         if self._step.is_running:
@@ -114,6 +124,10 @@ class _Hook:
 
     def __reduce__(self) -> Any:
         return _Hook, (_nothing,)
+
+
+def _is_compiled(module: nn.Module) -> bool:
+    return hasattr(module, "_orig_mod") or getattr(module, "_compiled_call_impl", None) is not None
 
 
 def _nothing(*args: Any) -> None: ...
