@@ -32,8 +32,8 @@ class CallbackSetUnfreeze(CallbackSet):
         starting_weights: A selector of the parameters to train from the start: `select_all()`, `select_none()`,
             `select_name()`, `select_grep()`, `select_invert()`, or any function from a list of names to some of them.
         unfreeze: A table of parameters to unfreeze later. Each row has `weights`, a selector, and either `epoch` or
-            `batch`. Both count from 1; `batch` is `ctx.global_step`. A table has `epoch` in all rows or `batch` in all rows.
-            It is a list of mappings, a mapping of columns, or a data frame of pandas or polars; or empty, or None.
+            `batch`. Both count from 1; `batch` is `ctx.global_step`. All rows have `epoch`, or all have `batch`. The
+            table is a list of mappings, a mapping of columns, a data frame of pandas or polars, or None. It may be empty.
 
     Raises:
         TypeError, ValueError: If a row has no `weights`; if it has both or neither of `epoch` and `batch`; if some rows
