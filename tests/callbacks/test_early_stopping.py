@@ -331,7 +331,7 @@ def test_names_as_pruning_has_them_are_not_taken_for_it() -> None:
     assert module.scale_mask.tolist() == [1, 1]
 
 
-def test_loading_heeds_strict_loading() -> None:
+def test_loading_respects_strict_loading() -> None:
     class Own(nn.Linear):
         def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
             state = super().state_dict(*args, **kwargs)

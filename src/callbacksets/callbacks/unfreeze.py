@@ -33,7 +33,7 @@ class CallbackSetUnfreeze(CallbackSet):
             `select_name()`, `select_grep()`, `select_invert()`, or any function from a list of names to some of them.
         unfreeze: A table of parameters to unfreeze later. Each row has `weights`, a selector, and either `epoch` or
             `batch`. Both count from 1; `batch` is `ctx.global_step`. All rows have `epoch`, or all have `batch`. The
-            table is a list of mappings, a mapping of columns, a data frame of pandas or polars, or None. It may be empty.
+            table is a list of mappings, a mapping of columns, a pandas or polars data frame, or None. It may be empty.
 
     Raises:
         TypeError, ValueError: If a row has no `weights`; if it has both or neither of `epoch` and `batch`; if some rows
