@@ -284,7 +284,7 @@ def test_another_trainer_with_the_same_callbacks_may_look_but_not_train_within_a
         if trainer.sanity_checking:
             return
         quiet(callbacks=trainer.callbacks[1:]).validate(Tiny(), ones(1), verbose=False)
-        with pytest.raises(RuntimeError, match="This adapter is in the fit of another Trainer"):
+        with pytest.raises(RuntimeError, match="This adapter is already in the fit of another Trainer"):
             quiet(callbacks=trainer.callbacks[1:], max_epochs=1).fit(Tiny(), ones(1))
 
     log = StageLog()
@@ -900,12 +900,12 @@ BAD = {
     "an adapter": (
         lambda: CallbackSetAdapter([CallbackSetAdapter([])]),
         TypeError,
-        "got a CallbackSetAdapter. Of two adapters make one",
+        "got a CallbackSetAdapter. Use one adapter",
     ),
     "the same id": (
         lambda: CallbackSetAdapter([Fine(), Fine]),
         ValueError,
-        "Two callbacks have the id 'fine'.*Give ids",
+        "Two callbacks have the id 'fine'.*Name them",
     ),
     "one instance twice": (lambda: CallbackSetAdapter([fine, fine]), ValueError, "twice"),
     "two ids": (
@@ -923,9 +923,13 @@ BAD = {
     "stage with arguments": (
         lambda: fit(with_(Fine(), on_epoch_end=lambda ctx: None)),
         TypeError,
-        r"Fine.on_epoch_end takes 'ctx'.*a function of nothing",
+        r"Fine.on_epoch_end takes 'ctx'.*a function without parameters",
     ),
-    "no stage": (lambda: fit(with_(Fine(), on_epoch_ends=print)), TypeError, "no stage.*Did you mean 'on_epoch_end'"),
+    "no stage": (
+        lambda: fit(with_(Fine(), on_epoch_ends=print)),
+        TypeError,
+        "not a stage.*Did you mean 'on_epoch_end'",
+    ),
     "no stage, set later": (
         lambda: set_later("on_train_epoch_end", print),
         TypeError,
@@ -960,7 +964,7 @@ BAD = {
     "two adapters": (
         lambda: fit(Fine(), native=(CallbackSetAdapter(Fine()),)),
         ValueError,
-        r"The Trainer has 2 adapters.*Give all callbacks to one",
+        r"The Trainer has 2 CallbackSetAdapters.*Give all callbacks to one",
     ),
     "a CallbackSet for the Trainer": (
         lambda: quiet(callbacks=Fine()),

@@ -80,7 +80,7 @@ CASES: dict[str, dict[str, Case]] = {
         "misspelled stage": (
             lambda: type("X", (CallbackSet,), {"on_epoch_ned": nothing}),
             TypeError,
-            ("X.on_epoch_ned is no stage", "Did you mean 'on_epoch_end'?"),
+            ("X.on_epoch_ned is not a stage", "Did you mean 'on_epoch_end'?"),
         ),
         "Lightning's hook": (
             lambda: type("X", (CallbackSet,), {"on_train_batch_end": nothing}),
@@ -90,7 +90,7 @@ CASES: dict[str, dict[str, Case]] = {
         "stage with an argument": (
             lambda: type("X", (CallbackSet,), {"on_end": takes_ctx}),
             TypeError,
-            ("X.on_end takes 'ctx'", "define on_end(self)", "self.ctx"),
+            ("X.on_end takes 'ctx'", "Define on_end(self)", "self.ctx"),
         ),
         "stage that is none": (
             lambda: type("X", (CallbackSet,), {"on_end": 3}),
@@ -112,7 +112,7 @@ CASES: dict[str, dict[str, Case]] = {
         "values alone": (
             lambda: CallbackSetAdapter({"early_stopping": {"patience": 5}}),
             TypeError,
-            ("Expected callbacks", "go into a list: [{'early_stopping': {'patience': 5}}]"),
+            ("Expected callbacks", "into a list: [{'early_stopping': {'patience': 5}}]"),
         ),
         "class path alone": (
             lambda: CallbackSetAdapter({"class_path": "callbacksets.CallbackSetHistory"}),
@@ -127,7 +127,7 @@ CASES: dict[str, dict[str, Case]] = {
         "adapter": (
             lambda: CallbackSetAdapter([CallbackSetAdapter([])]),
             TypeError,
-            ("CallbackSetAdapter", "make one"),
+            ("CallbackSetAdapter", "one adapter"),
         ),
         "weight": (
             lambda: CallbackSetAdapter(type("CallbackSetX", (CallbackSet,), {"weight": "a"})),
@@ -141,11 +141,15 @@ CASES: dict[str, dict[str, Case]] = {
     "t_clbk": {
         "typo": (lambda: t_clbk("histroy"), KeyError, ("'histroy'", "Did you mean 'history'?", "There are 'check")),
         "key": (lambda: t_clbk(3), TypeError, ("key", "a string", "got 3")),
-        "no key": (lambda: t_clbk(""), ValueError, ("key", "something in it", "got ''")),
+        "no key": (lambda: t_clbk(""), ValueError, ("key", "non-empty string", "got ''")),
         "parameter": (
             lambda: t_clbk("early_stopping", patince=3),
             TypeError,
-            ("'early_stopping' has no parameter 'patince'", "Did you mean 'patience'?", "It has 'patience'"),
+            (
+                "'early_stopping' has no parameter 'patince'",
+                "Did you mean 'patience'?",
+                "Its parameters are 'patience'",
+            ),
         ),
         "weight": (lambda: t_clbk("history", weight="heavy"), TypeError, ("weight", "a number", "got 'heavy'")),
         "id": (lambda: t_clbk("history", id=3), TypeError, ("id", "a string", "got 3")),
@@ -156,7 +160,7 @@ CASES: dict[str, dict[str, Case]] = {
         ),
     },
     "t_clbks": {
-        "keys": (lambda: t_clbks(3), TypeError, ("keys", "a string or several", "got 3")),
+        "keys": (lambda: t_clbks(3), TypeError, ("keys", "a non-empty string or several", "got 3")),
         "twice": (lambda: t_clbks(["tb", "tb"]), ValueError, ("'tb' is given twice", "'tb_1'", "map ids to keys")),
         "id": (lambda: t_clbks({3: "history"}), TypeError, ("id", "a string", "got 3")),
     },
@@ -189,9 +193,13 @@ CASES: dict[str, dict[str, Case]] = {
     "TorchCallback": {
         "anything": (lambda: TorchCallback(3), TypeError, ("callback_generator", "a CallbackSet class", "got 3")),
         "instance": (lambda: TorchCallback(history), TypeError, ("Give its class: CallbackSetHistory",)),
-        "id": (lambda: TorchCallback(CallbackSetTB, id=""), ValueError, ("id", "something in it")),
+        "id": (lambda: TorchCallback(CallbackSetTB, id=""), ValueError, ("id", "non-empty string")),
         "label": (lambda: TorchCallback(CallbackSetTB, label=3), TypeError, ("label", "a string", "got 3")),
-        "packages": (lambda: TorchCallback(CallbackSetTB, packages=3), TypeError, ("packages", "a string or several")),
+        "packages": (
+            lambda: TorchCallback(CallbackSetTB, packages=3),
+            TypeError,
+            ("packages", "a non-empty string or several"),
+        ),
         "not installed": (
             lambda: TorchCallback(CallbackSetHistory, packages="no_such_package").generate(),
             ModuleNotFoundError,
@@ -230,7 +238,7 @@ CASES: dict[str, dict[str, Case]] = {
         "typo of a stage": (
             lambda: callback_set("CallbackSetX", on_epoch_ned=nothing),
             TypeError,
-            ("CallbackSetX.on_epoch_ned is no stage", "Did you mean 'on_epoch_end'?"),
+            ("CallbackSetX.on_epoch_ned is not a stage", "Did you mean 'on_epoch_end'?"),
         ),
         "typo": (
             lambda: callback_set("CallbackSetX", initialise=nothing),
@@ -246,7 +254,7 @@ CASES: dict[str, dict[str, Case]] = {
         "half a state": (
             lambda: callback_set("CallbackSetX", state_dict=nothing),
             ValueError,
-            ("state_dict alone", "give both"),
+            ("but no load_state_dict", "Give both"),
         ),
         "public": (lambda: callback_set("CallbackSetX", public=[1]), TypeError, ("public", "a mapping", "got [1]")),
         "active": (lambda: callback_set("CallbackSetX", active={"a": 3}), TypeError, ("active['a']", "got 3")),
@@ -262,7 +270,7 @@ CASES: dict[str, dict[str, Case]] = {
         "hyphen": (lambda: torch_callback("my-callback"), ValueError, ("id", "underscores", "'my-callback'")),
         "id": (lambda: torch_callback(3), TypeError, ("id", "a string", "got 3")),
         "typo": (lambda: torch_callback("x", pakages="a"), TypeError, ("'pakages'", "Did you mean 'packages'?")),
-        "stage": (lambda: torch_callback("x", on_ned=nothing), TypeError, ("on_ned is no stage", "'on_end'")),
+        "stage": (lambda: torch_callback("x", on_ned=nothing), TypeError, ("on_ned is not a stage", "'on_end'")),
     },
     "CallbackSetEarlyStopping": {
         "patience": (lambda: CallbackSetEarlyStopping(0), ValueError, ("patience", "at least 1", "got 0")),
@@ -346,7 +354,7 @@ CASES: dict[str, dict[str, Case]] = {
             TypeError,
             ("OneCycleLR has no argument 'step_on_epoch'",),
         ),
-        "one cycle": (lambda: CallbackSetLRSchedulerOneCycle(), TypeError, ("without 'max_lr'", "max_lr=...")),
+        "one cycle": (lambda: CallbackSetLRSchedulerOneCycle(), TypeError, ("needs 'max_lr'", "max_lr=...")),
         "one cycle's length": (
             lambda: CallbackSetLRSchedulerOneCycle(max_lr=1, total_steps=0),
             ValueError,
@@ -354,8 +362,8 @@ CASES: dict[str, dict[str, Case]] = {
         ),
     },
     "selectors": {
-        "names": (lambda: select_name(3), TypeError, ("names", "a string or several", "got 3")),
-        "an empty name": (lambda: select_name(["a", ""]), ValueError, ("names", "none of them empty")),
+        "names": (lambda: select_name(3), TypeError, ("names", "a non-empty string or several", "got 3")),
+        "an empty name": (lambda: select_name(["a", ""]), ValueError, ("names", "non-empty string or several")),
         "typo": (
             lambda: select_name("wieght")(["weight", "bias"]),
             ValueError,
@@ -368,14 +376,18 @@ CASES: dict[str, dict[str, Case]] = {
     "SupervisedModule": {
         "network": (lambda: supervised(network="net"), TypeError, ("network", "torch.nn.Module", "got 'net'")),
         "loss_fn": (lambda: supervised(loss_fn=3), TypeError, ("loss_fn", "callable", "got 3")),
-        "optimizer": (lambda: supervised(optimizer=sgd([network.weight])), TypeError, ("optimizer", "callable", "SGD")),
+        "optimizer": (
+            lambda: supervised(optimizer=sgd([network.weight])),
+            TypeError,
+            ("optimizer", "a function", "SGD"),
+        ),
         "measure": (lambda: supervised(measures_valid={"acc": 3}), TypeError, ("measures_valid", "torchmetrics", "3")),
         "a measure's class": (
             lambda: supervised(measures_train=[MeanMetric]),
             TypeError,
             ("measures_train", "Call it: MeanMetric(...)"),
         ),
-        "loss": (lambda: supervised(measures_valid={"loss": MeanMetric()}), ValueError, ("'loss'", "ids of your own")),
+        "loss": (lambda: supervised(measures_valid={"loss": MeanMetric()}), ValueError, ("'loss'", "Give another id")),
         "encoder": (lambda: supervised(prediction_encoder=3), TypeError, ("prediction_encoder", "callable", "got 3")),
     },
     "results": {
@@ -383,7 +395,7 @@ CASES: dict[str, dict[str, Case]] = {
         "column": (lambda: plot_history({"epoch": [1], "a.b": 5}), TypeError, ("state", "lists", "'a.b' is 5")),
         "no history": (lambda: plot_history({"epoch": []}), ValueError, ("no scores to plot", "logged none")),
         "path": (lambda: latest_checkpoint(3), TypeError, ("path", "a folder", "got 3")),
-        "no checkpoint": (lambda: read_states({"a": 1}), ValueError, ("checkpoint", "Lightning Trainer")),
+        "no checkpoint": (lambda: read_states({"a": 1}), ValueError, ("checkpoint", "checkpoint of Lightning")),
     },
     "ctx": {
         "field": (lambda: make_context().epohc, AttributeError, ("no field 'epohc'", "Did you mean 'epoch'?")),
@@ -436,7 +448,7 @@ CASES: dict[str, dict[str, Case]] = {
         "reason": (
             lambda: check_callback_set(CallbackSetHistory, skip={"resume": ""}),
             ValueError,
-            ("the reason to skip 'resume'", "something in it"),
+            ("the reason to skip 'resume'", "non-empty string"),
         ),
         "training": (
             lambda: check_callback_set(CallbackSetHistory, training=network),

@@ -82,22 +82,22 @@ class Bound:
 
 
 REFUSED = {
-    "misspelled": ({"on_epoch_ned": nothing}, "X.on_epoch_ned is no stage. Did you mean 'on_epoch_end'? The stages"),
+    "misspelled": ({"on_epoch_ned": nothing}, "X.on_epoch_ned is not a stage. Did you mean 'on_epoch_end'? The stages"),
     "unknown": (
         {"on_quite_another_thing": nothing},
-        "X.on_quite_another_thing is no stage. The stages are 'on_begin', 'on_epoch_begin'",
+        "X.on_quite_another_thing is not a stage. The stages are 'on_begin', 'on_epoch_begin'",
     ),
     "Lightning's hook": ({"on_train_start": nothing}, "It is a hook of Lightning; here it is 'on_begin'."),
     "a batch hook": ({"on_train_batch_end": takes_batch}, "here it is 'on_batch_end'."),
     "Lightning's state hook": ({"on_save_checkpoint": nothing}, "here it is 'state_dict'."),
-    "of another loop": ({"on_test_start": nothing}, "Callbacks run in fits only"),
+    "of another loop": ({"on_test_start": nothing}, "Callbacks run in trainer.fit() only"),
     "argument": ({"on_batch_end": takes_batch}, "X.on_batch_end takes 'batch', but a stage is called without"),
     "optional argument": ({"on_end": takes_option}, "X.on_end takes 'verbose'"),
     "keyword": ({"on_end": takes_keyword}, "X.on_end takes 'verbose'"),
     "argument of a static method": ({"on_end": staticmethod(nothing)}, "X.on_end takes 'self'"),
-    "no self": ({"on_end": takes_no_self}, "X.on_end takes no argument, not even self: define on_end(self)."),
-    "coroutine": ({"on_end": coroutine}, "X.on_end is a coroutine or a generator"),
-    "generator": ({"on_end": generator}, "X.on_end is a coroutine or a generator"),
+    "no self": ({"on_end": takes_no_self}, "X.on_end has no parameter self. Define on_end(self)."),
+    "coroutine": ({"on_end": coroutine}, "X.on_end is a coroutine or generator function"),
+    "generator": ({"on_end": generator}, "X.on_end is a coroutine or generator function"),
     "wrapper that hands on what it gets": ({"on_end": hands_on_what_it_gets}, "X.on_end takes 'batch'"),
     "partial method that lacks one": (
         {"on_end": functools.partialmethod(lambda self, a, b: None, 1)},
@@ -120,7 +120,7 @@ def test_refuses_what_a_mixin_brings() -> None:
     class Mixin:
         def on_epoch_ned(self) -> None: ...
 
-    with pytest.raises(TypeError, match=r"X.on_epoch_ned is no stage"):
+    with pytest.raises(TypeError, match=r"X.on_epoch_ned is not a stage"):
         type("X", (Mixin, CallbackSet), {})
 
 
@@ -153,11 +153,11 @@ def test_allows(stage: Any) -> None:
 @pytest.mark.parametrize(
     ("name", "value", "message"),
     [
-        ("on_epoch_ned", lambda: None, "CallbackSetList.on_epoch_ned is no stage. Did you mean 'on_epoch_end'?"),
+        ("on_epoch_ned", lambda: None, "CallbackSetList.on_epoch_ned is not a stage. Did you mean 'on_epoch_end'?"),
         ("on_train_start", lambda: None, "here it is 'on_begin'."),
-        ("on_sanity_check_start", lambda: None, "is no stage. No stage runs in the sanity check."),
+        ("on_sanity_check_start", lambda: None, "is not a stage. No stage runs in the sanity check."),
         ("on_end", lambda batch: None, "CallbackSetList.on_end takes 'batch'"),
-        ("on_end", coroutine.__get__(object()), "is a coroutine or a generator"),
+        ("on_end", coroutine.__get__(object()), "is a coroutine or generator function"),
         ("on_end", "now", "Expected CallbackSetList.on_end to be a method or None but got 'now'."),
     ],
 )
@@ -213,7 +213,7 @@ def test_stages_of_any_kind_run_in_a_fit() -> None:
 def test_hooks_of_other_libraries(name: str, hint: str) -> None:
     with pytest.raises(TypeError) as caught:
         type("X", (CallbackSet,), {name: nothing})
-    assert f"X.{name} is no stage. {hint} The stages are 'on_begin'," in str(caught.value)
+    assert f"X.{name} is not a stage. {hint} The stages are 'on_begin'," in str(caught.value)
 
 
 @pytest.mark.parametrize(
@@ -227,7 +227,7 @@ def test_hooks_of_other_libraries(name: str, hint: str) -> None:
 )
 def test_what_a_lightning_callback_has_is_elsewhere(name: str, here: str) -> None:
     callback = CallbackSetList()
-    with pytest.raises(AttributeError, match=re.escape(f"A CallbackSet has no {name!r}. In a fit it is {here}")):
+    with pytest.raises(AttributeError, match=re.escape(f"A CallbackSet has no {name!r}. In a fit, use {here}")):
         getattr(callback, name)
     assert not hasattr(callback, name)
     setattr(callback, name, "of my own")
@@ -235,7 +235,9 @@ def test_what_a_lightning_callback_has_is_elsewhere(name: str, here: str) -> Non
 
 
 def test_stages_cannot_be_set() -> None:
-    with pytest.raises(AttributeError, match=r"CallbackSetList.stages cannot be set: .* or None to switch one off"):
+    with pytest.raises(
+        AttributeError, match=r"CallbackSetList.stages cannot be set: .* or set it to None to switch it"
+    ):
         CallbackSetList().stages = ["on_end"]  # type: ignore[assignment]
 
 
@@ -334,7 +336,7 @@ def test_a_stage_set_on_the_instance_is_the_clones_own(deep: bool) -> None:
 def test_no_clone_during_a_fit() -> None:
     callback = CallbackSetList()
     callback.ctx = object()
-    with pytest.raises(RuntimeError, match="A CallbackSetList can only be cloned while its ctx is None"):
+    with pytest.raises(RuntimeError, match="CallbackSetList cannot be cloned during a fit"):
         callback.clone()
 
 

@@ -58,10 +58,10 @@ def test_runs_in_a_trainer_of_pytorch_lightning(alone: bool) -> None:
 )
 def test_the_wrong_adapter_says_which_to_import() -> None:
     wrong = callbacksets.CallbackSetAdapter(["history"])
-    with pytest.raises(TypeError, match=r"For that: from callbacksets\.pytorch_lightning import CallbackSetAdapter"):
+    with pytest.raises(TypeError, match=r"Use: from callbacksets\.pytorch_lightning import CallbackSetAdapter"):
         pl.Trainer(callbacks=[wrong], **QUIET).fit(Old(), ones(2))
     other = callbacksets.pytorch_lightning.CallbackSetAdapter(["history"])
-    with pytest.raises(TypeError, match="For that: from callbacksets import CallbackSetAdapter"):
+    with pytest.raises(TypeError, match="Use: from callbacksets import CallbackSetAdapter"):
         L.Trainer(callbacks=[other], **QUIET).fit(Tiny(), ones(2))
 
 

@@ -402,7 +402,7 @@ def test_a_run_stopped_at_a_validation_trains_no_further(name: str, tmp_path: Pa
         train(ckpt)
         assert log.rows == [("batch_end", n) for n in (3, 4)]
     else:
-        with pytest.warns(UserWarning, match="Early stopping had ended the run that is resumed"):
+        with pytest.warns(UserWarning, match="Early stopping had already ended the resumed run"):
             adapter = train(ckpt)
         assert log.rows == []
         assert str(adapter.stopped_by).startswith("callback 'early_stopping' set ctx.terminate in on_begin")
@@ -591,7 +591,7 @@ def test_saved_after_exit_is_not_exact(tmp_path: Path) -> None:
     trainer.save_checkpoint(tmp_path / "best.ckpt")
     with (
         pytest.warns(UserWarning, match="written after its fit had ended"),
-        pytest.warns(UserWarning, match="had ended the run that is resumed"),
+        pytest.warns(UserWarning, match="had already ended the resumed run"),
     ):
         fit(["early_stopping"], outcome, ckpt=tmp_path / "best.ckpt", max_epochs=50)
 
@@ -602,7 +602,7 @@ def test_a_stopped_run_trains_no_further(tmp_path: Path) -> None:
     trainer, adapter = fit(["early_stopping", "history"], outcome, save, max_epochs=50)
     assert adapter.stopped_by is not None
     steps, states = trainer.global_step, outcome.states
-    with pytest.warns(UserWarning, match="had ended the run that is resumed: 'loss' did not improve"):
+    with pytest.warns(UserWarning, match="had already ended the resumed run: 'loss' did not improve"):
         trainer, adapter = fit(["early_stopping", "history"], outcome, ckpt=tmp_path / "last.ckpt", max_epochs=50)
     assert trainer.global_step == steps
     assert adapter.stopped_by is not None

@@ -156,9 +156,9 @@ LINEAR, LOSS = nn.Linear(1, 1), nn.MSELoss()
         (
             (LINEAR, LOSS, SGD, [MeanSquaredError(), MeanSquaredError()]),
             ValueError,
-            "two measures 'mean_squared_error'",
+            "two measures with the id 'mean_squared_error'",
         ),
-        ((LINEAR, LOSS, SGD, {"loss": MeanSquaredError()}), ValueError, "'loss', which is what the loss is logged as"),
+        ((LINEAR, LOSS, SGD, {"loss": MeanSquaredError()}), ValueError, "'loss', which is the name of the loss"),
         ((LINEAR, LOSS, SGD, None, None, 3), TypeError, "Expected prediction_encoder to be callable but got 3"),
     ],
 )

@@ -1,4 +1,4 @@
-"""Callbacks for PyTorch as mlr3torch has them, in any Lightning Trainer."""
+"""The training callbacks of mlr3torch for PyTorch, in any Lightning Trainer."""
 
 from importlib.metadata import version
 

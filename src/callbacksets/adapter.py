@@ -1,4 +1,4 @@
-"""The bridge: Lightning's hooks as moments of a fit, in the order in which training runs."""
+"""The bridge: it turns Lightning's hooks into the moments of a fit, in the order in which training runs."""
 
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any, Literal
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
 
 
 _BOUND = ("log", "log_dict")
-"""What Lightning binds of the module to its callbacks. With it the module would live on, and go with each copy."""
+"""Methods of the module that Lightning sets on its callbacks. They would keep the module alive, also in each copy."""
 
 
 class AdapterHooks:
@@ -64,16 +64,16 @@ class AdapterHooks:
         self._outcome: Outcome | None = None
         self._handover = Handover()
 
-    __init__.__qualname__ = "CallbackSetAdapter.__init__"  # which a misspelled argument is reported to be of
+    __init__.__qualname__ = "CallbackSetAdapter.__init__"  # Python names it when an argument is misspelled
 
     @property
     def sets(self) -> Mapping[str, Any]:
-        """The CallbackSets of this or the last fit by id, in the order in which they run."""
+        """The CallbackSets of the current or last fit by id, in the order in which they run."""
         return self._sets
 
     @property
     def states(self) -> dict[str, Any]:
-        """The final state of each callback that has one, by id; what was there until then after a failure."""
+        """The final state of each callback that has one, by id. After a failure, the states at that moment."""
         self._take_over()
         if self._result is None:
             self._handover.explain_copies()
@@ -85,12 +85,12 @@ class AdapterHooks:
 
     @property
     def ctx(self) -> ContextTorch | None:
-        """The context during a fit."""
+        """The context during a fit; None outside of a fit."""
         return None if self._fit is None else self._fit.ctx
 
     @property
     def stopped_by(self) -> StoppedBy | None:
-        """Who stopped the last fit through `ctx.terminate`, and when; None when it ended otherwise."""
+        """Who stopped the last fit through `ctx.terminate`, and when; None if nobody did."""
         self._take_over()
         return self._stopped_by if self._fit is None else self._fit.loop.stopped_by
 
@@ -100,18 +100,18 @@ class AdapterHooks:
         fit = self._fit
         if fit is not None and fit.trainer is not trainer and not fit.trainer.interrupted:
             if stage != "fit":
-                return  # within a fit, another Trainer with the same callbacks only looks
+                return  # within a fit, another Trainer with the same callbacks may validate, test or predict
             raise RuntimeError(
-                "This adapter is in the fit of another Trainer. Give the Trainer of the inner fit one of its own, with "
-                "callbacks of its own: copy.deepcopy(adapter)."
+                "This adapter is already in the fit of another Trainer. Give the inner Trainer its own adapter and "
+                "callbacks: copy.deepcopy(adapter)."
             )
-        self._exit()  # of a fit whose end Lightning did not tell: another callback failed in its `on_exception`
+        self._exit()  # a fit whose end Lightning did not report: another callback failed in its `on_exception`
         self._release()
         if stage == "fit":
             self._set_up(trainer, pl_module)
 
     def _set_up(self, trainer: Trainer, pl_module: "LightningModule") -> None:
-        self._handover.take()  # of the fit before
+        self._handover.take()  # the result of the fit before
         self._result = self._stopped_by = self._outcome = None
         self._check_trainer(trainer)
         self._sets = generate(self._sources)
@@ -122,7 +122,7 @@ class AdapterHooks:
             self._handover.at_end(self._exit, gives=trainer.is_global_zero)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: "LightningModule", checkpoint: dict[str, Any]) -> None:
-        if (fit := self._fit_of(trainer)) and not fit.loop.begun:  # later, only a learning rate finder loads
+        if (fit := self._fit_of(trainer)) and not fit.loop.begun:  # after that, only a learning rate finder loads
             fit.load(checkpoint["callbacks"].get(KEY))
 
     def on_fit_start(self, trainer: Trainer, pl_module: "LightningModule") -> None:
@@ -190,7 +190,7 @@ class AdapterHooks:
             fit.end()
 
     def on_fit_end(self, trainer: Trainer, pl_module: "LightningModule") -> None:
-        if (fit := self._fit_of(trainer)) and not fit.loop.begun:  # nothing to train: max_epochs=0, a finished run
+        if (fit := self._fit_of(trainer)) and not fit.loop.begun:  # nothing to train: max_epochs=0, or a finished run
             fit.begin()
             fit.end()
 
@@ -219,7 +219,7 @@ class AdapterHooks:
             self._handover.has_fitted = True
             for bound in _BOUND:
                 vars(self).pop(bound, None)
-            if error is None:  # else other callbacks may save, until the strategy is told: see _leave
+            if error is None:  # after a failure, other callbacks may still save checkpoints: see _leave
                 self._release()
             if fit.trainer.is_global_zero and trains_in_child(fit.trainer):
                 self._handover.give((self._result, self._stopped_by, self._outcome))
@@ -236,7 +236,7 @@ class AdapterHooks:
     # --- checkpoints, and other things that Lightning does with callbacks --------------------------------------------
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: "LightningModule", checkpoint: dict[str, Any]) -> None:
-        # Not `state_dict`: of two callbacks with one, Lightning refuses the second before `setup` can say what to do.
+        # Not `state_dict`: Lightning refuses a second adapter with a state before `setup` can say what to do.
         self._take_over()
         saved = copied(self._result) if self._fit is None else self._fit.save()
         if saved is not None:
@@ -244,21 +244,21 @@ class AdapterHooks:
             checkpoint["callbacks"][KEY] = put_together(saved, keep=trainer.is_global_zero)
 
     def _running(self) -> Fit:
-        """The fit, in a hook that comes in training only."""
+        """The fit, for a hook that runs in training only."""
         if (fit := self._fit) is None:
             raise RuntimeError(
-                "This adapter came too late: it was added to trainer.callbacks after the fit had been set up. Give it "
-                "to the Trainer when that is made: Trainer(callbacks=[adapter])."
+                "This adapter was added to trainer.callbacks too late, after the set-up of the fit. Pass it when you "
+                "make the Trainer: Trainer(callbacks=[adapter])."
             )
         return fit
 
     def _fit_of(self, trainer: Trainer) -> Fit | None:
-        """The fit of this Trainer. There is none in trainer.validate(), or where another Trainer only looks."""
+        """The fit of this Trainer. There is none in trainer.validate(), or if the fit belongs to another Trainer."""
         fit = self._fit
         return fit if fit is not None and fit.trainer is trainer else None
 
     def _take_over(self) -> None:
-        """Make what a fit in a child process has left our own."""
+        """Take over the result of a fit that ran in a child process."""
         if (left := self._handover.take()) is not None:
             self._result, self._stopped_by, self._outcome = left
 
@@ -267,19 +267,19 @@ class AdapterHooks:
         adapters = [callback for callback in callbacks_of(trainer) if isinstance(callback, AdapterHooks)]
         if len(adapters) > 1:
             raise ValueError(
-                f"The Trainer has {len(adapters)} adapters, each with an order and a state of its own. "
-                "Give all callbacks to one: CallbackSetAdapter([...])."
+                f"The Trainer has {len(adapters)} CallbackSetAdapters, but one must run all callbacks in order. "
+                "Give all callbacks to one adapter: CallbackSetAdapter([...])."
             )
 
     def __repr__(self) -> str:
         return self._shown(plan_as_text, outcome_as_text)
 
     def _repr_html_(self) -> str:
-        self._take_over()  # not in `__repr__`: a Trainer that is made looks at that
+        self._take_over()  # not in `__repr__`: a Trainer calls that when it is made
         return self._shown(plan_as_html, outcome_as_html)
 
     def _shown(self, plan: Callable[..., str], outcome: Callable[..., str]) -> str:
-        """After a fit what came of it, else what is going to be done."""
+        """After a fit, its outcome; before and during a fit, the plan."""
         name = type(self).__name__
         if self._fit is not None or self._outcome is None:
             return plan(name, self._sources)
@@ -304,26 +304,28 @@ class CallbackSetAdapter(AdapterHooks, Callback):
         >>> adapter.states["history"]  # doctest: +SKIP
         {"epoch": [1, 2, ...], "train.loss": [...], "valid.loss": [...]}
 
-    It belongs last among the Trainer's callbacks: what stands behind it acts after `epoch_end`. It can be used for
-    several fits, one after the other. An instance is used as it is. Classes, keys and
-    descriptors make a new callback for every fit.
+    Put the adapter last among the Trainer's callbacks: a callback behind it acts after `on_epoch_end`. The adapter can
+    be used for several fits, one after the other. Every fit uses a given instance as it is, and makes a new callback
+    from a class, a key or a descriptor.
 
     Args:
-        callbacks: One of, a list of, or a mapping id -> a `CallbackSet` instance or class, a `TorchCallback`, or a key
-            of the dictionary; in a list or as a mapping's value also `{key: {values}}`, as a YAML file has it.
-        network: The name of the module's submodule that is `ctx.network`, and whose output is `ctx.y_hats`; by
-            default its attribute `network`, else the module itself.
-        loss_fn: The name of the module's attribute that is `ctx.loss_fn`; by default `loss_fn` or `criterion`.
-        terminate_at: When `ctx.terminate` is looked at: `"epoch"`, when an epoch ends; `"validation"`, also after
-            each validation, for training that counts steps in one long epoch.
-        random_state: Whether checkpoints keep the random states of Python, NumPy, torch and the device, of every rank,
-            so that a resumed run draws the same order of the data and the same dropout as one that was not interrupted.
+        callbacks: One callback, a list of callbacks, or a mapping of ids to callbacks. Each is a `CallbackSet`
+            instance or class, a `TorchCallback`, or a key of the dictionary. Inside a list or mapping it can also be a
+            key with values, as in a YAML file: `{"early_stopping": {"patience": 5}}`.
+        network: The name of the submodule that becomes `ctx.network`. Its output becomes `ctx.y_hats`. By default the
+            module's attribute `network`, else the module itself.
+        loss_fn: The name of the module's attribute that becomes `ctx.loss_fn`; by default `loss_fn` or `criterion`.
+        terminate_at: When the adapter checks `ctx.terminate`. `"epoch"`: at the end of each epoch. `"validation"`:
+            also after each validation, for training that counts steps in one long epoch.
+        random_state: Whether checkpoints keep the random states of Python, NumPy, torch and the devices, for every
+            rank. A resumed run then draws the same data order and the same dropout as an uninterrupted one.
 
     Raises:
-        KeyError: For a string that is no key of the dictionary.
-        TypeError: For what is no callback, or the wrong kind of argument.
-        ValueError: When two callbacks have the same id, one instance has two, or `terminate_at` is none of the two.
-        AttributeError: In a fit, when the module has no `network` or `loss_fn` of that name.
+        KeyError: If a string is not a key of the dictionary.
+        TypeError: If something is not a callback, or an argument has the wrong type.
+        ValueError: If two callbacks have the same id, if one instance is given twice, or if `terminate_at` is neither
+            `"epoch"` nor `"validation"`.
+        AttributeError: In a fit, if the module has no attribute with the name given as `network` or `loss_fn`.
 
     mlr3torch: the training loop of `LearnerTorch`.
     """

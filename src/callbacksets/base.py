@@ -76,31 +76,32 @@ _ELSEWHERE: Mapping[str, Mapping[str, str]] = {
         "on_interrupt": "on_exit",
     },
 }
-"""The hooks of other libraries, and the stages or methods that correspond."""
+"""The hooks of other libraries, each with the stage or method that corresponds to it."""
 
 _STAGES_ARE_METHODS = (
-    "cannot be set: it lists the methods on_<stage> that there are. Set a method itself, self.on_end = ..., or None to "
-    "switch one off; an attribute of your own needs another name."
+    "cannot be set: it lists the methods on_<stage> of the callback. Set a method instead, self.on_end = ..., or set "
+    "it to None to switch it off. Give an attribute of your own another name."
 )
 
 
 class _CallbackSetMeta(ABCMeta):
-    """Lets a Trainer that is given a class, without a list around it, say where that belongs."""
+    """Raises a helpful error when a Trainer is given a class instead of a list of callbacks."""
 
     def __iter__(cls) -> Iterator[Any]:
         raise misplaced(cls)
 
 
 class CallbackSet(metaclass=_CallbackSetMeta):
-    """Methods that a training loop calls at its stages; the base class of all callbacks.
+    """The base class of all callbacks. The training loop calls its methods.
 
-    A subclass has a method `on_<stage>(self)` for each stage it wants: `begin`, `epoch_begin`, `batch_begin`,
-    `after_backward`, `batch_end`, `before_valid`, `batch_valid_begin`, `batch_valid_end`, `valid_end`, `epoch_end`,
-    `end`, `exit`. During a fit `self.ctx` shows the state of the loop. What a callback learns it hands over in
-    `state_dict()` and gets back in `load_state_dict()`.
+    A subclass defines a method for each stage at which it does something: `on_begin`, `on_epoch_begin`,
+    `on_batch_begin`, `on_after_backward`, `on_batch_end`, `on_before_valid`, `on_batch_valid_begin`,
+    `on_batch_valid_end`, `on_valid_end`, `on_epoch_end`, `on_end`, `on_exit`. Each takes `self` only. During a fit,
+    `self.ctx` shows the state of the training loop. `state_dict()` returns what the callback has learned, and
+    `load_state_dict()` restores it.
 
-    A stage may also be set on an instance, as a function without arguments, also while training runs: what was no
-    stage of the callback before counts from the next epoch on. None switches a stage off.
+    A stage can also be set on an instance, as a function without arguments. This also works during training; a stage
+    that the callback did not have before runs from the next epoch on. Setting a stage to None switches it off.
 
     Example:
         >>> class CallbackSetCount(CallbackSet):
@@ -112,25 +113,26 @@ class CallbackSet(metaclass=_CallbackSetMeta):
         ['on_begin', 'on_batch_end']
 
     Attributes:
-        ctx: The context of the fit, None outside of one. Any stand-in may be put there to test a method alone.
-        weight: Callbacks run by ascending weight within a stage, ties in the order given.
-        reads_y_hats: False for a callback that never reads `ctx.y_hat` or `ctx.y_hats`. Where no callback of a run
-            does, the output of a batch is not kept until the next, which saves its memory. A subclass says so anew.
+        ctx: The context of the fit; None outside of a fit. To test a method alone, set any stand-in.
+        weight: Within a stage, callbacks run by ascending weight. Callbacks of equal weight run in the order given.
+        reads_y_hats: Set it to False if the callback never reads `ctx.y_hat` or `ctx.y_hats`. If no callback of a run
+            reads them, the network's output is released earlier, which saves memory. Subclasses do not inherit the
+            False.
 
     Raises:
-        TypeError: When a class is made that has a public `on_...` that is no stage, or a stage that takes more than
-            `self`.
+        TypeError: When a class is defined whose public method `on_...` is not a stage, or whose stage takes more
+            than `self`.
 
     mlr3torch: `CallbackSet`.
     """
 
-    # None outside of a fit. Declared without the None, or no stage could read `self.ctx.epoch` under a type checker.
+    # None outside of a fit. The type omits the None, so that stages can read `self.ctx.epoch` under a type checker.
     ctx: "ContextTorch" = None  # type: ignore[assignment]
     weight: float = 0
     reads_y_hats: bool = True
 
-    state_key: Any = NotALightningCallback()  # what a Trainer reads first from things with a `state_dict`
-    # what a Lightning callback is given
+    state_key: Any = NotALightningCallback()  # a Trainer reads it first from objects with a `state_dict`
+    # attributes and methods of a Lightning callback
     log: Any = IsElsewhere(
         "self.ctx.learner.log(...), or for a score of the epoch self.ctx.last_scores_valid[...] = ..."
     )
@@ -140,7 +142,7 @@ class CallbackSet(metaclass=_CallbackSetMeta):
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
-        cls.reads_y_hats = vars(cls).get("reads_y_hats", True)  # what a subclass adds may read them
+        cls.reads_y_hats = vars(cls).get("reads_y_hats", True)  # methods that a subclass adds may read them
         if not isinstance(inspect.getattr_static(cls, "stages"), property):
             raise TypeError(f"{cls.__name__}.stages {_STAGES_ARE_METHODS}")
         found = {name: inspect.getattr_static(cls, name) for name in dir(cls) if name.startswith("on_")}
@@ -148,7 +150,7 @@ class CallbackSet(metaclass=_CallbackSetMeta):
 
     @property
     def stages(self) -> list[str]:
-        """The stages at which this callback does something, in the order in which they run."""
+        """The stages that this callback has, in the order in which they run."""
         return stages_of(self)
 
     @stages.setter
@@ -156,30 +158,30 @@ class CallbackSet(metaclass=_CallbackSetMeta):
         raise AttributeError(f"{type(self).__name__}.stages {_STAGES_ARE_METHODS}")
 
     def start_over(self) -> None:
-        """Forget what an earlier fit has left; by default nothing.
+        """Reset the callback before it is used in another fit; by default it does nothing.
 
-        Called when a fit is set up, on an instance that has served another fit before: one that serves several gives
-        in each what a new one would. A state that the fit continues is loaded later.
+        It is called during the set-up of a fit if the instance has already been used in an earlier fit. After it, the
+        instance should behave like a new one. If the fit is resumed, the saved state is loaded later.
         """
 
     def state_dict(self) -> Any:
-        """What the callback has learned and needs to go on from; None, the default, for nothing.
+        """The state that the callback needs to continue in a resumed run; None, the default, means no state.
 
-        Leave out what the constructor was given. Use types that `torch.load(..., weights_only=True)` reads: numbers,
+        Leave out the arguments of the constructor. Use types that `torch.load(..., weights_only=True)` reads: numbers,
         strings, tensors, and lists, tuples, dicts and sets of these.
         """
         return None
 
     def load_state_dict(self, state_dict: Any) -> None:
-        """Take over what `state_dict()` returned in an earlier run; called immediately before `on_begin`.
+        """Restore the state of an earlier run; called immediately before `on_begin`.
 
         Args:
-            state_dict: What `state_dict()` returned.
+            state_dict: The value that `state_dict()` returned.
         """
         if state_dict is not None:
             warnings.warn(
-                f"{type(self).__name__} does not implement load_state_dict(): the state it was handed is ignored. "
-                "Define load_state_dict(self, state_dict) beside state_dict(self).",
+                f"{type(self).__name__} does not implement load_state_dict(), so its saved state is ignored. "
+                "Define load_state_dict(self, state_dict) as well as state_dict(self).",
                 stacklevel=2,
             )
 
@@ -187,31 +189,32 @@ class CallbackSet(metaclass=_CallbackSetMeta):
         """A copy of this callback.
 
         Args:
-            deep: Whether the values it holds are copied as well.
+            deep: Whether to copy the values of its attributes as well.
 
         Raises:
-            TypeError: For a `deep` that is no bool.
+            TypeError: If `deep` is not a bool.
             RuntimeError: During a fit.
         """
         if self.ctx is not None:
             raise RuntimeError(
-                f"A {type(self).__name__} can only be cloned while its ctx is None. Clone it before or after the fit."
+                f"{type(self).__name__} cannot be cloned during a fit, while its ctx is set. Clone it before or after "
+                "the fit."
             )
         if flag("deep", deep):
             return copy.deepcopy(self)
         clone = copy.copy(self)
         for name, value in self.__getstate__().items():
-            # a stage set on the instance may be one of its own methods, and the clone's must be the clone's
+            # a stage set on the instance may be one of its own methods; the clone needs its own method there
             if isinstance(value, types.MethodType) and value.__self__ is self:
                 setattr(clone, name, types.MethodType(value.__func__, clone))
         return clone
 
     def __getstate__(self) -> dict[str, Any]:
-        """All attributes, those in `__slots__` too, in one dict that subclasses may change."""
+        """All attributes, including `__slots__`, in one dict that subclasses may change."""
         state = object.__getstate__(self)
         own, slots = state if isinstance(state, tuple) else (state, {})
         attributes = {**(own or {}), **slots}
-        return attributes | ({"ctx": None} if "ctx" in attributes else {})  # no copy is in the fit
+        return attributes | ({"ctx": None} if "ctx" in attributes else {})  # a copy is not part of the fit
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
         for name, value in state.items():
@@ -225,7 +228,7 @@ class CallbackSet(metaclass=_CallbackSetMeta):
         print(f"<{type(self).__name__}>\n* Stages: {', '.join(self.stages) or '-'}")
 
     def __iter__(self) -> Iterator[Any]:
-        raise misplaced(self)  # a Trainer takes what is no Lightning callback for a list of them
+        raise misplaced(self)  # a Trainer iterates over an object that is not a Lightning callback
 
     def __repr__(self) -> str:
         return f"<{type(self).__name__}: {', '.join(self.stages) or 'no stages'}>"
@@ -241,16 +244,18 @@ class CallbackSet(metaclass=_CallbackSetMeta):
 
 
 def stages_of(callback: CallbackSet | type[CallbackSet]) -> list[str]:
-    """The stages at which a callback does something, in the order in which they run.
+    """The stages that a callback has, in the order in which they run.
 
     Args:
-        callback: The callback, or the class of some that are still to be made.
+        callback: The callback, or its class.
     """
     return [stage for stage in STAGES if getattr(callback, stage, None) is not None]
 
 
 def identify(cls: type) -> str:
-    """The id of callbacks of a class: its name in snake case less the prefix `CallbackSet`, runs of capitals together.
+    """The default id of a class's callbacks: its name in snake case, without the prefix `CallbackSet`.
+
+    A run of capitals stays together.
 
     Example:
         >>> from callbacksets import CallbackSetEarlyStopping
@@ -266,9 +271,9 @@ def snake_case(name: str) -> str:
 
 
 def check_instance(callback: CallbackSet) -> None:
-    """Raise a `TypeError` for what an instance has as a stage and is none, or takes arguments.
+    """Raise a `TypeError` if an instance has an `on_...` that is not a stage, or a stage that takes arguments.
 
-    That is what was set on it, and what descriptors of its class make, which only an instance can tell.
+    This checks the attributes of the instance, and the stages that Python descriptors of its class make.
     """
     cls = type(callback)
     made = [name for name in STAGES if _is_other_descriptor(inspect.getattr_static(cls, name, None))]
@@ -277,12 +282,12 @@ def check_instance(callback: CallbackSet) -> None:
 
 
 def misnamed_stages(callback: CallbackSet | type[CallbackSet]) -> Iterator[tuple[str, str]]:
-    """Public methods that look like stages but are spelled otherwise, like `epoch_end`, each with its stage.
+    """Public methods that look like misspelled stages, such as `epoch_end`, each with the stage that was meant.
 
-    A method is no mistake where the callback has the stage as well, or its constructor may set it.
+    A method is not reported if the callback also has the stage, or if its constructor may set it.
 
     Args:
-        callback: The callback, or the class of some that are still to be made.
+        callback: The callback, or its class.
     """
     cls = callback if isinstance(callback, type) else type(callback)
     there = [*stages_of(callback), *(stages_in_constructor(cls) if callback is cls else ())]
@@ -294,7 +299,7 @@ def misnamed_stages(callback: CallbackSet | type[CallbackSet]) -> Iterator[tuple
 
 
 def stages_in_constructor(cls: type[CallbackSet]) -> list[str]:
-    """The stages that the constructor of a class names: it may set them or switch them off.
+    """The stages that the constructor of a class mentions: it may set them or switch them off.
 
     Args:
         cls: The class.
@@ -308,7 +313,7 @@ _ALIKE = {name.replace("_", ""): stage for stage in STAGES for name in (stage, s
 
 
 def _unbound(attribute: object, cls: type) -> object:
-    """An attribute of a class as an instance calls it, that is without `self`."""
+    """An attribute of a class as an instance calls it, without `self`."""
     if isinstance(attribute, types.FunctionType):
         return types.MethodType(attribute, cls)
     if isinstance(attribute, staticmethod | classmethod):
@@ -316,11 +321,11 @@ def _unbound(attribute: object, cls: type) -> object:
     if isinstance(attribute, functools.partialmethod):
         function: Any = _unbound(attribute.func, cls)
         return functools.partial(function, *attribute.args, **attribute.keywords)
-    return None if _is_other_descriptor(attribute) else attribute  # what it makes, an instance shows
+    return None if _is_other_descriptor(attribute) else attribute  # only an instance shows what a descriptor makes
 
 
 def _is_other_descriptor(attribute: object) -> bool:
-    """Whether only an instance shows what is called."""
+    """Whether an attribute is a Python descriptor whose result only an instance shows."""
     known = (types.FunctionType, types.MethodType, staticmethod, classmethod, functools.partialmethod, property)
     return hasattr(type(attribute), "__get__") and not isinstance(attribute, known)
 
@@ -328,21 +333,24 @@ def _is_other_descriptor(attribute: object) -> bool:
 def _check_stages(owner: str, attributes: Mapping[str, object]) -> None:
     for name, value in attributes.items():
         if name not in STAGES:
-            raise TypeError(f"{owner}.{name} is no stage.{_nearest(name)} The stages are {listed(STAGES)}.")
+            raise TypeError(f"{owner}.{name} is not a stage.{_nearest(name)} The stages are {listed(STAGES)}.")
         if value is None:
             continue
         if not callable(value):
             raise TypeError(f"Expected {owner}.{name} to be a method or None but got {shown(value)}.")
         called = _called(value)
         if isinstance(called, types.MethodType) and not _parameters(called.__func__):
-            raise TypeError(f"{owner}.{name} takes no argument, not even self: define {name}(self).")
+            raise TypeError(f"{owner}.{name} has no parameter self. Define {name}(self).")
         if surplus := _surplus(called):
             raise TypeError(
-                f"{owner}.{name} takes {listed(surplus)}, but a stage is called without arguments: "
-                f"define {name}(self) and read what it needs from self.ctx (on an instance: a function of nothing)."
+                f"{owner}.{name} takes {listed(surplus)}, but a stage is called without arguments. Define {name}(self) "
+                "and read what it needs from self.ctx. On an instance, set a function without parameters."
             )
         if inspect.iscoroutinefunction(value) or inspect.isgeneratorfunction(value):
-            raise TypeError(f"{owner}.{name} is a coroutine or a generator, which calling does not run.")
+            raise TypeError(
+                f"{owner}.{name} is a coroutine or generator function. A call would not run its body: use a plain "
+                "function."
+            )
 
 
 def _nearest(name: str) -> str:
@@ -355,14 +363,14 @@ def _nearest(name: str) -> str:
     if name.startswith("on_sanity_check"):
         return " No stage runs in the sanity check."
     if name.startswith(("on_test", "on_predict")):
-        return " Callbacks run in fits only, not in trainer.test() or trainer.predict()."
+        return " Callbacks run in trainer.fit() only, not in trainer.test() or trainer.predict()."
     return did_you_mean(name, STAGES)
 
 
 def _called(function: Callable[..., object]) -> Callable[..., object]:
-    """The function whose parameters count: a wrapper that names none of its own passes all on to what it wraps.
+    """The function whose parameters count: of a wrapper with only `*args, **kwargs`, the function that it wraps.
 
-    A wrapper that names a parameter, `self` at least, may supply the arguments that a stage is called without.
+    A wrapper that names a parameter, at least `self`, may itself supply arguments to the function that it wraps.
     """
     inner: Any = function.__func__ if isinstance(function, types.MethodType) else function
     while hasattr(inner, "__wrapped__") and all(one.kind in _ANY_NUMBER for one in _parameters(inner)):
@@ -378,7 +386,7 @@ def _parameters(function: Callable[..., object]) -> list[inspect.Parameter]:
 
 
 def _surplus(function: Callable[..., object]) -> list[str]:
-    # *args and **kwargs come from decorators, and may stay empty; what a partial has been given it does not take
+    # *args and **kwargs come from decorators and may stay empty; a partial does not take what it was already given
     given = function.keywords if isinstance(function, functools.partial) else {}
     return [one.name for one in _parameters(function) if one.kind not in _ANY_NUMBER and one.name not in given]
 

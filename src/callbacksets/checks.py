@@ -1,7 +1,7 @@
-"""Checks of arguments, and the words that errors share.
+"""Checks of arguments, and the phrases that error messages share.
 
-A check takes the name of an argument and its value, and returns the value. It raises a `TypeError` for a value of the
-wrong kind and a `ValueError` for one out of range, and says what was expected and what came.
+A check takes the name of an argument and its value, and returns the value. It raises a `TypeError` if the value has the
+wrong type, and a `ValueError` if it is out of range. The message says what was expected and what was given.
 """
 
 import difflib
@@ -17,7 +17,7 @@ from typing import Any
 
 
 class _Shown(reprlib.Repr):
-    """One short line for any value: of an array its shape, of what is long or deep the beginning and the end."""
+    """Shows any value in one short line: the shape of an array, and a long or deep value abbreviated."""
 
     def __init__(self) -> None:
         super().__init__()
@@ -25,14 +25,14 @@ class _Shown(reprlib.Repr):
         self.maxstring = self.maxother = self.maxlong = 100
 
     def repr1(self, x: Any, level: int) -> str:
-        with suppress(Exception):  # a value may refuse to tell, and what is said of it here is no reason to fail
-            if hasattr(type(x), "dtype") and x.shape:  # its repr would copy it from its device, and fill a page
+        with suppress(Exception):  # showing a value must never fail, even if its attributes raise
+            if hasattr(type(x), "dtype") and x.shape:  # its repr would copy it from the device, and fill a page
                 return f"<{type(x).__name__} of shape {tuple(x.shape)}, {x.dtype}>"
         text = super().repr1(x, level)
         return text if isinstance(x, str) else " ".join(text.split())
 
     def repr_dict(self, x: Any, level: int) -> str:
-        """In the order it has; `reprlib` sorts it."""
+        """Keeps the order of the dict; `reprlib` would sort it."""
         if level <= 0 and x:
             return "{...}"
         items = [f"{self.repr1(key, level - 1)}: {self.repr1(x[key], level - 1)}" for key in list(x)[: self.maxdict]]
@@ -44,7 +44,7 @@ _LISTED = 40
 
 
 def shown(value: object) -> str:
-    """`value` as an error message shows it: its `repr()` on one line, cut where that is long, and never an array.
+    """`value` as an error message shows it: its `repr()` on one line, shortened if it is long. Arrays show a shape.
 
     Example:
         >>> import torch
@@ -55,25 +55,25 @@ def shown(value: object) -> str:
 
 
 def plain(text: str) -> str:
-    """The very string that a subclass of `str` equals: of an enum's member the value, of `numpy.str_` a `str`."""
+    """A plain `str` equal to an instance of a subclass of `str`, such as a member of a `StrEnum` or a `numpy.str_`."""
     return str.__str__(text)
 
 
 def did_you_mean(name: object, known: Iterable[str]) -> str:
-    """` Did you mean 'epoch_end'?`, or nothing when no known name is near."""
+    """` Did you mean 'epoch_end'?`, or an empty string if no known name is similar."""
     near = difflib.get_close_matches(plain(name), list(known), n=1, cutoff=0.6) if isinstance(name, str) else ()
     return f" Did you mean {near[0]!r}?" if near else ""
 
 
 def listed(names: Iterable[str]) -> str:
-    """`'a', 'b'`, or `none` when there are none; of very many, the first."""
+    """`'a', 'b'`, or `none` if there are no names. A very long list is cut."""
     names = list(names)
     more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
     return (", ".join(repr(name) for name in names[:_LISTED]) or "none") + more
 
 
 def whole_number(name: str, value: Any, *, at_least: int) -> int:
-    """An int, and no bool."""
+    """An int that is not a bool."""
     if not isinstance(value, numbers.Integral) or isinstance(value, bool):
         raise TypeError(f"Expected {name} to be a whole number of at least {at_least} but got {shown(value)}.")
     if value < at_least:
@@ -82,7 +82,7 @@ def whole_number(name: str, value: Any, *, at_least: int) -> int:
 
 
 def number(name: str, value: Any, *, at_least: float, at_most: float = math.inf, finite: bool = True) -> float:
-    """A number, and no bool; a finite one unless it may be infinite."""
+    """A number that is not a bool. With `finite=False` it may be infinite."""
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
         raise TypeError(f"Expected {name} to be a number of at least {at_least} but got {shown(value)}.")
     if not at_least <= float(value) <= at_most or (finite and math.isinf(value)):
@@ -100,16 +100,16 @@ def flag(name: str, value: Any) -> bool:
 
 
 def text(name: str, value: Any) -> str:
-    """A string with something in it."""
+    """A non-empty string."""
     if not isinstance(value, str):
         raise TypeError(f"Expected {name} to be a string but got {shown(value)}.")
     if not value:
-        raise ValueError(f"Expected {name} to be a string with something in it but got ''.")
+        raise ValueError(f"Expected {name} to be a non-empty string but got ''.")
     return plain(value)
 
 
 def choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
-    """One of some strings."""
+    """One of the given strings."""
     if not isinstance(value, str):
         raise TypeError(f"Expected {name} to be one of {listed(choices)} but got {shown(value)}.")
     if value not in choices:
@@ -129,17 +129,17 @@ def weight(name: str, value: Any) -> float:
 
 
 def names_of(name: str, value: Any) -> list[str]:
-    """A list of strings with something in them; a single string is the list of it."""
+    """A list of non-empty strings; a single string becomes a list of one."""
     values = [value] if isinstance(value, str) or not isinstance(value, Iterable) else list(value)
     if not all(isinstance(one, str) for one in values):
-        raise TypeError(f"Expected {name} to be a string or several, none of them empty, but got {shown(value)}.")
+        raise TypeError(f"Expected {name} to be a non-empty string or several but got {shown(value)}.")
     if not all(values):
-        raise ValueError(f"Expected {name} to be a string or several, none of them empty, but got {shown(value)}.")
+        raise ValueError(f"Expected {name} to be a non-empty string or several but got {shown(value)}.")
     return [plain(one) for one in values]
 
 
 def folder(name: str, value: Any) -> Path:
-    """The path of a folder on this machine, which need not exist; `~` is the home directory."""
+    """The path of a folder on this machine; it does not have to exist. `~` is the home directory."""
     if not isinstance(value, str | os.PathLike):
         raise TypeError(f"Expected {name} to be the path of a folder but got {shown(value)}.")
     path = os.fspath(value)
@@ -149,12 +149,19 @@ def folder(name: str, value: Any) -> Path:
 
 
 def is_below_a_file(path: Path) -> Path | None:
-    """The file that lies where a folder, or one that it is in, should be; None if there is none."""
+    """The file that is in the place of this folder or of one of its parents; None if there is no such file."""
     return next((place for place in (path, *path.parents) if place.exists() and not place.is_dir()), None)
 
 
 def keywords(function: Callable[..., Any], given: Mapping[str, Any], *, after: int, also: Iterable[str] = ()) -> None:
-    """What a function can be called with by keyword, after so many positional arguments; and what else is known."""
+    """Raise a `TypeError` unless a function can be called with these keywords, after so many positional arguments.
+
+    Args:
+        function: The function.
+        given: The keywords and their values.
+        after: The number of positional arguments.
+        also: Other names to suggest and list.
+    """
     name = getattr(function, "__name__", repr(function))
     try:
         parameters = list(inspect.signature(function).parameters.values())[after:]
@@ -168,18 +175,18 @@ def keywords(function: Callable[..., Any], given: Mapping[str, Any], *, after: i
             f"{name} has no argument {listed(unknown)}.{did_you_mean(unknown[0], known)} It has {listed(known)}."
         )
     if missing := [one.name for one in named if one.default is one.empty and one.name not in given]:
-        raise TypeError(f"{name} cannot be made without {listed(missing)}: give {'=..., '.join(missing)}=... .")
+        raise TypeError(f"{name} needs {listed(missing)}. Give {'=..., '.join(missing)}=... .")
 
 
 class MisplacedCallbackError(TypeError, AttributeError):
-    """A `TypeError` to the user, and to `hasattr` an attribute that is not there."""
+    """A `TypeError` for the user, and an `AttributeError` so that `hasattr()` returns False."""
 
 
 class NotALightningCallback:
-    """An attribute that a Trainer reads from its callbacks: reading it from one of ours says where that belongs.
+    """An attribute that a Trainer reads from its callbacks. Reading it from a CallbackSet raises a helpful error.
 
-    A Trainer looks at its callbacks by attribute only, so what is none of them fails late and obscurely. This makes
-    it fail at the first look, for instances and for classes.
+    A Trainer does not check the types of its callbacks. Without this, a CallbackSet given to a Trainer would fail late,
+    with an obscure error. This raises the error at the first access, for instances and for classes.
     """
 
     def __get__(self, instance: object, owner: type) -> Any:
@@ -187,7 +194,7 @@ class NotALightningCallback:
 
 
 class IsElsewhere:
-    """An attribute that callbacks of other libraries have: reading it from one of ours says where it is here."""
+    """An attribute that callbacks of other libraries have. Reading it from a CallbackSet says where to find it here."""
 
     def __init__(self, here: str) -> None:
         self._here = here
@@ -196,11 +203,11 @@ class IsElsewhere:
         self._name = name
 
     def __get__(self, instance: object, owner: type) -> Any:
-        raise AttributeError(f"A CallbackSet has no {self._name!r}. In a fit it is {self._here}.")
+        raise AttributeError(f"A CallbackSet has no {self._name!r}. In a fit, use {self._here}.")
 
 
 def misplaced(callback: object) -> MisplacedCallbackError:
-    """The error for one of our callbacks, or a class of them, that was given to a Trainer."""
+    """The error for a CallbackSet, or a class or descriptor of one, that was given to a Trainer."""
     if isinstance(callback, type):
         given, inside = f"the class {callback.__name__}", callback.__name__
     else:

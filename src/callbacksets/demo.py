@@ -32,7 +32,7 @@ class CallbackSetGradientNorm(CallbackSet):
 
     def on_after_backward(self) -> None:
         norm = nn.utils.clip_grad_norm_(self.ctx.network.parameters(), max_norm=float("inf"))
-        self.largest = torch.maximum(self.largest.to(norm), norm)  # it stays on the device until the epoch ends
+        self.largest = torch.maximum(self.largest.to(norm), norm)  # stays on the device until the epoch ends
 
     def on_epoch_end(self) -> None:
         self.norms.append(self.largest.item())
@@ -46,12 +46,12 @@ class CallbackSetGradientNorm(CallbackSet):
 
 
 def digits() -> tuple[DataLoader[tuple[torch.Tensor, ...]], DataLoader[tuple[torch.Tensor, ...]]]:
-    """1,797 handwritten digits of 8 by 8 pixels, a quarter of them for validation."""
+    """1,797 handwritten digits of 8 by 8 pixels; a quarter is for validation."""
     try:
         from sklearn.datasets import load_digits
         from sklearn.model_selection import train_test_split
     except ModuleNotFoundError as error:
-        raise ModuleNotFoundError("The demo takes its data from scikit-learn: pip install scikit-learn.") from error
+        raise ModuleNotFoundError("The demo needs the data of scikit-learn: pip install scikit-learn.") from error
     data = load_digits()
     images = torch.tensor(data.images, dtype=torch.float32)[:, None] / 16
     labels = torch.tensor(data.target)
@@ -76,11 +76,11 @@ def network() -> nn.Module:
 
 
 def main() -> None:
-    """Train, then show the history, why training stopped, and where its plot is."""
+    """Train, then show the history, why training stopped, and where the plot is."""
     warnings.filterwarnings("ignore", message=".*does not have many workers")  # the data is in memory
     warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")  # Lightning itself uses it
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    torch.set_num_threads(1)  # for so small a network, more would spend their time waiting for each other
+    torch.set_num_threads(1)  # for such a small network, several threads would mostly wait for each other
     L.seed_everything(0)
     train, valid = digits()
     measure = {"acc": MulticlassAccuracy(10, average="micro")}

@@ -1,4 +1,4 @@
-"""The adapter for a Trainer of the `pytorch_lightning` namespace, which some libraries (darts) use."""
+"""The adapter for a Trainer of the `pytorch_lightning` namespace, which some libraries use, such as darts."""
 
 import pytorch_lightning as pl
 

@@ -16,13 +16,16 @@ _LOOP = "train|training|val|valid|validation"
 _LOOP_IN_NAME = re.compile(rf"^(?:{_LOOP})[_/.-]|[_/.-](?:{_LOOP})$", re.IGNORECASE)
 
 
-NOTHING_LOGGED = "nothing was logged for the epoch. Log it: self.log(..., on_epoch=True)."
-NOT_VALIDATED = "no validation has run yet. Read it in on_valid_end or on_epoch_end, or ask first whether it is empty."
-"""Why a mapping is empty, to end a sentence with."""
+NOTHING_LOGGED = "The module logged nothing for the epoch. Log it: self.log(..., on_epoch=True)."
+NOT_VALIDATED = (
+    "No validation has run yet. Read validation scores in on_valid_end or on_epoch_end, or check first that there are "
+    "any: `if self.ctx.last_scores_valid:`."
+)
+"""Why a mapping is empty: a sentence."""
 
 
 class ByName(dict[str, V], Generic[V]):
-    """A mapping of scores or measures, in the order logged, that also takes a position or the full logged name.
+    """A mapping of scores or measures in the order logged. A key is a name, the full logged name or a position.
 
     Example:
         >>> measures = ByName({"acc": "a", "loss": "b"}, logged={"val_acc": "acc", "val_loss": "loss"})
@@ -31,8 +34,8 @@ class ByName(dict[str, V], Generic[V]):
 
     Args:
         values: The values by name.
-        logged: The full logged names, and the name that each has here.
-        empty: Why there is nothing, as long as there is nothing: the end of the sentence "There is no 'acc': ...".
+        logged: For each full logged name, the name in this mapping.
+        empty: Why the mapping is empty, for the error message: a sentence.
     """
 
     def __init__(
@@ -47,29 +50,31 @@ class ByName(dict[str, V], Generic[V]):
         self.empty: str = empty
 
     def _checked(self, name: str, value: V) -> V:
-        """What is kept of a value that is set."""
+        """The value to store when a value is set."""
         return value
 
     def name(self, key: str | int) -> str:
-        """The name under which a value stands here.
+        """The name of a value in this mapping.
 
         Args:
-            key: That name, the full logged name or a position.
+            key: The name, the full logged name or a position.
 
         Raises:
-            KeyError: For an unknown name.
-            IndexError: For a position beyond the last.
+            KeyError: If the name is unknown.
+            IndexError: If the position is beyond the last value.
         """
         if not self:
-            raise KeyError(f"There is no {shown(key)}: {self.empty}")
+            what = f"Position {key}" if isinstance(key, int) else shown(key)
+            raise KeyError(f"{what} does not exist. {self.empty}")
         if isinstance(key, int):
             if -len(self) <= key < len(self):
                 return list(self)[key]
-            raise IndexError(f"There is no position {key} among {len(self)} names: {listed(self)}.")
+            raise IndexError(f"Position {key} does not exist. There are {len(self)} names: {listed(self)}.")
         for name in (key, self.logged.get(key)):
             if name is not None and super().__contains__(name):
                 return plain(name)
-        raise KeyError(f"There is no {shown(key)} among {listed(self)}.{did_you_mean(key, [*self, *self.logged])}")
+        near = did_you_mean(key, [name for name in (*self, *self.logged) if name != key])
+        raise KeyError(f"{shown(key)} does not exist.{near} There are {listed(self)}.")
 
     def __missing__(self, key: str | int) -> V:
         return self[self.name(key)]
@@ -85,11 +90,11 @@ class ByName(dict[str, V], Generic[V]):
         super().__setitem__(name, self._checked(name, value))
 
     def update(self, *others: Any, **values: V) -> None:
-        """Set several values, as `[...] =` sets one.
+        """Set several values, each as `[...] =` does.
 
         Args:
             others: A mapping, or pairs, of names and values.
-            values: More of them.
+            values: More values by name.
         """
         for name, value in dict(*others, **values).items():
             self[name] = value
@@ -104,11 +109,11 @@ class ByName(dict[str, V], Generic[V]):
         return merged
 
     def setdefault(self, key: str | int, default: Any = None) -> V:
-        """The value for a key; where there is none, the default is set.
+        """The value for a key. If there is none, set the default and return it.
 
         Args:
             key: A name, the full logged name or a position.
-            default: What is set.
+            default: The value to set.
         """
         if key not in self:
             self[key] = default
@@ -118,14 +123,14 @@ class ByName(dict[str, V], Generic[V]):
         super().__delitem__(self.name(key))
 
     def pop(self, key: str | int, *default: Any) -> Any:
-        """Take out the value for a key.
+        """Remove the value for a key and return it.
 
         Args:
             key: A name, the full logged name or a position.
-            default: What to return if there is none.
+            default: The value to return if the key does not exist.
 
         Raises:
-            LookupError: When there is none, and no default.
+            LookupError: If the key does not exist and no default is given.
         """
         return default[0] if default and key not in self else super().pop(self.name(key))
 
@@ -134,7 +139,7 @@ class ByName(dict[str, V], Generic[V]):
 
         Args:
             key: A name, the full logged name or a position.
-            default: What to return if there is none.
+            default: The value to return if the key does not exist.
         """
         try:
             return self[self.name(key)]
@@ -142,7 +147,7 @@ class ByName(dict[str, V], Generic[V]):
             return default
 
     def copy(self) -> Self:
-        """A mapping of the same values that knows the same logged names."""
+        """A copy with the same values and the same logged names."""
         return type(self)(self, logged=self.logged, empty=self.empty)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -150,7 +155,7 @@ class ByName(dict[str, V], Generic[V]):
 
 
 class Scores(ByName[float]):
-    """Name -> score, a Python float whatever is set: an int, a NumPy number or a tensor with one element, too.
+    """Name -> score. A score is a Python float: ints, NumPy numbers and tensors with one element are converted.
 
     Example:
         >>> import torch
@@ -160,14 +165,14 @@ class Scores(ByName[float]):
         {'loss': 0.5}
 
     Raises:
-        TypeError: When what is set is no number.
+        TypeError: If a value is not a number.
     """
 
     def _checked(self, name: str, value: Any) -> float:
         try:
             number: Any = value.item() if hasattr(value, "item") else value
             if isinstance(number, str | bytes):
-                raise TypeError  # though `float` reads it
+                raise TypeError  # although `float` would convert it
             return float(number)
         except (TypeError, ValueError, RuntimeError, ArithmeticError):
             remedy = " Give the value: metric.compute()." if isinstance(value, Metric) else ""
@@ -186,38 +191,38 @@ def by_name(values: Mapping[str, V]) -> ByName[V]: ...
 
 
 def by_name(values: Mapping[str, V]) -> ByName[V]:
-    """The mapping itself if it takes positions and logged names, else one that does."""
+    """A mapping that takes positions and logged names: the given one if it does, else a copy."""
     return values if isinstance(values, ByName) else ByName(values)
 
 
 class ById(dict[str, V], Generic[V]):
-    """A dict whose `KeyError` names the ids there are.
+    """A dict whose `KeyError` lists the ids it has.
 
     Example:
         >>> states = ById({"history": {"epoch": [1]}})
         >>> states["histroy"]
         Traceback (most recent call last):
-        KeyError: "There is no 'histroy'. Did you mean 'history'? There are 'history'."
+        KeyError: "'histroy' does not exist. Did you mean 'history'? There are 'history'."
         >>> states == {"history": {"epoch": [1]}}
         True
     """
 
     def __missing__(self, id: str) -> V:
-        raise KeyError(f"There is no {shown(id)}.{did_you_mean(id, self)} There are {listed(self)}.")
+        raise KeyError(f"{shown(id)} does not exist.{did_you_mean(id, self)} There are {listed(self)}.")
 
     def __reduce__(self) -> tuple[Any, ...]:
-        # of the subclasses of dict, the one that `torch.load(..., weights_only=True)` reads
+        # OrderedDict is the only subclass of dict that `torch.load(..., weights_only=True)` reads
         return OrderedDict, (), None, None, iter(self.items())
 
 
 def short_name(logged: str) -> str:
-    """The name of a score: the logged name without the loop in which it was logged.
+    """The name of a score: the logged name without the name of the loop (`train`, `val`).
 
     Example:
         >>> short_name("val_loss"), short_name("loss/train"), short_name("f1")
         ('loss', 'loss', 'f1')
 
     Args:
-        logged: The name that `self.log` was given.
+        logged: The name that was given to `self.log`.
     """
     return _LOOP_IN_NAME.sub("", logged, count=1)

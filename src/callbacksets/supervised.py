@@ -1,4 +1,4 @@
-"""A LightningModule for the common case: a network, a loss, an optimizer, some measures."""
+"""A LightningModule for the common case: a network, a loss, an optimizer and measures."""
 
 import copy
 from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, Mapping
@@ -19,10 +19,10 @@ from callbacksets.fit.context import datasets, first_output
 class SupervisedModule(L.LightningModule):
     """Trains a network on inputs and targets.
 
-    Batches are `(x, y)` or `{"x": x, "y": y}`. The network is called with `x`; with several inputs, a tuple or dict
-    `x`, as `network(*x)` or `network(**x)`. The loss function is called with the complete output and `y`, the measures
-    with the prediction and `y`. Logged for the epoch are the measures, as `train_<id>` and `val_<id>`, and after them
-    `train_loss` and `val_loss`.
+    Batches are `(x, y)` or `{"x": x, "y": y}`. The module calls `network(x)`; if `x` is a tuple or dict of several
+    inputs, it calls `network(*x)` or `network(**x)`. The loss function gets the complete output and `y`. The measures
+    get the prediction and `y`. For each epoch the module logs the measures, as `train_<id>` and `val_<id>`, and after
+    them `train_loss` and `val_loss`.
 
     Example:
         >>> from functools import partial
@@ -40,18 +40,19 @@ class SupervisedModule(L.LightningModule):
     Args:
         network: The network.
         loss_fn: A callable `(network_output, y)` that returns the mean loss of the batch, a scalar.
-        optimizer: A callable that makes the optimizer of the network's parameters, like an optimizer class.
-        measures_train: torchmetrics objects for training: a mapping by id, one, or several under their class names in
-            snake case. They are copied.
-        measures_valid: The same for validation, for each loader its own. The first is what early stopping and plateau
-            schedules look at.
-        prediction_encoder: A callable `(network_output, task)` that makes the prediction which the measures and
-            `trainer.predict()` get; `task` is the dataset, or the list or dict of them. By default the output, or its
-            first element.
+        optimizer: A callable that takes the network's parameters and returns the optimizer, such as an optimizer
+            class.
+        measures_train: torchmetrics objects for training: one, a list, or a mapping of ids to them. In a list, the id
+            is the class name in snake case. They are copied.
+        measures_valid: The same for validation. Each loader has its own copies. By default, early stopping and plateau
+            schedules monitor the first measure.
+        prediction_encoder: A callable `(network_output, task)` that returns the prediction for the measures and
+            `trainer.predict()`. `task` is the dataset, or the list or dict of datasets. By default the prediction is
+            the output, or its first element.
 
     Raises:
-        TypeError: For an argument of another type.
-        ValueError: For two measures with the same id, or one called `loss`, or like a method of `nn.ModuleDict`.
+        TypeError: If an argument has the wrong type.
+        ValueError: If two measures have the same id, or if an id is `loss` or the name of a method of `nn.ModuleDict`.
 
     mlr3torch: `LearnerTorch`.
     """
@@ -72,7 +73,9 @@ class SupervisedModule(L.LightningModule):
         for argument, value in callables.items():
             if isinstance(value, Optimizer):
                 made = f"functools.partial({type(value).__name__}, lr=...)"
-                raise TypeError(f"Expected {argument} to be callable and make an optimizer but got one. Give {made}.")
+                raise TypeError(
+                    f"Expected {argument} to be a function that makes an optimizer but got an optimizer. Give {made}."
+                )
             if isinstance(value, type) and issubclass(value, nn.Module):
                 raise TypeError(f"Expected {argument} to be a function or a module but got a class.{_remedy(value)}")
             if not (callable(value) or (value is None and argument == "prediction_encoder")):
@@ -89,14 +92,14 @@ class SupervisedModule(L.LightningModule):
         """The output of the network.
 
         Args:
-            x: Its input; several as a tuple, list or dict.
+            x: The input; several inputs as a tuple, list or dict.
         """
         if isinstance(x, Mapping):
             return self.network(**x)
         return self.network(*x) if isinstance(x, list | tuple) else self.network(x)
 
     def training_step(self, batch: Any, batch_idx: int) -> Tensor:
-        """The loss of a batch, which is logged with the training measures."""
+        """Return the loss of a batch, and log it with the training measures."""
         return self._step(batch, "train", "measures_train")
 
     def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
@@ -104,19 +107,19 @@ class SupervisedModule(L.LightningModule):
         self._step(batch, "val", self._measures_of_loader(dataloader_idx))
 
     def _measures_of_loader(self, dataloader_idx: int) -> str:
-        """Where those of a validation loader are: the first has `measures_valid`, each other one copies of them."""
+        """The attribute with a validation loader's measures: the first has `measures_valid`, each other has copies."""
         if dataloader_idx == 0:
             return "measures_valid"
         while len(self.more_measures_valid) < dataloader_idx:
-            copies = copy.deepcopy(self.measures_valid).train()  # in eval mode Lightning would leave them
+            copies = copy.deepcopy(self.measures_valid).train()  # or Lightning would leave them in eval mode
             for measure in cast(Iterable[Metric], copies.values()):
                 measure.reset()
-                measure.persistent(False)  # a module that resumes has none until it validates
+                measure.persistent(False)  # a resumed module has no copies until it validates
             self.more_measures_valid.append(copies)
         return f"more_measures_valid.{dataloader_idx - 1}"
 
     def predict_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
-        """The prediction for a batch: inputs, or inputs and targets."""
+        """The prediction for a batch of inputs, or of inputs and targets."""
         return self._encode(self(_inputs(batch)), self.trainer.predict_dataloaders)
 
     def configure_optimizers(self) -> Optimizer:
@@ -138,7 +141,7 @@ class SupervisedModule(L.LightningModule):
                     on_step=False,
                     on_epoch=True,
                     batch_size=len(y),
-                    # Lightning looks for it only once, perhaps before there was one
+                    # Lightning searches the name only once, perhaps before the measure existed
                     metric_attribute=f"{where}.{Measures.key(id)}",
                 )
         self.log(f"{loop}_loss", loss, on_step=False, on_epoch=True, batch_size=len(y), sync_dist=True)
@@ -172,8 +175,8 @@ def _by_id(argument: str, measures: Any) -> "Measures":
             )
         if id in by_id or id == "loss":
             raise ValueError(
-                f"{argument} has {'two measures' if id in by_id else 'a measure'} {id!r}"
-                f"{'' if id in by_id else ', which is what the loss is logged as'}. Give ids of your own: "
+                f"{argument} has {'two measures' if id in by_id else 'a measure'} with the id {id!r}"
+                f"{'' if id in by_id else ', which is the name of the loss'}. Give another id: "
                 f"{argument}={{'id': ...}}."
             )
         try:
@@ -184,11 +187,11 @@ def _by_id(argument: str, measures: Any) -> "Measures":
 
 
 class Measures(nn.ModuleDict):
-    """Measures by id. An id may hold a dot, but the name of a submodule may not."""
+    """Measures by id. An id may contain a dot, but the name of a submodule may not."""
 
     @staticmethod
     def key(id: str) -> str:
-        """The name of the submodule that has an id."""
+        """The name of the submodule for an id."""
         return id.replace("%", "%25").replace(".", "%2E")
 
     def __getitem__(self, id: str) -> nn.Module:

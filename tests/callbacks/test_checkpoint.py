@@ -179,13 +179,13 @@ def test_refuses_the_folder_of_another_run(tmp_path: Path) -> None:
     refused(lambda: fit([callback], max_epochs=6), f"{newer} 0 .* with max_epochs above 6")
     refused(lambda: resume([callback], first / "epoch4.ckpt", max_epochs=9), f"{newer} 4")
     refused(lambda: resume([callback], first / "epoch4.ckpt", max_epochs=5), f"{newer} 4 .* max_epochs above 6")
-    refused(lambda: resume([callback], second / "epoch6.ckpt", max_epochs=9), "of another run than the one")
+    refused(lambda: resume([callback], second / "epoch6.ckpt", max_epochs=9), "of another run, not of the resumed one")
     assert {entry: entry.read_bytes() for entry in first.iterdir()} == before
 
 
 def test_refuses_other_things(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
-    refused(lambda: fit([CallbackSetCheckpoint(tmp_path, freq=1)]), r"holds other things, 'notes\.txt' for one")
+    refused(lambda: fit([CallbackSetCheckpoint(tmp_path, freq=1)]), r"contains other files, like 'notes\.txt'")
     refused(lambda: fit([CallbackSetCheckpoint(tmp_path / "notes.txt", freq=1)]), r"notes\.txt is a file")
     assert saved(tmp_path) == ["notes.txt"]
 
@@ -195,7 +195,7 @@ def test_does_not_write_over_what_appears_meanwhile(tmp_path: Path) -> None:
         (tmp_path / "epoch2.ckpt").write_text("another run's")
 
     callbacks = [CallbackSetCheckpoint(tmp_path, freq=2), Act(on_epoch_begin=other_run)]
-    refused(lambda: fit(callbacks, max_epochs=2), "has appeared while this run was training")
+    refused(lambda: fit(callbacks, max_epochs=2), "appeared during this run")
     assert (tmp_path / "epoch2.ckpt").read_text() == "another run's"
 
 
@@ -208,7 +208,7 @@ def test_of_two_runs_that_start_together_the_second_is_refused_before_it_writes(
     for freq in (1, 2):
         before: dict[Path, bytes] = {}
         callbacks = [CallbackSetCheckpoint(tmp_path, freq=freq), Act(on_epoch_begin=other_run)]
-        refused(lambda callbacks=callbacks: fit(callbacks, max_epochs=2), "epoch1.ckpt has appeared while")
+        refused(lambda callbacks=callbacks: fit(callbacks, max_epochs=2), "epoch1.ckpt appeared during")
         assert {path: path.read_bytes() for path in tmp_path.iterdir()} == before
         (tmp_path / "epoch1.ckpt").unlink()
 
@@ -225,7 +225,7 @@ def test_the_name_is_claimed_when_another_run_was_as_fast(plugin: str, tmp_path:
             if plugin == "folder":
                 (theirs / "shard").write_text("theirs")
 
-    refused(lambda: fit([CallbackSetCheckpoint(tmp_path, freq=1)], plugins=[Late()]), "epoch1.ckpt has appeared while")
+    refused(lambda: fit([CallbackSetCheckpoint(tmp_path, freq=1)], plugins=[Late()]), "epoch1.ckpt appeared during")
     assert saved(tmp_path) == ["epoch1.ckpt"]  # and nothing unfinished
     assert (theirs / "shard" if plugin == "folder" else theirs).read_text() == "theirs"
 
@@ -363,7 +363,7 @@ class CallbackSetCount(CallbackSet):
 
 def test_a_state_that_changes_later_is_an_error(tmp_path: Path) -> None:
     checkpoint = CallbackSetCheckpoint(tmp_path, freq=1)
-    with pytest.raises(RuntimeError, match="'count' would change a state in epoch_end or end after"):
+    with pytest.raises(RuntimeError, match="'count' would run on_epoch_end or on_end after the checkpoint"):
         fit([checkpoint, CallbackSetCount()])
     fit([CallbackSetCount(), checkpoint])
 
@@ -382,7 +382,7 @@ def test_asynchronous_checkpoints_are_an_error(tmp_path: Path) -> None:
 
     OfTheOtherNamespace.__name__ = "AsyncCheckpointIO"
     for plugin in (AsyncCheckpointIO(), OfTheOtherNamespace()):
-        with pytest.raises(RuntimeError, match="AsyncCheckpointIO writes checkpoints later"):
+        with pytest.raises(RuntimeError, match="AsyncCheckpointIO writes checkpoints in the background"):
             fit([CallbackSetCheckpoint(tmp_path, freq=1)], plugins=[plugin])
 
 

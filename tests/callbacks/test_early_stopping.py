@@ -133,7 +133,7 @@ def test_a_score_that_is_not_always_there() -> None:
 
     for key in ("early_stopping", "lr_reduce_on_plateau"):
         callback = t_clbk(key, patience=3).generate()
-        with pytest.raises(RuntimeError, match=r"goes by 'other_loss', but this validation has 'loss' only. Log"):
+        with pytest.raises(RuntimeError, match=r"monitors 'other_loss', but this validation has only 'loss'. Log"):
             fit({"one": callback}, Sometimes(), ones(1), ones(1), max_epochs=3)
     fit(t_clbk("early_stopping", patience=5, monitor="loss"), Sometimes(), ones(1), ones(1), max_epochs=3)
 
@@ -331,7 +331,7 @@ def test_names_as_pruning_has_them_are_not_taken_for_it() -> None:
     assert module.scale_mask.tolist() == [1, 1]
 
 
-def test_loading_heeds_strict_loading() -> None:
+def test_loading_respects_strict_loading() -> None:
     class Own(nn.Linear):
         def state_dict(self, *args: Any, **kwargs: Any) -> dict[str, Any]:
             state = super().state_dict(*args, **kwargs)
@@ -342,7 +342,7 @@ def test_loading_heeds_strict_loading() -> None:
         module.network = Own(2, 1)
         module.strict_loading = strict
         callback = CallbackSetEarlyStopping(5, restore_best_weights=True)
-        warns = pytest.warns(UserWarning, match=r"best weights, of epoch 1, could not all be put back.*Missing key")
+        warns = pytest.warns(UserWarning, match=r"best weights \(epoch 1\) could not all be restored.*Missing key")
         with warns if strict else nullcontext():
             fit(callback, module, ones(2), ones(1), max_epochs=2)
         assert torch.equal(module.network.weight, callback.best_weights["weight"])
@@ -353,7 +353,7 @@ def test_a_network_that_has_become_another_does_not_fail_the_fit() -> None:
         ctx.learner.network = nn.Linear(2, 3)
 
     sets = {"early": CallbackSetEarlyStopping(5, restore_best_weights=True), "exchange": Act(on_end=exchange)}
-    with pytest.warns(UserWarning, match="could not all be put back.*size mismatch"):
+    with pytest.warns(UserWarning, match="could not all be restored.*size mismatch"):
         adapter = fit(sets, Scored(1, 2), ones(2), ones(1), max_epochs=2)
     assert adapter.states["early"]["best_epochs"] == 1
 
@@ -362,7 +362,7 @@ def test_a_network_that_has_become_another_does_not_fail_the_fit() -> None:
 def test_says_once_that_the_best_weights_are_back(patience: int, caplog: pytest.LogCaptureFixture) -> None:
     with caplog.at_level("INFO", logger="lightning.pytorch"):
         stop(1, 2, 3, early={"patience": patience, "restore_best_weights": True})
-    assert caplog.text.count("The weights are those of the best epoch, 1.") == 1
+    assert caplog.text.count("The weights of the best epoch, 1, are restored.") == 1
 
 
 def test_an_infinite_min_delta_lets_nothing_improve() -> None:
@@ -421,9 +421,9 @@ def test_says_which_of_several_scores_it_takes(caplog: pytest.LogCaptureFixture)
             {"monitor": "los"},
             "val_loss",
             {},
-            "to monitor 'los', but the validation scores are 'loss'. Did you mean 'loss'",
+            "cannot monitor 'los': there is no such validation score. Did you mean 'loss'",
         ),
-        ({}, "val_acc", {}, "cannot tell whether a lower or a higher 'acc' is better. Give it a mode"),
+        ({}, "val_acc", {}, "cannot tell whether a lower or a higher 'acc' is better. Give mode="),
         ({}, "val_loss", {"limit_val_batches": 0}, "Early stopping needs validation, but this fit has none"),
     ],
 )
@@ -477,7 +477,7 @@ def test_a_state_that_was_loaded_by_hand_into_a_new_instance_is_kept() -> None:
 def test_another_measure_than_before_is_refused() -> None:
     callback = CallbackSetEarlyStopping(2)
     callback.load_state_dict({"best_epochs": 1, "best_score": 1.0, "stagnation": 0, "measure": "acc"})
-    with pytest.raises(RuntimeError, match="went by 'acc' in the run that is resumed, but goes by 'loss' in this one"):
+    with pytest.raises(RuntimeError, match="monitored 'acc' in the resumed run, but monitors 'loss' in this one"):
         fit([callback], Scored(1), ones(1), ones(1))
 
 
@@ -502,7 +502,7 @@ def test_a_stage_alone_with_a_stand_in() -> None:
         ({"min_delta": "0"}, TypeError, "Expected min_delta to be a number of at least 0 but got '0'"),
         ({"restore_best_weights": 1}, TypeError, "Expected restore_best_weights to be True or False but got 1"),
         ({"monitor": 3}, TypeError, "Expected monitor to be a string but got 3"),
-        ({"monitor": ""}, ValueError, "Expected monitor to be a string with something in it"),
+        ({"monitor": ""}, ValueError, "Expected monitor to be a non-empty string"),
         ({"mode": "mim"}, ValueError, "Expected mode to be one of 'min', 'max' but got 'mim'. Did you mean 'min'?"),
         ({"mode": 1}, TypeError, "Expected mode to be one of 'min', 'max' but got 1"),
     ],

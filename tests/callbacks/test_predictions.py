@@ -144,9 +144,9 @@ def test_with_a_supervised_module() -> None:
     ("arguments", "error", "message"),
     [
         ({"keep": "bets"}, ValueError, "Expected keep to be one of 'last', 'best' but got 'bets'. Did you mean 'best'"),
-        ({"monitor": "loss"}, ValueError, "monitor and mode to be given with keep='best' only"),
+        ({"monitor": "loss"}, ValueError, "monitor and mode can only be given with keep='best'"),
         ({"keep": "best", "mode": "up"}, ValueError, "Expected mode to be one of 'min', 'max' but got 'up'"),
-        ({"target": 1}, TypeError, "Expected target to be a function from a batch to its target but got 1"),
+        ({"target": 1}, TypeError, "Expected target to be a function that returns the target of a batch but got 1"),
     ],
 )
 def test_bad_input(arguments: dict[str, Any], error: type[Exception], message: str) -> None:

@@ -171,14 +171,14 @@ def test_one_block_tells_how_far_training_is(page: Page, capsys: pytest.CaptureF
     callbacks = [wait(page, 1), CallbackSetProgress(digits=3), CallbackSetEarlyStopping(patience=3)]
     fit(callbacks, Known(), ones(4), ones(2), max_epochs=2)
     [looks] = page.outputs
-    lines = [re.sub(r"[0-9.]+ s gone", "x s gone", look["text/plain"]).splitlines() for look in looks]
+    lines = [re.sub(r"[0-9.]+ s elapsed", "x s elapsed", look["text/plain"]).splitlines() for look in looks]
     assert [line[0] for line in lines[:6]] == [
-        "Training begins · x s gone",
-        "Epoch 1 of 2, batch 1 of 4 · x s gone, about 7.0 s to go",
-        "Epoch 1 of 2, batch 2 of 4 · x s gone, about 6.0 s to go",
-        "Epoch 1 of 2, batch 3 of 4 · x s gone, about 5.0 s to go",
-        "Epoch 1 of 2, batch 4 of 4 · x s gone, about 4.0 s to go",
-        "Epoch 1 of 2, validation, batch 1 of 2 · x s gone, about 5.0 s to go",
+        "Training begins · x s elapsed",
+        "Epoch 1 of 2, batch 1 of 4 · x s elapsed, about 7.0 s left",
+        "Epoch 1 of 2, batch 2 of 4 · x s elapsed, about 6.0 s left",
+        "Epoch 1 of 2, batch 3 of 4 · x s elapsed, about 5.0 s left",
+        "Epoch 1 of 2, batch 4 of 4 · x s elapsed, about 4.0 s left",
+        "Epoch 1 of 2, validation, batch 1 of 2 · x s elapsed, about 5.0 s left",
     ]
     assert lines[7][1:3] == [
         "Best valid.loss 0.125 in epoch 1 · patience 0 of 3",
@@ -294,7 +294,7 @@ def test_a_run_of_unknown_length_has_no_bar(page: Page) -> None:
     callbacks = {"wait": wait(page, 1), "progress": CallbackSetProgress(), "stop": Act(on_epoch_end=stop)}
     fit(callbacks, Tiny(), ones(2), max_epochs=-1)
     looks = page.outputs[0]
-    assert re.match(r"Epoch 1, batch 2 of 2 · [0-9.]+ s gone\n?$", looks[2]["text/plain"])
+    assert re.match(r"Epoch 1, batch 2 of 2 · [0-9.]+ s elapsed\n?$", looks[2]["text/plain"])
     assert not any("%" in look["text/html"] for look in looks)
 
 
@@ -332,7 +332,7 @@ def test_its_state_is_the_time_and_the_table() -> None:
 
 
 def test_warns_of_a_second_bar() -> None:
-    with pytest.warns(UserWarning, match=r"Switch one of them off: Trainer\(enable_progress_bar=False\)"):
+    with pytest.warns(UserWarning, match=r"Switch off Lightning's: Trainer\(enable_progress_bar=False\)"):
         fit([CallbackSetProgress()], enable_progress_bar=True)
 
 

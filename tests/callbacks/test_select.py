@@ -61,14 +61,14 @@ def test_a_name_that_does_not_exist() -> None:
 @pytest.mark.parametrize(
     ("make", "error", "message"),
     [
-        (lambda: select_name(3), TypeError, "Expected names to be a string or several, none of them empty, but got 3"),
+        (lambda: select_name(3), TypeError, "Expected names to be a non-empty string or several but got 3"),
         (lambda: select_name(["a", None]), TypeError, r"but got \['a', None\]"),
         (
             lambda: select_name("a", assert_present=1),
             TypeError,
             "Expected assert_present to be True or False but got 1",
         ),
-        (lambda: select_grep(""), ValueError, "Expected patterns to be a string or several"),
+        (lambda: select_grep(""), ValueError, "Expected patterns to be a non-empty string or several"),
         (
             lambda: select_grep(["a", "("]),
             ValueError,

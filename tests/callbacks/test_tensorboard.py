@@ -81,7 +81,7 @@ def test_stages() -> None:
 
 def test_refuses_what_is_no_folder_of_events(tmp_path: Path) -> None:
     (tmp_path / "notes.txt").touch()
-    with pytest.raises(FileExistsError, match=r"holds other things than TensorBoard's events, 'notes\.txt' for one"):
+    with pytest.raises(FileExistsError, match=r"contains other files than TensorBoard's events, such as 'notes\.txt'"):
         fit([CallbackSetTB(tmp_path)])
     with pytest.raises(FileExistsError, match=r"to be a folder for TensorBoard's events but .*notes\.txt is a file"):
         fit([CallbackSetTB(tmp_path / "notes.txt")])

@@ -47,7 +47,7 @@ class Trainable(Act):
 
 def test_says_when_the_first_batch_has_nothing_to_train() -> None:
     with (
-        pytest.warns(UserWarning, match="No parameter is trained at first.*'0.weight', '0.bias'"),
+        pytest.warns(UserWarning, match="All parameters are frozen at first.*'0.weight', '0.bias'"),
         pytest.raises(RuntimeError, match="does not require grad"),
     ):
         fit([CallbackSetUnfreeze(select_none(), [{"epoch": 2, "weights": select_all()}])], Module())
@@ -56,7 +56,7 @@ def test_says_when_the_first_batch_has_nothing_to_train() -> None:
 
 
 def test_a_selector_that_selects_nothing_at_all() -> None:
-    with pytest.raises(TypeError, match=r"starting_weights to be names of parameters but .* returned None"):
+    with pytest.raises(TypeError, match=r"starting_weights to be names of parameters, but .* returned None"):
         fit([CallbackSetUnfreeze(lambda names: None, [])], Module())
 
 
@@ -174,14 +174,16 @@ def test_what_no_optimizer_holds_is_told_of() -> None:
             return torch.optim.SGD([p for p in self.parameters() if p.requires_grad], lr=0.1)
 
     rows = [{"epoch": 2, "weights": select_name("0.weight")}]
-    with pytest.warns(UserWarning, match=r"No optimizer holds '0\.weight', so they will not be trained"):
+    with pytest.warns(UserWarning, match=r"No optimizer has '0\.weight', so they will not be trained"):
         fit([CallbackSetUnfreeze(HEAD, rows)], Filtering(), max_epochs=2)
 
 
-def test_selecting_nothing_is_told_of() -> None:
-    rows = [{"epoch": 2, "weights": select_none()}]
-    with pytest.warns(UserWarning, match=r"select_none\(\) selects none .*: the weights at epoch 2"):
-        fit([CallbackSetUnfreeze(HEAD, rows)], Module(), max_epochs=2)
+@pytest.mark.parametrize("selector", [select_grep("haed"), select_none(), lambda names: []])
+def test_a_row_that_selects_nothing(selector: Any) -> None:
+    log = StageLog()
+    with pytest.raises(ValueError, match=r"Expected the weights at epoch 2 to be names .* selected none.*'0\.weight'"):
+        fit([log, CallbackSetUnfreeze(HEAD, [{"epoch": 2, "weights": selector}])], Module(), max_epochs=2)
+    assert log.rows == ["begin", "exit"]
 
 
 @pytest.mark.parametrize(
@@ -220,7 +222,7 @@ def row(**values: Any) -> list[dict[str, Any]]:
         (
             lambda: CallbackSetUnfreeze(select_all(), {"epoch": [1, 2], "weights": [select_all()]}),
             ValueError,
-            "columns of unfreeze to be equally long but their lengths are {'epoch': 2, 'weights': 1}",
+            "columns of unfreeze to have equal lengths but their lengths are {'epoch': 2, 'weights': 1}",
         ),
         (
             lambda: CallbackSetUnfreeze(select_all(), {"epohc": [1], "weights": [select_all()]}),
@@ -335,7 +337,7 @@ def test_ddp_must_look_for_unused_parameters() -> None:
 def test_ddp_does_not_know_what_the_module_froze() -> None:
     module = Module()
     module.network[0].requires_grad_(False)
-    with pytest.raises(RuntimeError, match=r"not synchronise '0\.bias', '0\.weight': they were frozen"):
+    with pytest.raises(RuntimeError, match=r"not synchronise '0\.bias', '0\.weight', because they were frozen"):
         fit([CallbackSetUnfreeze(HEAD, ROWS)], module, strategy="ddp_find_unused_parameters_true")
 
 

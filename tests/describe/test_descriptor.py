@@ -67,6 +67,19 @@ def test_generates_anew_from_the_values_it_has() -> None:
     assert first is not descriptor.generate()
 
 
+def test_a_parameter_is_no_attribute() -> None:
+    descriptor: Any = t_clbk("early_stopping", patience=5)
+    message = "'patience' is a parameter of callback 'early_stopping'. Set it with descriptor.param_set.set_values("
+    with pytest.raises(AttributeError, match=re.escape(f"{message}patience=7).")):
+        descriptor.patience = 7
+    with pytest.raises(AttributeError, match=re.escape("'patience' is a parameter. Set it with set_values(")):
+        descriptor.param_set.patience = 7
+    assert descriptor.param_set.values == {"patience": 5}
+    descriptor.label = "still a field"
+    descriptor.note = "one's own"
+    assert copy.deepcopy(descriptor).note == "one's own"
+
+
 def test_weight() -> None:
     descriptor = TorchCallback(CallbackSetHistory)
     assert descriptor.weight == descriptor.generate().weight == CallbackSetHistory.weight
@@ -149,14 +162,14 @@ def test_help(man: str | None, shown: str, capsys: pytest.CaptureFixture[str]) -
 
 
 def test_generate_needs_the_required_values() -> None:
-    message = "Callback 'a' cannot be made without 'size'. Give a value: descriptor.param_set.set_values(size=...)."
+    message = "Callback 'a' cannot be made without 'size'. Set it: descriptor.param_set.set_values(size=...)."
     with pytest.raises(TypeError, match=re.escape(message)):
         TorchCallback(CallbackSetSized, id="a").generate()
 
 
 def test_generate_needs_the_packages() -> None:
     descriptor = TorchCallback(CallbackSetSized, packages=["torch", "no_such_thing", "no_such.thing"])
-    message = "needs what is not installed: 'no_such_thing', 'no_such.thing'. Install it: pip install no_such_thing no"
+    message = "needs packages that are not installed: 'no_such_thing', 'no_such.thing'. Install them: pip install no_"
     with pytest.raises(ModuleNotFoundError, match=re.escape(message)):
         descriptor.generate()
     descriptor.packages = ["torch"]
@@ -178,21 +191,21 @@ def changed(field: str, value: Any) -> Callable[[], Any]:
         (made(int), TypeError, "Expected callback_generator to be a CallbackSet class but got <class 'int'>."),
         (made(lambda: CallbackSet()), TypeError, "Expected callback_generator to be a CallbackSet class but got <func"),
         (made(CallbackSetHistory()), TypeError, "Give its class: CallbackSetHistory."),
-        (made(CallbackSetWeighted), ValueError, "No parameter of a callback can be called 'weight': it orders"),
-        (made(CallbackSetWithContext), ValueError, "No parameter of a callback can be called 'ctx'"),
-        (made(param_set=ParamSet(["ctx"])), ValueError, "No parameter of a callback can be called 'ctx'"),
+        (made(CallbackSetWeighted), ValueError, "A parameter of a callback cannot be called 'weight': it orders"),
+        (made(CallbackSetWithContext), ValueError, "A parameter of a callback cannot be called 'ctx'"),
+        (made(param_set=ParamSet(["ctx"])), ValueError, "A parameter of a callback cannot be called 'ctx'"),
         (made(param_set={"size": 3}), TypeError, "Expected param_set to be a ParamSet but got {'size': 3}."),
         (made(additional_args=[1]), TypeError, "Expected additional_args to be a mapping of names to values but got"),
-        (made(id=""), ValueError, "Expected id to be a string with something in it but got ''."),
+        (made(id=""), ValueError, "Expected id to be a non-empty string but got ''."),
         (made(id=3), TypeError, "Expected id to be a string but got 3."),
         (made(label=3), TypeError, "Expected label to be a string but got 3."),
         (made(man=3), TypeError, "Expected man to be a string but got 3."),
-        (made(packages=3), TypeError, "Expected packages to be a string or several, none of them empty, but got 3."),
-        (made(packages=["torch", ""]), ValueError, "Expected packages to be a string or several"),
+        (made(packages=3), TypeError, "Expected packages to be a non-empty string or several but got 3."),
+        (made(packages=["torch", ""]), ValueError, "Expected packages to be a non-empty string or several"),
         (made(weight="1"), TypeError, "Expected weight to be a number but got '1'."),
         (made(weight=math.nan), ValueError, "Expected weight to be a number but got nan."),
         (changed("weight", True), TypeError, "Expected weight to be a number but got True."),
-        (changed("id", ""), ValueError, "Expected id to be a string with something in it but got ''."),
+        (changed("id", ""), ValueError, "Expected id to be a non-empty string but got ''."),
         (changed("generator", CallbackSetSized(1)), TypeError, "Expected callback_generator to be a CallbackSet"),
         (changed("param_set", None), TypeError, "Expected param_set to be a ParamSet but got None."),
     ],

@@ -206,7 +206,7 @@ def test_table() -> None:
     assert repr(callbacks) == (
         "key  label       weight  packages  stages\n"
         "a    Long Label  -0.5    -         -\n"
-        "b    B           0       x, y      begin, end"
+        "b    B           0       x, y      on_begin, on_end"
     )
     lines = repr(torch_callbacks).splitlines()
     assert [line.split()[0] for line in lines] == ["key", *REQUIRED]
@@ -252,25 +252,29 @@ def test_as_torch_callbacks() -> None:
 REFUSED: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: t_clbk("histroy"), KeyError, "There is no callback 'histroy'. Did you mean 'history'? There are 'checkp"),
     (lambda: t_clbk("histroy_1"), KeyError, "There is no callback 'histroy_1'. Did you mean 'history'?"),
-    (lambda: t_clbk(""), ValueError, "Expected key to be a string with something in it but got ''."),
+    (lambda: t_clbk(""), ValueError, "Expected key to be a non-empty string but got ''."),
     (lambda: t_clbk(3), TypeError, "Expected key to be a string but got 3."),
     (
         lambda: t_clbk("early_stopping", patince=1),
         TypeError,
-        "Callback 'early_stopping' has no parameter 'patince'. Did you mean 'patience'? It has 'patience', 'min_delta'",
+        "Callback 'early_stopping' has no parameter 'patince'. Did you mean 'patience'? Its parameters are 'patience'",
     ),
     (
         lambda: t_clbk("history", lable="x"),
         TypeError,
-        "Did you mean 'label'? It has none, and 'id', 'label', 'weight'.",
+        "Did you mean 'label'? Its parameters are none; you can also set 'id', 'label', 'weight'.",
     ),
     (lambda: t_clbk("lr_step", step_sise=1), TypeError, "Did you mean 'step_size'?"),
     (lambda: t_clbk("history", weight="1"), TypeError, "Expected weight to be a number but got '1'."),
-    (lambda: t_clbk("history", id=""), ValueError, "Expected id to be a string with something in it but got ''."),
+    (lambda: t_clbk("history", id=""), ValueError, "Expected id to be a non-empty string but got ''."),
     (lambda: t_clbk("early_stopping").generate(), TypeError, "Callback 'early_stopping' cannot be made without 'pati"),
     (lambda: t_clbk("early_stopping", patience=0).generate(), ValueError, "Expected patience to be a whole number"),
-    (lambda: t_clbks(["history", "history"]), ValueError, "'history' is given twice. Number them, 'history_1', or map"),
-    (lambda: t_clbks(["history", 3]), TypeError, "Expected keys to be a string or several"),
+    (
+        lambda: t_clbks(["history", "history"]),
+        ValueError,
+        "'history' is given twice. Number the keys, as 'history_1'",
+    ),
+    (lambda: t_clbks(["history", 3]), TypeError, "Expected keys to be a non-empty string or several"),
     (lambda: t_clbks({"a": "histroy"}), KeyError, "Did you mean 'history'?"),
     (lambda: t_clbks({3: "history"}), TypeError, "Expected id to be a string but got 3."),
     (lambda: torch_callbacks["nothing like it"], KeyError, "There is no callback 'nothing like it'. There are"),
@@ -281,8 +285,16 @@ REFUSED: list[tuple[Callable[[], Any], type[Exception], str]] = [
         "Expected make to be a function that makes a TorchCallback but got <class",
     ),
     (lambda: torch_callbacks.add("x", t_clbk("history")), TypeError, "Expected make to be a function that makes a"),
-    (lambda: wrongly_added()["x"], TypeError, "Expected what 'x' was added with to make a TorchCallback but got <Call"),
-    (lambda: as_torch_callback(CallbackSetMine()), TypeError, "Give its class, CallbackSetMine; the adapter takes the"),
+    (
+        lambda: wrongly_added()["x"],
+        TypeError,
+        "Expected the function added as 'x' to make a TorchCallback but it returned",
+    ),
+    (
+        lambda: as_torch_callback(CallbackSetMine()),
+        TypeError,
+        "Give its class, CallbackSetMine, or give the instance to",
+    ),
     (lambda: as_torch_callback(3), TypeError, "Expected x to be a TorchCallback, a CallbackSet class or a dictionary"),
     (lambda: as_torch_callback(int), TypeError, "but got <class 'int'>."),
     (lambda: as_torch_callback(["history"]), TypeError, "but got ['history']."),

@@ -203,17 +203,26 @@ def test_parameters_are_those_of_initialize() -> None:
     assert torch_callback("x").param_set.ids() == []
 
 
+def test_a_function_without_self_may_be_static() -> None:
+    made: Any = callback_set("CallbackSetX", public={"add": staticmethod(lambda: 1), "any": lambda *args: len(args)})()
+    assert (made.add(), made.any()) == (1, 1)
+
+
 def refused(cls: Callable[..., Any] = callback_set, name: str = "CallbackSetX", **arguments: Any) -> Callable[[], Any]:
     return partial(cls, name, **arguments)
 
 
 REFUSED = [
-    (refused(on_epoch_ned=nothing), TypeError, "CallbackSetX.on_epoch_ned is no stage. Did you mean 'on_epoch_end'?"),
+    (
+        refused(on_epoch_ned=nothing),
+        TypeError,
+        "CallbackSetX.on_epoch_ned is not a stage. Did you mean 'on_epoch_end'?",
+    ),
     (refused(on_train_start=nothing), TypeError, "It is a hook of Lightning; here it is 'on_begin'."),
     (refused(initialise=nothing), TypeError, "callback_set() has no argument 'initialise'. Did you mean 'initialize'?"),
     (refused(name="Ema"), ValueError, "Expected classname to be a name that starts with 'CallbackSet' but got 'Ema'."),
     (refused(name="CallbackSet Ema"), ValueError, "but got 'CallbackSet Ema'."),
-    (refused(name=""), ValueError, "Expected classname to be a string with something in it"),
+    (refused(name=""), ValueError, "Expected classname to be a non-empty string"),
     (refused(name=None), TypeError, "Expected classname to be a string but got None."),
     (refused(on_end=3), TypeError, "Expected on_end to be a function of self but got 3."),
     (refused(on_end=partial(nothing)), TypeError, "Expected on_end to be a function of self but got functools.partial"),
@@ -222,8 +231,8 @@ REFUSED = [
     (refused(on_end=lambda self, n=1: None), TypeError, "CallbackSetX.on_end takes 'n'"),
     (refused(initialize=1), TypeError, "Expected initialize to be a function of self and the arguments of the class"),
     (refused(initialize=lambda: None), TypeError, "but got <lambda>()."),
-    (refused(state_dict=nothing), ValueError, "CallbackSetX is given state_dict alone."),
-    (refused(load_state_dict=load), ValueError, "CallbackSetX is given load_state_dict alone."),
+    (refused(state_dict=nothing), ValueError, "CallbackSetX has state_dict but no load_state_dict."),
+    (refused(load_state_dict=load), ValueError, "CallbackSetX has load_state_dict but no state_dict."),
     (refused(state_dict=load, load_state_dict=load), TypeError, "Expected state_dict to be a function of self but"),
     (
         refused(state_dict=nothing, load_state_dict=nothing),
@@ -236,15 +245,30 @@ REFUSED = [
     (refused(public=[1]), TypeError, "Expected public to be a mapping of names to values but got [1]."),
     (refused(private={"a b": 1}), TypeError, "Expected the names in private to be names of attributes but got 'a b'."),
     (refused(public={3: 1}), TypeError, "Expected the names in public to be names of attributes but got 3."),
-    (refused(public={"on_end": nothing}), ValueError, "public cannot have 'on_end', which is an argument of its own"),
-    (refused(public={"weight": 1}), ValueError, "public cannot have 'weight', which is an argument of its own"),
-    (refused(public={"on_ned": nothing}), TypeError, "CallbackSetX.on_ned is no stage. Did you mean 'on_end'?"),
+    (refused(public={"on_end": nothing}), ValueError, "public cannot have 'on_end'. Give it as an argument of its own"),
+    (refused(public={"weight": 1}), ValueError, "public cannot have 'weight'. Give it as an argument of its own"),
+    (refused(public={"on_ned": nothing}), TypeError, "CallbackSetX.on_ned is not a stage. Did you mean 'on_end'?"),
     (refused(active={"ctx": nothing}), ValueError, "active cannot have 'ctx', which is the context of the fit."),
     (refused(public={"a": 1}, active={"a": nothing}), ValueError, "to have different names but got 'a' twice."),
     (refused(public={"_a": 1}, private={"a": 1}), ValueError, "to have different names but got '_a' twice."),
     (refused(public={"lock": Lock()}), TypeError, "Expected public['lock'] to be a value that can be copied for each"),
     (refused(active={"a": 1}), TypeError, "Expected active['a'] to be a function of self but got 1."),
-    (refused(active={"a": lambda self, x: x}), TypeError, "Expected active['a'] to be a function of self but got <la"),
+    (
+        refused(active={"a": lambda self, rhs: rhs}),
+        TypeError,
+        "Expected active['a'] to be a function of self but got <lambda>(self, rhs). To let the attribute be set as "
+        "well, give the second parameter a default, which it has when the attribute is read; or give "
+        "property(getter, setter).",
+    ),
+    (refused(active={"a": lambda self, x, y: x}), TypeError, "active['a'] to be a function of self but got <lambda>("),
+    (
+        refused(public={"add": lambda: 1}),
+        TypeError,
+        "Expected public['add'] to be a function of self but got <lambda>(), which has no parameter. Add self as its "
+        "first parameter, or wrap it: staticmethod(...).",
+    ),
+    (refused(private={"add": lambda *, n: n}), TypeError, "Expected private['add'] to be a function of self but got"),
+    (refused(torch_callback, "x", public={"add": lambda: 1}), TypeError, "Expected public['add'] to be a function of"),
     (
         refused(inherit=int),
         TypeError,
@@ -257,10 +281,10 @@ REFUSED = [
         TypeError,
         "torch_callback() has no argument 'packges'. Did you mean 'packages'?",
     ),
-    (refused(torch_callback, "x", on_ned=nothing), TypeError, "CallbackSetX.on_ned is no stage."),
-    (refused(torch_callback, ""), ValueError, "Expected id to be a string with something in it but got ''."),
-    (refused(torch_callback, "a b"), ValueError, "Expected id to be made of letters, digits and underscores"),
-    (refused(torch_callback, "x", initialize=lambda self, weight: None), ValueError, "can be called 'weight'"),
+    (refused(torch_callback, "x", on_ned=nothing), TypeError, "CallbackSetX.on_ned is not a stage."),
+    (refused(torch_callback, ""), ValueError, "Expected id to be a non-empty string but got ''."),
+    (refused(torch_callback, "a b"), ValueError, "Expected id to have letters, digits and underscores only"),
+    (refused(torch_callback, "x", initialize=lambda self, weight: None), ValueError, "cannot be called 'weight'"),
 ]
 
 

@@ -82,7 +82,7 @@ def test_a_clone_has_values_of_its_own() -> None:
 
 def test_nothing_is_set_when_a_name_is_wrong() -> None:
     param_set = ParamSet.from_callable(plain)
-    with pytest.raises(TypeError, match="There is no parameter 'z' among 'x', 'y'"):
+    with pytest.raises(TypeError, match=r"There is no parameter 'z'\. The parameters are 'x', 'y'"):
         param_set.set_values(x=1, z=2)
     assert param_set.values == {}
 

@@ -57,7 +57,7 @@ def test_plan() -> None:
         """\
         <CallbackSetAdapter: 7 callbacks>
         callback        class                     weight
-        lr_step         CallbackSetLRScheduler    -1.5    its constructor decides on batch_end, epoch_end
+        lr_step         CallbackSetLRScheduler    -1.5    its constructor may set or unset on_batch_end, on_epoch_end
         history         CallbackSetHistory        0
         tb              CallbackSetTB             0
         progress        CallbackSetProgress       0
@@ -65,14 +65,14 @@ def test_plan() -> None:
         sized           Sized                     3       still needs 'size'
         early_stopping  CallbackSetEarlyStopping  1000    still needs 'patience'
 
-        stage            runs, in this order
-        begin            lr_step, tb, progress, early_stopping
-        batch_end        lr_step, progress
-        batch_valid_end  progress
-        valid_end        progress, early_stopping
-        epoch_end        lr_step, history, tb, progress
-        end              progress, sized
-        exit             history, tb, progress, fails, early_stopping"""
+        stage               callbacks in running order
+        on_begin            lr_step, tb, progress, early_stopping
+        on_batch_end        lr_step, progress
+        on_batch_valid_end  progress
+        on_valid_end        progress, early_stopping
+        on_epoch_end        lr_step, history, tb, progress
+        on_end              progress, sized
+        on_exit             history, tb, progress, fails, early_stopping"""
     )
 
 
@@ -103,7 +103,7 @@ def test_plan_in_a_notebook() -> None:
     shown = CallbackSetAdapter({"<a>": CallbackSetHistory(), "b": "progress"})._repr_html_()
     assert "&lt;a&gt;" in shown
     assert shown.count("<tr>") == 3
-    stages = ["begin", "batch_end", "batch_valid_end", "valid_end", "epoch_end", "end", "exit"]
+    stages = ["on_begin", "on_batch_end", "on_batch_valid_end", "on_valid_end", "on_epoch_end", "on_end", "on_exit"]
     assert re.findall(r"<b>(\w+)</b>", shown) == ["CallbackSetAdapter", "callback", "class", "weight", *stages]
     assert shown.count("●") == len(CallbackSetHistory().stages) + len(CallbackSetProgress().stages)
 

@@ -43,7 +43,7 @@ def test_parameters_are_those_of_the_scheduler() -> None:
     param_set = as_lr_scheduler(warmup, step_on_epoch=True).param_set
     assert param_set.ids() == ["epochs", "factor"]
     assert param_set.defaults == {"factor": 0.5}
-    with pytest.raises(TypeError, match=r"no parameter 'epoch' among 'epochs', 'factor'. Did you mean 'epochs'\?"):
+    with pytest.raises(TypeError, match=r"no parameter 'epoch'. Did you mean 'epochs'\? The parameters are 'epochs'"):
         param_set.set_values(epoch=3)
 
 

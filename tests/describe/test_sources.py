@@ -110,7 +110,7 @@ def test_what_fails_when_it_is_made_says_what_it_was() -> None:
     picky.param_set.set_values(patience=5)
     with pytest.raises(TypeError, match="patience") as caught:
         fit([t_clbk("early_stopping", patience=5), picky])
-    assert caught.value.__notes__ == ["when callback 'this_one' was made for the fit"]
+    assert caught.value.__notes__ == ["while making callback 'this_one' for the fit"]
 
 
 def test_what_a_fit_makes_of_them() -> None:
@@ -170,23 +170,23 @@ REFUSED = [
         "CallbackSetSized is given as a class but cannot be made without 'size'. Give an "
         "instance: CallbackSetSized(size=...).",
     ),
-    ("", ValueError, "Expected key to be a string with something in it but got ''."),
+    ("", ValueError, "Expected key to be a non-empty string but got ''."),
     (3, TypeError, "Expected callbacks to be CallbackSet instances or classes, descriptors or dictionary keys"),
-    ([None], TypeError, "a list or a mapping, but got None."),
+    ([None], TypeError, "a list or a mapping) but got None."),
     ([TorchCallback], TypeError, "but got <class 'callbacksets.describe.descriptor.TorchCallback'>."),
     ([lambda: CallbackSet()], TypeError, "but got <function"),
     ([L.Callback()], TypeError, "Callback is a Lightning callback, not a CallbackSet."),
     ([L.pytorch.callbacks.Timer], TypeError, "Timer is a Lightning callback, not a CallbackSet."),
     ([CallbackSetAdapter([])], TypeError, "Expected callbacks to be CallbackSets but got a CallbackSetAdapter."),
-    (["history", "history"], ValueError, "Two callbacks have the id 'history'. Give ids of your own"),
+    (["history", "history"], ValueError, "Two callbacks have the id 'history'. Name them yourself"),
     ([t_clbk("history"), CallbackSetHistory()], ValueError, "Two callbacks have the id 'history'."),
     ([t_clbks(["history"]), "history"], ValueError, "Two callbacks have the id 'history'."),
     ([{"a": CallbackSetHistory, "b": L.Callback}], TypeError, "Callback is a Lightning callback, not a CallbackSet."),
     (
         [{"class_path": "tests.describe.test_sources.unknown"}],
         TypeError,
-        "Expected class_path to name a CallbackSet class, TorchCallback, or a function that is annotated to return one "
-        "of them (-> TorchCallback), but got 'tests.describe.test_sources.unknown'.",
+        "Expected class_path to name a CallbackSet class, TorchCallback, or a function with a return annotation of "
+        "one of them (-> TorchCallback), but got 'tests.describe.test_sources.unknown'.",
     ),
     ([{"class_path": "tests.describe.test_sources.CalledError"}], TypeError, "Expected class_path to name"),
     ([{"class_path": "os.getcwd"}], TypeError, "Expected class_path to name"),
@@ -225,14 +225,14 @@ def test_a_method_that_looks_like_a_stage_warns(source: Any) -> None:
     with pytest.warns(UserWarning, match="looks like a stage") as warned:
         CallbackSetAdapter([source])
     assert [str(one.message) for one in warned] == [
-        "CallbackSetMisspelled.epoch_end() looks like a stage, but no loop calls it. Call it on_epoch_end.",
-        "CallbackSetMisspelled.onBatchEnd() looks like a stage, but no loop calls it. Call it on_batch_end.",
+        f"CallbackSetMisspelled.{name}() looks like a stage, but the training loop never calls it. Rename it {stage}."
+        for name, stage in (("epoch_end", "on_epoch_end"), ("onBatchEnd", "on_batch_end"))
     ]
 
 
 @pytest.mark.parametrize("source", [CallbackSetEMA, CallbackSetEMA(), TorchCallback(CallbackSetEMA)])
 def test_a_callback_without_a_stage_warns(source: Any) -> None:
-    with pytest.warns(UserWarning, match=r"Callback 'ema' \(CallbackSetEMA\) has no stage, so that nothing"):
+    with pytest.warns(UserWarning, match=r"Callback 'ema' \(CallbackSetEMA\) has no stage, so it will do nothing"):
         CallbackSetAdapter([source])
 
 
@@ -253,7 +253,10 @@ class CallbackSetHeavyLater(CallbackSet):
     ("callbacks", "message"),
     [
         ([TorchCallback(CallbackSetSized)], "Callback 'sized' cannot be made without 'size'."),
-        ([TorchCallback(CallbackSetEMA, packages="no_such_thing")], "Callback 'ema' needs what is not installed"),
+        (
+            [TorchCallback(CallbackSetEMA, packages="no_such_thing")],
+            "Callback 'ema' needs packages that are not installed",
+        ),
         ([CallbackSetHeavyLater], "Expected the weight of callback 'heavy_later' to be a number but got 'much'."),
     ],
 )

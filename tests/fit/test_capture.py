@@ -305,7 +305,7 @@ def test_a_subclass_of_a_predefined_callback_reads_the_output() -> None:
 def test_reading_what_is_not_kept_says_how_to_have_it() -> None:
     act = Act(on_batch_end=lambda ctx: ctx.y_hat)
     act.reads_y_hats = False
-    with pytest.raises(RuntimeError, match="Set reads_y_hats = True in the class of the one that reads it"):
+    with pytest.raises(RuntimeError, match="Set reads_y_hats = True in the class of the callback that reads it"):
         fit(act)
 
 
@@ -318,7 +318,7 @@ def test_a_scripted_network_trains_and_has_no_output_to_see() -> None:
     log = StageLog("last_loss", stages=("on_batch_end",))
     fit(log, Tiny(network))
     assert len(log.rows) == 2
-    with pytest.raises(RuntimeError, match="The network is scripted, and runs no hooks"):
+    with pytest.raises(RuntimeError, match="The output of a scripted network"):
         fit(Act(on_batch_end=lambda ctx: ctx.y_hat), Tiny(network))
 
 

@@ -285,7 +285,7 @@ REMEDIES = {
     "epoch": r"The Trainer counts.*ctx\.terminate",
     "step": "The Trainer counts",
     "global_step": "The Trainer counts",
-    "loss_fn": r"Wrap the module's own in begin: ctx\.learner\.loss_fn = ",
+    "loss_fn": r"Wrap the module's own in on_begin: ctx\.learner\.loss_fn = ",
     "network": "in place",
     "optimizer": "param_groups in place",
     "y_hat": "in place",
@@ -355,7 +355,7 @@ def test_an_attribute_error_inside_of_a_field_is_seen() -> None:
         del ctx.learner.network
         _ = ctx.network
 
-    with pytest.raises(AttributeError, match="Tiny has no submodule 'network' to be the network"):
+    with pytest.raises(AttributeError, match="Tiny has no submodule 'network' for the adapter's argument network"):
         fit(Act(on_epoch_begin=lose_it), adapter={"network": "network"})
 
 
@@ -523,7 +523,7 @@ def test_the_hooks_of_the_module_see_what_was_put_into_a_list() -> None:
 @pytest.mark.parametrize("stage", ["on_batch_begin", "on_batch_valid_begin"])
 def test_a_tuple_is_refused(batch: tuple[Any, ...], stage: str) -> None:
     act = Act(**{stage: lambda ctx: setattr(ctx, "batch", [nine, one])})
-    message = rf"The batch is a {type(batch).__name__}, which cannot be exchanged\. .*copy_.*lists or dicts"
+    message = rf"The batch is a {type(batch).__name__}, which cannot be replaced\. .*copy_.*lists or dicts"
     with pytest.raises(TypeError, match=message):
         fit(act, Keeping(first), Batches([batch]), Batches([batch]))
 
@@ -534,7 +534,9 @@ def test_a_tuple_is_refused(batch: tuple[Any, ...], stage: str) -> None:
 )
 def test_elsewhere_assigning_the_batch_is_refused(stage: str) -> None:
     act = Act(**{f"on_{stage}": lambda ctx: setattr(ctx, "batch", one)})
-    with pytest.raises(RuntimeError, match=r"ctx\.batch can only be assigned in batch_begin and batch_valid_begin"):
+    with pytest.raises(
+        RuntimeError, match=r"ctx\.batch can only be assigned in on_batch_begin and on_batch_valid_begin"
+    ):
         fit(act, None, ones(1), ones(1))
 
 
@@ -634,8 +636,8 @@ def test_a_network_that_is_exchanged_in_begin() -> None:
     [
         ("on_begin", "There is no network output yet: no batch has started"),
         ("on_epoch_begin", "There is no network output yet: no batch has started"),
-        ("on_batch_begin", "There is no network output yet: in on_batch_begin the forward call is still to come"),
-        ("on_batch_valid_begin", "There is no network output yet: in on_batch_valid_begin the forward call is still"),
+        ("on_batch_begin", "There is no network output yet: on_batch_begin runs before the forward call"),
+        ("on_batch_valid_begin", "There is no network output yet: on_batch_valid_begin runs before the forward"),
     ],
 )
 @pytest.mark.parametrize("field", ["y_hat", "y_hats"])
@@ -650,7 +652,7 @@ def test_no_output_of_the_batch_before() -> None:
             _ = ctx.y_hat
 
     for stage in ("on_batch_begin", "on_batch_valid_begin"):
-        with pytest.raises(RuntimeError, match=f"in {stage} the forward call is still to come"):
+        with pytest.raises(RuntimeError, match=f"{stage} runs before the forward call"):
             fit(Act(**{stage: second}), None, ones(3), ones(3))
 
 
@@ -667,7 +669,7 @@ def test_a_network_that_was_not_called_says_how_to_name_it(stage: str) -> None:
     act = Act(**{stage: lambda ctx: ctx.y_hat})
     message = (
         r"The step did not call the network \(Linear\).*"
-        r"CallbackSetAdapter\(\.\.\., network=\.\.\.\)\. It has 'network', 'other'\."
+        r"CallbackSetAdapter\(\.\.\., network=\.\.\.\)\. The module has 'network', 'other'\."
     )
     with pytest.raises(RuntimeError, match=message):
         fit(act, Beside(), ones(1), ones(1))
@@ -851,10 +853,10 @@ def test_positions_and_logged_names() -> None:
 
     fit(Act(on_valid_end=look), Measured(), ones(1), ones(1))
     known = "'acc', 'mse', 'mean', 'mean_loss', 'loss', 'Loss_2'"
-    assert errors[0] == f"There is no position 6 among 6 names: {known}."
-    assert errors[1].startswith("There is no position -7 among 6 names")
-    assert errors[2] == f"There is no 'acccc' among {known}. Did you mean 'acc'?"
-    assert errors[3].startswith("There is no 'train_loss' among")
+    assert errors[0] == f"Position 6 does not exist. There are 6 names: {known}."
+    assert errors[1].startswith("Position -7 does not exist. There are 6 names")
+    assert errors[2] == f"'acccc' does not exist. Did you mean 'acc'? There are {known}."
+    assert errors[3].startswith("'train_loss' does not exist.")
 
 
 def test_logged_names_outlive_a_replaced_mapping() -> None:

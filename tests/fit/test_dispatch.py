@@ -119,13 +119,13 @@ def test_profiled_stages_are_rows_of_their_own() -> None:
 def test_what_looks_like_a_stage_is_refused_before_any_callback_begins() -> None:
     log, act = StageLog(), Act()
     act.on_epochend = lambda: None
-    with pytest.raises(TypeError, match="on_epochend is no stage"):
+    with pytest.raises(TypeError, match="on_epochend is not a stage"):
         fit({"log": log, "act": act})
     assert log.rows == []
 
 
 def test_what_looks_like_a_stage_is_refused_when_set_in_begin_and_left_alone_later() -> None:
-    with pytest.raises(TypeError, match=r"Act\.on_epochend is no stage\. Did you mean 'on_epoch_end'"):
+    with pytest.raises(TypeError, match=r"Act\.on_epochend is not a stage\. Did you mean 'on_epoch_end'"):
         fit(Act(on_begin=lambda ctx: setattr(ctx.callbacks["act"], "on_epochend", lambda: None)))
     fit(Act(on_end=lambda ctx: setattr(ctx.callbacks["act"], "on_gpu", True)))
 
@@ -260,7 +260,7 @@ def test_scores_that_are_not_there_explain_themselves() -> None:
     def read(ctx: Any) -> None:
         ctx.last_scores_valid["loss"]
 
-    hint = "ctx.last_scores_valid is None: this epoch did not validate"
+    hint = "ctx.last_scores_valid is None, because this epoch had no validation"
     every_second = {"given": (Tiny(), ones(2), ones(1)), "check_val_every_n_epoch": 2}
     error, _ = failed_fit({"bad": Act(on_epoch_end=read)}, TypeError, **every_second)
     assert error.__notes__[1:] == [hint]
@@ -287,7 +287,7 @@ def test_an_error_says_that_on_epoch_begin_did_not_run(epoch: int, is_noted: boo
     trainer = quiet(callbacks=[CallbackSetAdapter({"bad": Act(on_batch_end=fail)})], max_epochs=2)
     with pytest.raises(Boom) as raised:
         trainer.fit(Tiny(), ones(3), ckpt_path=tmp_path / "inside.ckpt")
-    note = "; on_epoch_begin did not run, as the run was resumed inside the epoch"
+    note = "; on_epoch_begin did not run, because the run was resumed inside the epoch"
     assert raised.value.__notes__[0].endswith(note) == is_noted
 
 
@@ -343,5 +343,5 @@ def test_after_a_failure_in_batch_begin_no_forward_call_is_to_come() -> None:
 
     with pytest.raises(RuntimeError, match="boom"):
         fit(Act(on_batch_begin=fail, on_exit=look))
-    assert "no batch has started, or it has failed" in messages[0]
-    assert "can only be assigned in batch_begin" in messages[1]
+    assert "no batch has started, or the batch has failed" in messages[0]
+    assert "can only be assigned in on_batch_begin" in messages[1]

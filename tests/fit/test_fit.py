@@ -145,7 +145,7 @@ def test_the_message_on_y_hat_tells_of_forward_called_directly() -> None:
         def loss(self, batch: Any) -> torch.Tensor:
             return self.network.forward(batch).pow(2).mean()
 
-    with pytest.raises(RuntimeError, match=r"forward\(\) itself, let it call the network"):
+    with pytest.raises(RuntimeError, match=r"forward\(\) directly, call the network"):
         fit(Act(on_batch_end=lambda ctx: ctx.y_hat), Direct())
 
 
@@ -162,7 +162,7 @@ def test_one_instance_in_two_fits_at_a_time_is_refused() -> None:
     shared = CallbackSetHistory()
 
     def nest(ctx: Any) -> None:
-        with pytest.raises(RuntimeError, match="Callback 'history' is in another fit"):
+        with pytest.raises(RuntimeError, match="Callback 'history' is already in another fit"):
             fit(shared)
 
     fit([shared, Act(on_begin=nest)])
@@ -177,7 +177,7 @@ def test_the_states_of_an_adapter_whose_copy_was_trained() -> None:
     fit(copied)
     again = copy.deepcopy(adapter)
     fit(again)
-    with pytest.warns(UserWarning, match="a copy of it was: a library has copied its callbacks"):
+    with pytest.warns(UserWarning, match="a copy of it was: a library has copied the callbacks"):
         assert adapter.states == {}
     fit(adapter)
     assert adapter.states["history"]["epoch"] == [1]
@@ -188,7 +188,7 @@ def test_an_adapter_that_came_too_late_says_so_at_once() -> None:
         def on_train_epoch_start(self, trainer: L.Trainer, module: L.LightningModule) -> None:
             trainer.callbacks.append(CallbackSetAdapter(["history"]))  # type: ignore[attr-defined]
 
-    with pytest.raises(RuntimeError, match="This adapter came too late"):
+    with pytest.raises(RuntimeError, match=r"This adapter was added to trainer\.callbacks too late"):
         quiet(max_epochs=1, callbacks=[Late()]).fit(Tiny(), ones(1))
 
 
@@ -286,14 +286,14 @@ def test_fields_of_ones_own_stay_free() -> None:
 
 
 def test_before_the_first_validation_its_scores_say_so() -> None:
-    with pytest.raises(KeyError, match="There is no 'acc': no validation has run yet"):
+    with pytest.raises(KeyError, match=r"'acc' does not exist\. No validation has run yet"):
         fit(Act(on_batch_end=lambda ctx: ctx.last_scores_valid["acc"]), None, ones(1), ones(1))
 
 
 def test_scores_that_are_none_say_why() -> None:
     with pytest.raises(TypeError) as raised:
         fit(Act(on_epoch_end=lambda ctx: ctx.last_scores_valid["acc"]))
-    assert "ctx.last_scores_valid is None: this epoch did not validate" in raised.value.__notes__
+    assert "ctx.last_scores_valid is None, because this epoch had no validation" in raised.value.__notes__
 
 
 def test_what_a_callback_logs_too_late_gets_advice_for_a_callback() -> None:
@@ -310,7 +310,7 @@ def test_a_refused_inner_fit_leaves_the_callbacks_of_the_outer_alone() -> None:
 
     def nest(ctx: Any) -> None:
         if ctx.epoch == 1:
-            with pytest.raises(RuntimeError, match="is in another fit"):
+            with pytest.raises(RuntimeError, match="is already in another fit"):
                 fit(log)
 
     fit([log, Act(on_epoch_end=nest)], max_epochs=2)
@@ -407,5 +407,5 @@ def test_another_generator_of_numpys_fails_no_fit(tmp_path: Path) -> None:
 
 
 def test_an_unknown_callback_of_the_run_names_those_there_are() -> None:
-    with pytest.raises(KeyError, match=r"There is no 'predictions'\. There are 'act', 'history'"):
+    with pytest.raises(KeyError, match=r"'predictions' does not exist\. There are 'act', 'history'"):
         fit([Act(on_begin=lambda ctx: ctx.callbacks["predictions"]), CallbackSetHistory()])

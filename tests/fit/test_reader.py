@@ -62,7 +62,7 @@ def test_a_logged_name_or_a_position_sets_what_it_gets() -> None:
     scores[1] = 0.3
     scores.update({"val_loss": 0.4}, val_new=1.0)
     assert dict(scores) == {"acc": 0.8, "loss": 0.4, "val_new": 1.0}
-    with pytest.raises(IndexError, match="no position 3 among 3 names"):
+    with pytest.raises(IndexError, match=r"Position 3 does not exist. There are 3 names"):
         scores[3] = 1.0
 
 
@@ -82,7 +82,7 @@ def test_every_way_to_set_a_score_takes_the_logged_name() -> None:
     assert type(Scores.fromkeys(["a"], 0)["a"]) is float
     assert scores.pop("val_acc") == 0.5
     assert scores.pop("val_acc", None) is None
-    with pytest.raises(KeyError, match="There is no 'val_acc' among 'f1', 'new'"):
+    with pytest.raises(KeyError, match=r"'val_acc' does not exist\. There are 'f1', 'new'"):
         scores.pop("val_acc")
 
 
@@ -137,20 +137,20 @@ def test_what_is_no_number_is_no_score(value: Any, message: str) -> None:
 
 
 def test_what_is_empty_says_why() -> None:
-    with pytest.raises(KeyError, match=r"There is no 'acc': nothing was logged for the epoch. Log it"):
+    with pytest.raises(KeyError, match=r"'acc' does not exist. The module logged nothing for the epoch. Log it"):
         Scores()["acc"]
-    with pytest.raises(KeyError, match=r"There is no 0: no validation has run yet\."):
+    with pytest.raises(KeyError, match=r"Position 0 does not exist. No validation has run yet\."):
         Scores(empty=NOT_VALIDATED)[0]
     scores = Scores(empty=NOT_VALIDATED)
     scores["acc"] = 1
-    with pytest.raises(KeyError, match="There is no 'loss' among 'acc'"):
+    with pytest.raises(KeyError, match=r"'loss' does not exist\. There are 'acc'"):
         scores["loss"]
 
 
 def test_states_by_id_are_a_dict_that_names_the_ids(tmp_path: Path) -> None:
     states = ById({"history": {"epoch": [1]}, "tb": 0})
     assert states == {"history": {"epoch": [1]}, "tb": 0}
-    with pytest.raises(KeyError, match=r"There is no 'histroy'. Did you mean 'history'\? There are 'history', 'tb'"):
+    with pytest.raises(KeyError, match=r"'histroy' does not exist. Did you mean 'history'\? There are 'history', 'tb'"):
         states["histroy"]
     assert (states.get("typo"), "typo" in states) == (None, False)
     for again in (copy.deepcopy(states), pickle.loads(pickle.dumps(states))):
@@ -237,8 +237,8 @@ def test_names_that_fall_together_are_kept_whole_with_one_warning_for_a_loop() -
     train, valid, _ = log.at("epoch_end")[-1]
     assert list(train) == ["train_a", "val_a", "b"]
     assert list(valid) == ["a", "b"]
-    assert said(record, "keep their full names") == [
-        "'train_a', 'val_a' would all be called 'a' as scores, so they keep their full names. "
+    assert said(record, "keep the full names") == [
+        "'train_a', 'val_a' have the same short name 'a', so their scores keep the full names. "
         "Log them under names that differ in more than train and val."
     ]
 
@@ -246,9 +246,9 @@ def test_names_that_fall_together_are_kept_whole_with_one_warning_for_a_loop() -
 def test_names_that_fall_together_in_validation_warn_once_also_through_the_sanity_check() -> None:
     log = StageLog("measures_valid", "last_scores_valid", stages=("on_begin", "on_valid_end"))
     module = Logging(valid=logs(names=("val_a", "a", "valid_b")))
-    with pytest.warns(UserWarning, match="'val_a', 'a' would all be called 'a'") as record:
+    with pytest.warns(UserWarning, match="'val_a', 'a' have the same short name 'a'") as record:
         fit(log, module, ones(1), ones(1), max_epochs=2)
-    assert len(said(record, "keep their full names")) == 1
+    assert len(said(record, "keep the full names")) == 1
     assert [list(names) for row in log.rows for names in row[1:] if names] == [["val_a", "a", "b"]] * 5
 
 
@@ -299,8 +299,9 @@ def test_what_is_logged_per_step_only_is_explained_once() -> None:
 
     with pytest.warns(UserWarning, match="per step only") as record:
         fit(log, Logging(both), ones(2), ones(1), max_epochs=3)
-    assert said(record, "no score") == [
-        "'train_step' is logged per step only and so is no score. Log it for the epoch: self.log(..., on_epoch=True)."
+    assert said(record, "not a score") == [
+        "'train_step' is logged per step only, so it is not a score. "
+        "Log it for the epoch: self.log(..., on_epoch=True)."
     ]
     assert log.at("epoch_end") == [({"epoch": 2.0, "forked": 3.0}, {"epoch": None, "forked": None})] * 3
 
@@ -310,7 +311,7 @@ def test_what_is_logged_per_step_in_validation_is_explained_once() -> None:
     module = Logging(valid=logs(names=("val_a",), on_step=True, on_epoch=False))
     with pytest.warns(UserWarning, match="'val_a' is logged per step only.*on_epoch=True") as record:
         fit(log, module, ones(1), ones(1), max_epochs=2)
-    assert len(said(record, "no score")) == 1
+    assert len(said(record, "not a score")) == 1
     assert log.at("valid_end") == [{}, {}]
 
 
@@ -323,8 +324,8 @@ def test_what_is_logged_in_on_train_epoch_end_is_explained_once() -> None:
     log = StageLog("last_scores_train", stages=("on_epoch_end",))
     with pytest.warns(UserWarning, match="late") as record:
         fit(log, Late(), ones(1), ones(1), max_epochs=3)
-    assert said(record, "no score") == [
-        "'train_late' is logged in on_train_epoch_end, after the callbacks of the epoch, and so is no score. "
+    assert said(record, "not a score") == [
+        "'train_late' is logged in on_train_epoch_end, after the callbacks have run, so it is not a score. "
         "Log it in training_step(), with on_epoch=True, or in on_validation_epoch_end()."
     ]
     assert [list(scores) for scores in log.at("epoch_end")] == [["loss"]] * 3
@@ -340,7 +341,7 @@ def test_every_fit_explains_anew() -> None:
     for _ in range(2):
         with pytest.warns(UserWarning, match="'train_late'") as record:
             fit(adapter, Late(), ones(1))
-        assert len(said(record, "no score")) == 1
+        assert len(said(record, "not a score")) == 1
 
 
 def test_what_is_logged_in_both_hooks_needs_no_explanation() -> None:
@@ -371,9 +372,9 @@ class PerClass(Tiny):
 def test_a_metric_of_several_numbers_is_no_score_and_says_so_once() -> None:
     log = StageLog("last_scores_valid", "measures_valid", stages=("on_valid_end",))
     module = PerClass()
-    with pytest.warns(UserWarning, match="'val_acc' is not a single number and so is no score") as record:
+    with pytest.warns(UserWarning, match="'val_acc' is not a single number, so it is not a score") as record:
         fit(log, module, ones(1), ones(1), max_epochs=2)
-    assert len(said(record, "no score")) == 1
+    assert len(said(record, "not a score")) == 1
     assert [list(scores) for scores, _ in log.at("valid_end")] == [["loss"], ["loss"]]
 
 
@@ -704,7 +705,7 @@ def test_a_metric_that_cannot_be_computed_yet_is_no_score() -> None:
     module.r2 = R2Score()
     module.forward = lambda x: module.network(x)
     log = StageLog("last_scores_train", stages=("on_before_valid", "on_epoch_end"))
-    with pytest.warns(UserWarning, match="'train_r2' could not be computed, and so is no score: Needs at least two"):
+    with pytest.warns(UserWarning, match="'train_r2' could not be computed, so it is not a score: Needs at least two"):
         fit(log, module, ones(2), ones(1), val_check_interval=1)
     assert [list(scores) for scores in log.at("before_valid")] == [[], ["r2"]]
     assert [list(scores) for scores in log.at("epoch_end")] == [["r2"]]

@@ -117,17 +117,17 @@ def test_what_would_not_load_with_weights_only(state: Any, paths: list[str] | No
 def test_saving_such_a_state_warns_once_with_id_and_path(tmp_path: Path) -> None:
     adapter = CallbackSetAdapter([CallbackSetKeep({"when": [np.float64(1)]})])
     trainer = quiet(callbacks=[adapter], max_epochs=1)
-    with pytest.warns(UserWarning, match=r"callback 'keep' holds, at \['when'\]\[0\] \(a numpy.float64\)") as warned:
+    with pytest.warns(
+        UserWarning, match=r"callback 'keep' has a value at \['when'\]\[0\] \(a numpy.float64\)"
+    ) as warned:
         trainer.fit(Tiny(), ones(2), ones(1))
     trainer.save_checkpoint(tmp_path / "a.ckpt")
-    assert len([warning for warning in warned if "holds, at" in str(warning.message)]) == 1
+    assert len([warning for warning in warned if "has a value at" in str(warning.message)]) == 1
 
 
 def test_unknown_id_warns_and_names_the_nearest(tmp_path: Path) -> None:
     trained({"keeper": CallbackSetKeep(1)}, tmp_path / "a.ckpt")
-    with pytest.warns(
-        UserWarning, match="states of 'keeper', which are no callbacks of this run.*Did you mean 'keep'?"
-    ):
+    with pytest.warns(UserWarning, match=r"this run does not have: 'keeper'\. They are ignored.*Did you mean 'keep'?"):
         resumed([CallbackSetKeep()], tmp_path / "a.ckpt")
 
 
@@ -135,7 +135,8 @@ def test_another_class_under_the_id_is_an_error(tmp_path: Path) -> None:
     trained({"x": CallbackSetKeep(1)}, tmp_path / "a.ckpt")
     history = CallbackSetHistory()
     with pytest.raises(
-        ValueError, match="state of 'x' is of a CallbackSetKeep, but in this run 'x' is a CallbackSetHis"
+        ValueError,
+        match="state of 'x' in the checkpoint belongs to a CallbackSetKeep, but in this run 'x' is a CallbackSetHis",
     ):
         resumed({"x": history}, tmp_path / "a.ckpt")
     assert history.ctx is None
@@ -156,7 +157,7 @@ def test_a_newer_version_is_refused(tmp_path: Path) -> None:
     checkpoint = torch.load(tmp_path / "a.ckpt", weights_only=True)
     checkpoint["callbacks"][KEY]["version"] += 1
     torch.save(checkpoint, tmp_path / "b.ckpt")
-    with pytest.raises(RuntimeError, match="have version 3, but this callbacksets reads up to 2"):
+    with pytest.raises(RuntimeError, match="have format version 3, but this callbacksets reads up to version 2"):
         resumed([CallbackSetKeep()], tmp_path / "b.ckpt")
 
 
@@ -340,7 +341,9 @@ def test_a_tuner_that_undoes_the_resuming_is_noticed(tmp_path: Path) -> None:
         return adapter
 
     fit(2)
-    with pytest.warns(UserWarning, match="Lightning starts over, though .* after 4 batches: a tuner among"):
+    with pytest.warns(
+        UserWarning, match="Lightning starts from the beginning, although .* after 4 batches. A tuner among"
+    ):
         adapter = fit(3, ckpt_path=tmp_path / "two.ckpt")
     assert adapter.states["history"]["epoch"] == [1, 2, 3]
     assert resumed == [False, False]

@@ -41,11 +41,11 @@ def texts(thing: object) -> list[str]:
 def test_a_callback() -> None:
     assert texts(CallbackSetEarlyStopping(patience=3)) == [
         "CallbackSetEarlyStopping",
-        "Stops training when a validation score has not improved for some evaluations.",
+        "Stops training when a validation score has not improved in several evaluations.",
         "arguments",
         "patience=3, min_delta=0.0, restore_best_weights=False, monitor=None, mode=None",
         "stages",
-        "begin, valid_end, exit",
+        "on_begin, on_valid_end, on_exit",
         "weight",
         "1000",
     ]
@@ -70,8 +70,8 @@ def test_a_descriptor() -> None:
     assert rows == {
         "class": "CallbackSetEarlyStopping",
         "parameters": "min_delta=0.5",
-        "to be given": "patience",
-        "stages": "begin, valid_end, exit",
+        "still needed": "patience",
+        "stages": "on_begin, on_valid_end, on_exit",
         "weight": "7",
     }
     assert "packages" in texts(TorchCallback(CallbackSetHolder, packages="numpy"))
@@ -80,7 +80,7 @@ def test_a_descriptor() -> None:
 def test_the_dictionary() -> None:
     shown = texts(torch_callbacks)
     assert shown[2:7] == ["key", "label", "weight", "packages", "stages"]
-    assert shown[7:12] == ["checkpoint", "Checkpoint", "inf", "-", "begin, epoch_end, end"]
+    assert shown[7:12] == ["checkpoint", "Checkpoint", "inf", "-", "on_begin, on_epoch_end, on_end"]
     assert len(shown) == 2 + 5 * (1 + len(torch_callbacks))
 
 

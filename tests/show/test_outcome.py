@@ -3,7 +3,10 @@
 import re
 from typing import Any
 
+import lightning as L
 import pytest
+import torch
+from torchmetrics.classification import BinaryAccuracy
 
 from callbacksets import CallbackSet, CallbackSetAdapter, CallbackSetEarlyStopping, CallbackSetHistory, t_clbk
 from tests.helpers import Act, Tiny, fit, ones, quiet
@@ -62,6 +65,46 @@ def test_a_failure() -> None:
     with pytest.raises(RuntimeError, match="boom"):
         fit(adapter, max_epochs=3)
     assert re.match(r"<CallbackSetAdapter: failed in epoch 2 after [0-9.]+ s>\nended by +RuntimeError\n", repr(adapter))
+
+
+def test_an_interruption() -> None:
+    def interrupt(ctx: Any) -> None:
+        raise KeyboardInterrupt
+
+    adapter = CallbackSetAdapter([Act(on_batch_end=interrupt)])
+    with pytest.raises(SystemExit):  # Lightning makes this of a KeyboardInterrupt
+        fit(adapter, max_epochs=3)
+    shown = r"<CallbackSetAdapter: interrupted in epoch 1 after [0-9.]+ s>\nended by +KeyboardInterrupt\n"
+    assert re.match(shown, repr(adapter))
+
+
+class Measured(Worse):
+    """Its first measure is one of which higher is better."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.acc = BinaryAccuracy()
+
+    def validation_step(self, batch: Any, batch_idx: int) -> None:
+        right = self.current_epoch == 1
+        self.acc.update(torch.tensor([1.0]), torch.tensor([int(right)]))
+        L.LightningModule.log(self, "val_acc", self.acc, on_step=False, on_epoch=True)
+        super().validation_step(batch, batch_idx)
+
+
+@pytest.mark.parametrize(("module", "best"), [(Worse, "loss 0.0000 in epoch 1"), (Measured, "acc 1.0000 in epoch 2")])
+def test_the_best_epoch_without_early_stopping(module: type[Tiny], best: str) -> None:
+    assert lines(fit(["history"], module(), ones(2), ones(1), max_epochs=3))["best"] == best
+
+
+def test_no_best_epoch_of_a_score_without_a_direction() -> None:
+    class Unknown(Worse):
+        def log(self, name: str, value: Any, **kwargs: Any) -> None:
+            super().log(name.replace("loss", "gain"), value, **kwargs)
+
+    shown = lines(fit(["history"], Unknown(), ones(2), ones(1), max_epochs=2))
+    assert "valid.gain" in shown["last scores"]
+    assert "best" not in shown
 
 
 def test_the_plan_is_shown_before_a_fit_and_in_it() -> None:

@@ -5,7 +5,7 @@ from typing import Any
 import matplotlib
 import pytest
 
-from callbacksets import CallbackSetEarlyStopping, CallbackSetHistory, plot_history
+from callbacksets import CallbackSetAdapter, CallbackSetEarlyStopping, CallbackSetHistory, plot_history
 from callbacksets.show.plotting import picture
 from tests.helpers import Tiny, fit, ones
 
@@ -148,6 +148,7 @@ def test_needs_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
         ({"sgd": RUNS["sgd"], "adam": {"loss": []}}, {}, TypeError, r"Expected state\['adam'\] to be the state of a"),
         ({"sgd": RUNS["sgd"], "adam": []}, {}, TypeError, r"Expected state\['adam'\] to be the state of a history"),
         ({}, {}, TypeError, "but got none"),
+        ([STATE, STATE], {}, TypeError, r"got a list. Name the runs: plot_history\(\{'a': h1, 'b': h2\}\)"),
         (
             {"a": {"epoch": [1], "train.loss": 3}},
             {},
@@ -160,16 +161,25 @@ def test_needs_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
             TypeError,
             "Expected best_epoch to be a mapping from 'sgd', 'adam' to epochs but got 3",
         ),
-        (RUNS, {"best_epoch": {"adan": 3}}, ValueError, "no run. Did you mean 'adam'"),
+        (RUNS, {"best_epoch": {"adan": 3}}, ValueError, "not a run. Did you mean 'adam'"),
         (STATE, {"best_epoch": {"adam": 3}}, TypeError, "Expected best_epoch to be an epoch"),
-        (STATE, {"log": "los"}, ValueError, "log has 'los', which is no score. Did you mean 'loss'"),
-        (STATE, {"log": 3}, TypeError, "Expected log to be a string or several"),
+        (STATE, {"log": "los"}, ValueError, "log has 'los', which is not a score. Did you mean 'loss'"),
+        (STATE, {"log": 3}, TypeError, "Expected log to be a non-empty string or several"),
         (RUNS, {"log": ["acc"]}, ValueError, "A logarithmic axis needs positive scores, but 'acc'"),
     ],
 )
 def test_bad_input_says_what_is_wrong(state: Any, arguments: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         plot_history(state, **arguments)
+
+
+def test_an_adapter_in_the_place_of_a_state() -> None:
+    adapter: Any = CallbackSetAdapter(["history"])
+    fit(adapter, max_epochs=1)
+    with pytest.raises(TypeError, match=r"adapter\.states\['history'\]") as caught:
+        plot_history(adapter)
+    assert "\n" not in str(caught.value)
+    assert len(str(caught.value)) < 300
 
 
 @pytest.mark.parametrize(

@@ -173,8 +173,8 @@ def broken() -> tuple[L.LightningModule, Any, Any]:
 
 def test_a_shuffled_loader_is_at_fault_and_not_the_callback() -> None:
     message = (
-        r"(?s)^The check 'resume' cannot be made, as training= is at fault. A fit without the callback that is resumed "
-        r"at the end of epoch 1.*first in on_batch_end of batch 1 of epoch 2, the weights.*shuffle=False"
+        r"(?s)^The check 'resume' cannot run, because training= is at fault. A fit without the callback that is "
+        r"resumed at the end of epoch 1.*first in on_batch_end of batch 1 of epoch 2, the weights.*shuffle=False"
     )
     with pytest.raises(AssertionError, match=message):
         check_callback_set(CallbackSetLooks, checks="resume", training=shuffled)
@@ -184,9 +184,7 @@ def test_a_shuffled_loader_is_at_fault_and_not_the_callback() -> None:
 @pytest.mark.parametrize("check", ["fits_are_independent", "resume"])
 def test_a_module_that_is_not_made_anew_is_at_fault(check: str) -> None:
     training = partial(of_one_module, small_classifier()[0])
-    message = (
-        rf"(?s)^The check '{check}' cannot be made, as training= is at fault. Two fits without.*make everything anew"
-    )
+    message = rf"(?s)^The check '{check}' cannot run, because training= is at fault. Two fits without.*make new objects"
     with pytest.raises(AssertionError, match=message):
         check_callback_set(CallbackSetLooks, checks=check, training=training)
 
@@ -201,7 +199,7 @@ def test_a_callback_that_draws_random_numbers_changes_what_training_draws() -> N
         module.network.append(nn.Dropout(0.5))
         return module, *loaders
 
-    message = "goes otherwise than without.*First in on_batch_end of batch 1 of epoch 1, the weights.*random numbers"
+    message = "differs from the same fit.*First difference: in on_batch_end of batch 1 of epoch 1, the weights.*random"
     with pytest.raises(AssertionError, match=f"(?s){message}"):
         check_callback_set(CallbackSetDraws, checks="leaves_training_alone", training=training)
 
@@ -212,7 +210,7 @@ def test_what_is_meant_to_last_may_be_skipped_with_that_reason() -> None:
 
 
 def test_a_wrong_remedy_is_not_given_where_resume_is_asked_for_alone() -> None:
-    with pytest.raises(AssertionError, match=r"(?s)^\w+ fails 'resume'.*on_begin sets state\['average'\]"):
+    with pytest.raises(AssertionError, match=r"(?s)^\w+ fails 'resume'.*on_begin resets state\['average'\]"):
         check_callback_set(states.CallbackSetStartsFromCopy, checks="resume")
 
 

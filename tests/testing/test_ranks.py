@@ -27,5 +27,5 @@ def test_a_sound_callback_passes(sound: type[CallbackSet]) -> None:
 
 
 def test_what_cannot_be_sent_to_processes_is_told() -> None:
-    with pytest.raises(AssertionError, match=r"(?s)cannot be sent to other processes.*that a module defines"):
+    with pytest.raises(AssertionError, match=r"(?s)cannot be sent to other processes.*defined in a module"):
         check_callback_set(lambda: CallbackSetHistory(), checks="ranks")

@@ -147,11 +147,11 @@ class CallbackSetStops(CallbackSet):
 
 
 FITS = [
-    Entry(CallbackSetNoStage, "stages", r"epoch_end\(\) looks like a stage.*Call it on_epoch_end", CallbackSetStage),
+    Entry(CallbackSetNoStage, "stages", r"epoch_end\(\) looks like a stage.*Rename it on_epoch_end", CallbackSetStage),
     Entry(
         CallbackSetSetsNoStage,
         "stages",
-        "on_epoch_ned is no stage. Did you mean 'on_epoch_end'",
+        "on_epoch_ned is not a stage. Did you mean 'on_epoch_end'",
         CallbackSetSetsStage,
     ),
     Entry(
@@ -163,7 +163,7 @@ FITS = [
     Entry(
         CallbackSetAverage,
         "nothing_to_train",
-        "max_epochs=0.*ZeroDivisionError.*in on_end.*no epoch and no batch",
+        "max_epochs=0.*ZeroDivisionError.*on_end.*if there was no epoch and no batch",
         CallbackSetAverageOfAny,
     ),
     Entry(
@@ -182,7 +182,7 @@ FITS = [
     Entry(
         CallbackSetNeedsEpochBegin,
         "resume_inside_epoch",
-        "written after batch 2 of epoch 1. AttributeError.*set in __init__",
+        "written after batch 2 of epoch 1. AttributeError.*set its attributes in __init__",
         CallbackSetExpectsNoEpochBegin,
     ),
     Entry(

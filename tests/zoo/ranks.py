@@ -52,7 +52,7 @@ RANKS = [
     Entry(
         CallbackSetDecidesAlone,
         "ranks",
-        r"Rank one goes otherwise than rank zero, first in on_epoch_end of epoch 1, the optimizer: .*\['lr'\]",
+        r"Rank one differs from rank zero, first in on_epoch_end of epoch 1, the optimizer: .*\['lr'\]",
         CallbackSetGood,
     ),
     Entry(CallbackSetWaitsInExit, "ranks", "on_exit calls barrier.*may be gone", CallbackSetGood),

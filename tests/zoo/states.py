@@ -297,22 +297,25 @@ STATES = [
     Entry(
         CallbackSetForgets,
         "round_trip",
-        r"written at the end of epoch 2.*another: at \['last'\] None instead of.*Restore all",
+        r"written at the end of epoch 2.*another state: at \['last'\] None instead of.*Restore everything",
         CallbackSetLastLoss,
     ),
     Entry(
-        CallbackSetAdds, "round_trip", r"mixture: at \['losses'\].*18 values instead of 6.*Replace", CallbackSetLosses
+        CallbackSetAdds,
+        "round_trip",
+        r"mixture: at \['losses'\].*18 values instead of 6.*must replace",
+        CallbackSetLosses,
     ),
     Entry(
         CallbackSetResets,
         "begin_keeps_state",
-        r"on_begin sets state\['last'\] to what.*at the end of epoch 2.*not self.ctx.resumed",
+        r"on_begin resets state\['last'\] to its initial value.*at the end of epoch 2.*not self.ctx.resumed",
         CallbackSetLastLoss,
     ),
     Entry(
         CallbackSetStartsFromCopy,
         "begin_keeps_state",
-        r"on_begin sets state\['average'\] to what it is where no state was loaded",
+        r"on_begin resets state\['average'\] to its initial value",
         CallbackSetWeightsAverage,
     ),
     Entry(
@@ -324,7 +327,7 @@ STATES = [
     Entry(
         CallbackSetTakesWhatItIsGiven,
         "no_aliasing",
-        r"load_state_dict\(\) was given changed.*Keep a copy",
+        r"load_state_dict\(\) got changed.*Keep a copy",
         CallbackSetLosses,
     ),
     Entry(

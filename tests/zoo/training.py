@@ -370,13 +370,13 @@ TRAINING = [
     Entry(
         CallbackSetAveragedUnlessInterrupted,
         ALONE,
-        "inside the validation of epoch 1, in on_batch_valid_begin.*the weights.*put back in on_exit",
+        "inside the validation of epoch 1, in on_batch_valid_begin.*does not restore the weights.*Undo in on_exit",
         CallbackSetAveraged,
     ),
     Entry(
         CallbackSetAveragedUnlessSaved,
         ALONE,
-        "inside the validation of epoch 1 holds the weights as on_before_valid.*Keep in state_dict.*set aside",
+        "inside the validation of epoch 1 contains the weights as on_before_valid.*Keep the original values",
         CallbackSetAveraged,
     ),
     Entry(CallbackSetLeavesEval, ALONE, "the network in eval mode in on_epoch_end of epoch 1", CallbackSetEvaluates),
@@ -389,7 +389,7 @@ TRAINING = [
     Entry(
         CallbackSetValidatesInTraining,
         ALONE,
-        "to training mode in on_before_valid of epoch 1, and so the validation runs in it",
+        "to training mode in on_before_valid of epoch 1, so the validation runs with dropout",
         CallbackSetEvaluates,
     ),
     Entry(
@@ -406,7 +406,7 @@ TRAINING = [
     ),
     Entry(CallbackSetHooks, ALONE, "changes hooks in on_before_valid of epoch 1", CallbackSetHooksInValidation),
     Entry(
-        CallbackSetLeavesHooks, ALONE, "leaves hooks at the network.*Remove them in on_exit", CallbackSetRemovesHooks
+        CallbackSetLeavesHooks, ALONE, "leaves hooks on the network.*Remove them in on_exit", CallbackSetRemovesHooks
     ),
     Entry(
         CallbackSetRates,
@@ -417,7 +417,7 @@ TRAINING = [
     Entry(
         CallbackSetRatesUnlessSaved,
         ALONE,
-        r"inside the validation of epoch 1 holds the optimizer.*\['lr'\] 0.0 instead of 0.5",
+        r"inside the validation of epoch 1 contains the optimizer.*\['lr'\] 0.0 instead of 0.5",
         CallbackSetRatesAsFound,
     ),
     Entry(

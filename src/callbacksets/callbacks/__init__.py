@@ -1,1 +1,1 @@
-"""The predefined callbacks. They use nothing that a user's callback could not."""
+"""The predefined callbacks. They use only what a user's callback can use."""

@@ -1,4 +1,4 @@
-"""The best epoch so far, as far as a callback can know it from its context."""
+"""The best epoch so far, as a callback can find it from its context."""
 
 import math
 from dataclasses import dataclass
@@ -9,13 +9,13 @@ from callbacksets.show.epochs import Rows
 
 @dataclass(frozen=True)
 class Best:
-    """The best epoch so far, by which score, and how far early stopping is, if it takes part.
+    """The best epoch so far, the score that decides, and the progress of early stopping if it is used.
 
     Attributes:
-        column: The score, as `valid.loss`.
-        epoch: The epoch, None when there was none.
-        score: Its score.
-        patience: How many evaluations have stagnated, and how many may.
+        column: The name of the score, such as `valid.loss`.
+        epoch: The best epoch; None if there is none yet.
+        score: The score of that epoch.
+        patience: The number of evaluations without an improvement, and the patience.
     """
 
     column: str
@@ -25,7 +25,10 @@ class Best:
 
 
 def best_so_far(ctx: Any, rows: Rows) -> Best | None:
-    """What early stopping says; else by the first validation score, or training score, where better has a direction."""
+    """The best epoch of early stopping; without it, the best by the first validation score, else training score.
+
+    None if it is unknown whether lower or higher is better.
+    """
     stopper = early_stopping(ctx)
     if stopper is not None:
         measure = getattr(stopper, "measure", None)
@@ -41,6 +44,6 @@ def best_so_far(ctx: Any, rows: Rows) -> Best | None:
 
 
 def early_stopping(ctx: Any) -> Any:
-    """The callback that counts evaluations without an improvement, whatever its class; None when there is none."""
+    """The callback that counts evaluations without an improvement, of any class; None if there is none."""
     callbacks = ctx.callbacks.values()
     return next((one for one in callbacks if hasattr(one, "patience") and hasattr(one, "stagnation")), None)

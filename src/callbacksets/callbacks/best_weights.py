@@ -1,4 +1,4 @@
-"""Keeping the weights of an epoch, and putting them back."""
+"""Keeping the weights of an epoch, and restoring them."""
 
 import copy
 from collections import OrderedDict
@@ -13,7 +13,11 @@ Weights = dict[str, Any]
 
 
 def copy_of_weights(ctx: "ContextTorch") -> Weights:
-    """The network's state; where parameters outside of it are trained too, the module's, less what is not trained."""
+    """A copy of the network's state.
+
+    If parameters outside of the network are trained too, a copy of the module's state without the frozen parameters
+    outside of the network.
+    """
     outside = _outside(ctx)
     if not any(outside.values()):
         return copy.deepcopy(ctx.network.state_dict())
@@ -29,39 +33,39 @@ def _outside(ctx: "ContextTorch") -> dict[str, bool]:
     parameters = dict(ctx.learner.named_parameters())
     held = {one for optimizer in ctx.optimizers for group in optimizer.param_groups for one in group["params"]}
     if not held <= set(parameters.values()):
-        held = set(parameters.values())  # after a forward call, FSDP2 shows others than those that an optimizer holds
+        held = set(parameters.values())  # after a forward call, the parameters of FSDP2 are not those of the optimizer
     inside = set(ctx.network.parameters())
     return {name: one.requires_grad and one in held for name, one in parameters.items() if one not in inside}
 
 
 def owner_of(weights: Weights, ctx: "ContextTorch") -> nn.Module:
-    """The module whose state they are: the network, or else the LightningModule."""
+    """The module that the weights belong to: the network, else the LightningModule."""
     names = {_unpruned(name) for name in ctx.network.state_dict()}
     return ctx.network if all(_unpruned(name) in names for name in weights) else ctx.learner
 
 
 def put_back(weights: Weights, ctx: "ContextTorch") -> None:
-    """Load what `copy_of_weights()` returned.
+    """Load the weights that `copy_of_weights()` returned.
 
     Raises:
-        RuntimeError: As `load_state_dict()` does, when the module has become another.
+        RuntimeError: As for `load_state_dict()`, if the module has changed.
     """
     module = owner_of(weights, ctx)
     now = module.state_dict()
-    state = copy.deepcopy(Shared(weights))  # what is no tensor would be shared with the module
+    state = copy.deepcopy(Shared(weights))  # values that are not tensors would be shared with the module
     for name in {name.removesuffix("_orig") for name in (*weights, *now) if name.endswith("_orig")}:
         _prune_alike(state, now, name)
     for name, value in now.items():
-        state.setdefault(name, value)  # what was not trained
+        state.setdefault(name, value)  # the parameters that were not trained
     module.load_state_dict(state, strict=ctx.learner.strict_loading)
 
 
 def _prune_alike(state: Weights, now: Weights, name: str) -> None:
-    """Give a parameter the form in which the module has it, pruned or not: see torch.nn.utils.prune."""
+    """Give a parameter the form that it has in the module, pruned or not: see torch.nn.utils.prune."""
     original, mask = f"{name}_orig", f"{name}_mask"
-    if {original, mask} <= set(state) and name in now:  # by now it is pruned for good
+    if {original, mask} <= set(state) and name in now:  # the pruning has been made permanent
         state[name] = state.pop(original) * state.pop(mask)
-    elif {original, mask} <= set(now) and name in state:  # it was not pruned yet
+    elif {original, mask} <= set(now) and name in state:  # the parameter was not pruned at that time
         state[original] = state.pop(name)
         state[mask] = state[original].new_ones(state[original].shape)
 
@@ -71,9 +75,9 @@ def _unpruned(name: str) -> str:
 
 
 class Shared(OrderedDict[str, Any]):
-    """The state of a network whose tensors nobody writes to, so that a copy of it holds the same and not more of them.
+    """The state of a network whose tensors nobody changes, so that its deep copies can share the tensors.
 
-    Copied or saved, it is an ordinary one.
+    A copy of it, or its saved form, is an ordinary `OrderedDict`.
     """
 
     def __init__(self, state: Weights) -> None:

@@ -19,20 +19,22 @@ _COMPLETE = re.compile(r"epoch([1-9]\d*)\.ckpt")
 _UNFINISHED = re.compile(
     r"\.(?P<name>epoch(?P<epoch>[1-9]\d*)\.ckpt)\.(?P<host>.+)-(?P<pid>\d+)-[0-9a-f]{8}\.(?P<kind>part|old)"
 )
-"""What a run is writing, or was when it was killed; `old` is a complete one that is just being replaced."""
+"""The name of a checkpoint that a run is writing, or was writing when it was killed.
+
+`old` is a complete checkpoint that is being replaced.
+"""
 
 
 class CallbackSetCheckpoint(CallbackSet):
     """Saves a Lightning checkpoint every few epochs, and when training ends.
 
-    A checkpoint is `epoch<n>.ckpt` in the folder: a file, or a folder where the strategy writes sharded ones. It has
-    that name only when it is complete, so that what a killed run leaves behind can always be resumed:
+    A checkpoint is `epoch<n>.ckpt` in the folder. It is a file, or a folder if the strategy writes sharded checkpoints.
+    It gets that name only when it is complete. So a killed run can always be resumed:
 
         trainer.fit(module, loader, ckpt_path=latest_checkpoint(path))
 
-    The callback runs after all others, so that a checkpoint holds what they have done. Its state is `path`, and a
-    resumed run writes to the path it was given itself. Nothing is saved when nothing was trained, or with
-    `fast_dev_run`.
+    The callback runs after all others, so that a checkpoint contains the results of the other callbacks. Its state is
+    `path`; a resumed run uses its own argument `path`. Nothing is saved if nothing was trained, or with `fast_dev_run`.
 
     Example:
         >>> from callbacksets import CallbackSetCheckpoint
@@ -40,15 +42,15 @@ class CallbackSetCheckpoint(CallbackSet):
         <CallbackSetCheckpoint: on_begin, on_epoch_end, on_end>
 
     Args:
-        path: The folder, or a function of nothing that returns it, called once in every fit. It may be new, empty, or
-            hold the checkpoints of the run that is resumed.
-        freq: After how many epochs to save; at least 1.
+        path: The folder, or a function without parameters that returns it. The function is called once in every fit.
+            The folder may be new, empty, or contain the checkpoints of the run that is resumed.
+        freq: Save every `freq` epochs; at least 1.
 
     Raises:
-        TypeError, ValueError: For an argument of the wrong kind.
-        FileExistsError: In `begin`, when the folder holds the checkpoints of another run, or other things; later, when
-            another run has begun to write there.
-        RuntimeError: In `begin`, when a callback with a state would change it after a checkpoint was saved, or
+        TypeError, ValueError: If an argument is wrong.
+        FileExistsError: In `on_begin`, if the folder contains checkpoints of another run, or other files. Later, if
+            another run starts to write to the folder.
+        RuntimeError: In `on_begin`, if a callback would change its state after a checkpoint was saved, or if
             checkpoints are written asynchronously.
 
     mlr3torch: `t_clbk("checkpoint")`.
@@ -73,11 +75,11 @@ class CallbackSetCheckpoint(CallbackSet):
         self._check_order()
         if is_a(ctx.trainer.strategy.checkpoint_io, "AsyncCheckpointIO"):
             raise RuntimeError(
-                "AsyncCheckpointIO writes checkpoints later, so that CallbackSetCheckpoint cannot tell when one is "
-                "complete. Use one of them without the other."
+                "AsyncCheckpointIO writes checkpoints in the background, so CallbackSetCheckpoint cannot tell when a "
+                "checkpoint is complete. Use only one of them."
             )
         self._is_unsaved = False
-        # rank zero decides: a function may return another folder on each rank, and files appear at another moment
+        # rank zero decides: a function may return different folders on the ranks, and files may appear in between
         decided = (*self._decide_folder(), _id_of_run()) if ctx.trainer.is_global_zero else (Path(), None, "")
         self._folder, problem, self._run = ctx.trainer.strategy.broadcast(decided)
         if problem is not None:
@@ -105,12 +107,13 @@ class CallbackSetCheckpoint(CallbackSet):
         late = [id for id in behind if _changes_its_state_late(callbacks[id])]
         if late:
             raise RuntimeError(
-                f"{listed(late)} would change a state in epoch_end or end after the checkpoint was saved. Give "
-                "callbacks with a state a weight below infinity, or put the checkpoint last."
+                f"{listed(late)} would run on_epoch_end or on_end after the checkpoint was saved, so the checkpoint "
+                "would miss that change of state. Give callbacks with a state a weight below infinity, or put the "
+                "checkpoint last."
             )
 
     def _decide_folder(self) -> tuple[Path, str | None]:
-        """The folder of this fit, and what is wrong with it."""
+        """The folder of this fit, and the problem with it, or None."""
         path = folder("the value of path()", self.path()) if callable(self.path) else self.path
         trains = self.ctx.total_epochs is None or self.ctx.total_epochs > self.ctx.epoch
         return path, self._problem(path) if trains and not self._is_dry_run() else None
@@ -124,22 +127,22 @@ class CallbackSetCheckpoint(CallbackSet):
         checkpoints = _complete(path)
         if not checkpoints:
             others = [name for name in names if not _UNFINISHED.fullmatch(name)]
-            return f"The folder {path} holds other things, {others[0]!r} for one. Use a new folder." if others else None
+            return f"The folder {path} contains other files, like {others[0]!r}. Use a new folder." if others else None
         newest, total = max(checkpoints), self.ctx.total_epochs
         remedy = f"Use a new folder, or resume that run: trainer.fit(..., ckpt_path=latest_checkpoint({str(path)!r}))"
         if total is not None and total <= newest:
             remedy += f", with max_epochs above {newest}"
         if newest > self.ctx.epoch:
             return (
-                f"The folder {path} holds checkpoints up to epoch {newest}, but this run starts after epoch "
-                f"{self.ctx.epoch} and would write among them. {remedy}."
+                f"The folder {path} contains checkpoints up to epoch {newest}, but this run starts after epoch "
+                f"{self.ctx.epoch} and would mix its checkpoints with them. {remedy}."
             )
         if self.ctx.resumed and not self._wrote(path):
-            return f"The folder {path} holds checkpoints of another run than the one that is resumed. {remedy}."
+            return f"The folder {path} contains checkpoints of another run, not of the resumed one. {remedy}."
         return None
 
     def _wrote(self, path: Path) -> bool:
-        """Whether the checkpoint that this fit continues lies in the folder, or says that its run wrote there."""
+        """Whether the resumed checkpoint is in the folder, or was written by a run that used the folder."""
         resumed = self.ctx.trainer.ckpt_path
         folders = [self._resumed_folder, None if resumed is None else Path(resumed).parent]
         return any(other is not None and Path(other).resolve() == path.resolve() for other in folders)
@@ -151,18 +154,18 @@ class CallbackSetCheckpoint(CallbackSet):
         trainer, epoch = self.ctx.trainer, self.ctx.epoch
         if self._is_dry_run():
             return
-        assert self._folder is not None, "begin has decided it"
+        assert self._folder is not None, "on_begin has set it"
         complete = self._folder / f"epoch{epoch}.ckpt"
         begun = self._folder / f".{complete.name}.{self._run}.part"
         problem = self._prepare(self._folder) if trainer.is_global_zero else None
         if (problem := trainer.strategy.broadcast(problem)) is not None:
             raise FileExistsError(problem)
         try:
-            trainer.save_checkpoint(begun, weights_only=False)  # returns when every rank has written its part
+            trainer.save_checkpoint(begun, weights_only=False)  # returns after every rank has written its part
             if trainer.is_global_zero:
                 for entry in (begun, *begun.rglob("*")):
                     _fsync(entry)
-                # one that is known is of the epoch, cut short then, with whose rest this run began
+                # a known checkpoint was saved inside this epoch, and this run trained the rest of the epoch
                 _name(begun, complete, replace=epoch in self._known)
                 _fsync(self._folder)
         finally:
@@ -173,7 +176,7 @@ class CallbackSetCheckpoint(CallbackSet):
         self._is_unsaved = False
 
     def _prepare(self, path: Path) -> str | None:
-        """Make the folder ready to be written to; gives what is wrong with it."""
+        """Prepare the folder for writing. Return the problem with it, or None."""
         for other in set(_complete(path)) - self._known:
             return _appeared(path / f"epoch{other}.ckpt")
         path.mkdir(parents=True, exist_ok=True)
@@ -182,7 +185,7 @@ class CallbackSetCheckpoint(CallbackSet):
 
 
 def latest_checkpoint(path: AnyPath) -> Path | None:
-    """The newest complete checkpoint that `CallbackSetCheckpoint` has saved in a folder, or None.
+    """The newest complete checkpoint that `CallbackSetCheckpoint` has saved in a folder; None if there is none.
 
     Example:
         >>> from callbacksets import latest_checkpoint
@@ -190,14 +193,14 @@ def latest_checkpoint(path: AnyPath) -> Path | None:
         True
 
     Args:
-        path: The folder. If it does not exist, there is no checkpoint in it.
+        path: The folder. It does not have to exist.
 
     Returns:
-        The path of a file, or of a folder with a sharded checkpoint, for `trainer.fit(ckpt_path=...)`. None there
-        starts a new run.
+        The path of a file, or of a folder with a sharded checkpoint, for `trainer.fit(ckpt_path=...)`. With None,
+        `trainer.fit()` starts a new run.
 
     Raises:
-        TypeError, ValueError: For what is no path of a folder.
+        TypeError, ValueError: If `path` is not the path of a folder, for example if it is a file.
 
     mlr3torch: `resume`, the parameter of a learner.
     """
@@ -226,14 +229,14 @@ def _changes_its_state_late(callback: CallbackSet) -> bool:
 
 
 def _appeared(checkpoint: Path) -> str:
-    return f"{checkpoint} has appeared while this run was training: another run writes there. Use a folder for each."
+    return f"{checkpoint} appeared during this run, so another run writes to the folder. Use a folder for each run."
 
 
 def _name(begun: Path, complete: Path, *, replace: bool) -> None:
-    """Give a checkpoint its name, which it takes from another only where it is to replace that.
+    """Give a complete checkpoint its final name.
 
     Raises:
-        FileExistsError: When there is one of that name that is not to be replaced.
+        FileExistsError: If a checkpoint with that name exists and `replace` is False.
     """
     if replace and complete.is_dir():
         before = begun.with_suffix(".old")
@@ -245,7 +248,7 @@ def _name(begun: Path, complete: Path, *, replace: bool) -> None:
     elif begun.is_dir():
         try:
             begun.rename(complete)
-        except OSError as error:  # which it is for a folder with something in it, or a file
+        except OSError as error:  # raised if there is a file, or a folder that is not empty
             raise (FileExistsError(_appeared(complete)) if complete.exists() else error) from None
     else:
         try:
@@ -257,12 +260,12 @@ def _name(begun: Path, complete: Path, *, replace: bool) -> None:
 
 
 def _id_of_run() -> str:
-    """What names the unfinished files of a run, so that another can tell whose they are."""
+    """A part of the names of a run's unfinished files. It tells other runs whose files they are."""
     return f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
 
 
 def _remove_leftovers(path: Path) -> None:
-    """Remove what runs that were killed had begun to write; not what one that may be alive is writing."""
+    """Remove the unfinished files of killed runs, but not those of a run that may still be alive."""
     for entry in path.iterdir():
         match = _UNFINISHED.fullmatch(entry.name)
         if match is None or match["host"] != socket.gethostname() or not _is_dead(match["pid"]):
@@ -272,13 +275,13 @@ def _remove_leftovers(path: Path) -> None:
 
 
 def _is_dead(pid: str) -> bool:
-    if os.name != "posix":  # elsewhere, asking would end it
+    if os.name != "posix":  # elsewhere, os.kill would end the process
         return False
     try:
         os.kill(int(pid), 0)
     except ProcessLookupError:
         return True
-    except OSError:  # it is another user's
+    except OSError:  # the process belongs to another user
         return False
     return False
 
@@ -291,7 +294,7 @@ def _remove(path: Path) -> None:
 
 
 def _fsync(path: Path) -> None:
-    """Wait until the disk holds a file, or the names in a folder: a rename may overtake what was written before."""
+    """Wait until a file, or the names in a folder, are on disk: a rename may come before earlier writes."""
     if os.name == "posix":  # elsewhere, folders cannot be opened
         descriptor = os.open(path, os.O_RDONLY)
         try:

@@ -1,4 +1,4 @@
-"""Stopping when validation no longer improves."""
+"""Stopping the training when a validation score no longer improves."""
 
 import math
 import textwrap
@@ -22,28 +22,29 @@ from callbacksets.scores import ByName
 
 
 class CallbackSetEarlyStopping(CallbackSet):
-    """Stops training when a validation score has not improved for some evaluations.
+    """Stops training when a validation score has not improved in several evaluations.
 
     Its state is `best_epochs`, `best_score`, `stagnation`, `measure` and, with `restore_best_weights`, `best_weights`.
-    A run that had stopped trains no further when it is resumed, and says so.
+    If a run that was stopped early is resumed, it warns and trains no further.
 
     Example:
         >>> from callbacksets import CallbackSetAdapter, CallbackSetEarlyStopping
         >>> adapter = CallbackSetAdapter([CallbackSetEarlyStopping(patience=5, monitor="loss")])
 
     Args:
-        patience: After how many evaluations without an improvement training stops; at least 1.
-        min_delta: What an improvement must exceed.
-        restore_best_weights: Whether the network gets the weights of its best evaluation in `exit`, also after a
-            failure; where parameters outside of it are trained, the whole module does. They are kept on the device,
-            and cost one copy of the parameters and buffers, less the frozen ones outside of the network.
-        monitor: The name of the score, `"loss"` or as it was logged, `"val_loss"`; by default the first.
-        mode: `"min"` or `"max"`; by default what `ctx.minimize()` says of the score.
+        patience: The number of evaluations without an improvement after which training stops; at least 1.
+        min_delta: An improvement must be larger than this.
+        restore_best_weights: Whether `on_exit` restores the weights of the best evaluation, also after a failure. This
+            restores the network; if parameters outside of the network are trained too, the whole module. The weights
+            are kept on the device. They cost one copy of the parameters and buffers, without the frozen parameters
+            outside of the network.
+        monitor: The name of the score: `"loss"`, or the logged name, `"val_loss"`. By default the first score.
+        mode: `"min"` or `"max"`; by default the direction that `ctx.minimize()` returns for the score.
 
     Raises:
-        TypeError, ValueError: For an argument of the wrong kind.
-        RuntimeError: In `begin` where the sanity check ran, else after the first validation: when there is no
-            validation, no such score, or nothing tells whether lower is better.
+        TypeError, ValueError: If an argument is wrong.
+        RuntimeError: If there is no validation, if the score does not exist, or if it is unknown whether lower or
+            higher is better. It is raised in `on_begin` if the sanity check ran, else after the first validation.
 
     mlr3torch: the parameters `patience`, `min_delta` and `restore_best_weights` of a learner.
     """
@@ -77,43 +78,43 @@ class CallbackSetEarlyStopping(CallbackSet):
     def on_begin(self) -> None:
         self._minimize = None
         if self.best_weights is not None:
-            # A checkpoint has them whole. To be divided here, as in `exit` other ranks may be gone.
+            # A checkpoint holds whole tensors. They are divided here, because in `on_exit` other ranks may be gone.
             self.best_weights = divided(self.best_weights, like=owner_of(self.best_weights, self.ctx).state_dict())
         if self.ctx.total_epochs == 0:
             return
         if not has_validation(self.ctx):
             raise RuntimeError(
-                "Early stopping needs validation, but this fit has none. Give trainer.fit() a validation loader that "
-                "is not empty and the module a validation_step(), and leave limit_val_batches above 0."
+                "Early stopping needs validation, but this fit has none. Give trainer.fit() a non-empty validation "
+                "loader, define validation_step() in the module, and keep limit_val_batches above 0."
             )
         if self.restore_best_weights and any(is_a(n, "WeightAveraging") for n in callbacks_of(self.ctx.trainer)):
             rank_zero_warn(
-                "WeightAveraging validates with averaged weights, and has put the others back when early stopping "
-                "comes to keep the best: these are what restore_best_weights will restore. For the averaged ones, "
-                "save them: ModelCheckpoint(monitor=...)."
+                "WeightAveraging validates with averaged weights, but restore_best_weights keeps and restores the "
+                "weights that are not averaged. To keep the averaged weights of the best epoch, use "
+                "ModelCheckpoint(monitor=...)."
             )
         if (known := measures_at_begin(self, self.monitor)) is not None:
             self._choose(known)
         if self.stagnation >= self.patience:
             rank_zero_warn(
-                f"Early stopping had ended the run that is resumed: {self.measure!r} did not improve in "
-                f"{self.stagnation} evaluations, with a patience of {self.patience}. It trains no further, unless it "
-                "was interrupted inside an epoch, to whose end it goes. Start a new run, or resume with more patience."
+                f"Early stopping had already ended the resumed run: {self.measure!r} did not improve in "
+                f"{self.stagnation} evaluations, with a patience of {self.patience}. The run only completes an "
+                "interrupted epoch and trains no further. Start a new run, or resume with more patience."
             )
             self.ctx.terminate = True
         elif self.restore_best_weights and self.best_score is not None and self.best_weights is None:
             rank_zero_warn(
-                "The run that is resumed did not keep its best weights (restore_best_weights=False). Unless this one "
-                f"improves on epoch {self.best_epochs}, the network keeps the weights of its last epoch."
+                "The resumed run did not keep its best weights (restore_best_weights=False). Unless this run improves "
+                f"on epoch {self.best_epochs}, the network keeps the weights of its last epoch."
             )
 
     def on_valid_end(self) -> None:
         scores = scores_to_monitor(self.ctx, "Early stopping")
         if self._minimize is None or (self.best_score is None and self.measure not in scores):
-            self._choose(scores)  # of the measures known in `begin`, some may be no score
+            self._choose(scores)  # a measure known in `on_begin` may turn out not to be a score
         score = monitored_score(scores, self.measure, "Early stopping")
         if math.isnan(score):
-            rank_zero_warn(f"{self.measure!r} is NaN in epoch {self.ctx.epoch}; early stopping does not count it.")
+            rank_zero_warn(f"{self.measure!r} is NaN in epoch {self.ctx.epoch}. Early stopping ignores it.")
         elif self.best_score is None or self._improvement(score, self.best_score) > self.min_delta:
             self.best_score, self.best_epochs, self.stagnation = score, self.ctx.epoch, 0
             self._remember_weights()
@@ -127,13 +128,13 @@ class CallbackSetEarlyStopping(CallbackSet):
             return
         try:
             put_back(self.best_weights, self.ctx)
-        except Exception as error:  # a fit that has trained is not to fail for it
+        except Exception as error:  # it must not make a finished fit fail
             rank_zero_warn(
-                f"The best weights, of epoch {self.best_epochs}, could not all be put back: "
+                f"The best weights (epoch {self.best_epochs}) could not all be restored: "
                 f"{textwrap.shorten(str(error), 400)} They are in the state, adapter.states[...]['best_weights']."
             )
         else:
-            rank_zero_info(f"The weights are those of the best epoch, {self.best_epochs}.")
+            rank_zero_info(f"The weights of the best epoch, {self.best_epochs}, are restored.")
 
     def state_dict(self) -> dict[str, Any]:
         state = {
@@ -164,5 +165,5 @@ class CallbackSetEarlyStopping(CallbackSet):
 
     def _remember_weights(self) -> None:
         if self.restore_best_weights:
-            self.best_weights = None  # first, so that there is never more than one copy of them
+            self.best_weights = None  # released first, so that there is never more than one copy
             self.best_weights = copy_of_weights(self.ctx)

@@ -1,4 +1,4 @@
-"""Following the size of the gradients."""
+"""Monitoring the norm of the gradients."""
 
 from typing import Any
 
@@ -10,15 +10,15 @@ from callbacksets.checks import number
 
 
 class CallbackSetGradNorm(CallbackSet):
-    """Adds the norm of the gradients, the mean over the epoch's optimizer steps, as the training score `grad_norm`.
+    """Adds the training score `grad_norm`: the gradient norm, averaged over the optimizer steps of the epoch.
 
-    It is the norm of all the gradients of the optimizer that is about to step, taken as one vector, and of what all
-    ranks hold of them. It stays on the device until a score is made of it.
+    The norm is taken of all gradients of the optimizer that is about to step, as one vector. Gradients that are sharded
+    over several ranks count completely. The norm stays on the device until the score is computed.
 
-    It measures what comes before any clipping: its weight lets it run before callbacks that clip in `after_backward`,
-    and `Trainer(gradient_clip_val=...)` comes later anyhow. A weight above that of a clipper, as in
-    `t_clbk("grad_norm", weight=1)`, measures what is left. A step that 16-mixed precision skips, as its gradients
-    overflow, has an infinite norm.
+    By default it measures gradients before clipping. Because of its low weight it runs before callbacks that clip in
+    `on_after_backward`, and `Trainer(gradient_clip_val=...)` clips later. To measure after a callback that clips, give
+    it a higher weight than that callback has: `t_clbk("grad_norm", weight=1)`. With 16-mixed precision, a step that is
+    skipped because its gradients overflow has an infinite norm.
 
     Example:
         >>> from callbacksets import CallbackSetGradNorm
@@ -29,7 +29,7 @@ class CallbackSetGradNorm(CallbackSet):
         norm_type: The p of the p-norm; it may be infinite.
 
     Raises:
-        TypeError, ValueError: For a `norm_type` that is no number above 0.
+        TypeError, ValueError: If `norm_type` is not a number above 0.
 
     mlr3torch: none.
     """
@@ -51,7 +51,7 @@ class CallbackSetGradNorm(CallbackSet):
         self.start_over()
 
     def on_after_backward(self) -> None:
-        assert self.ctx.optimizer is not None, "it is about to step"
+        assert self.ctx.optimizer is not None, "an optimizer is about to step"
         parameters = (parameter for group in self.ctx.optimizer.param_groups for parameter in group["params"])
         gradients = [parameter.grad for parameter in parameters if parameter.grad is not None]
         self._sum = self._sum + _total_norm(gradients, self.norm_type)
@@ -62,7 +62,7 @@ class CallbackSetGradNorm(CallbackSet):
             scores["grad_norm"] = float(self._sum) / self._steps
 
     def on_epoch_end(self) -> None:
-        self.on_before_valid()  # with the steps after a validation inside the epoch
+        self.on_before_valid()  # includes the steps after a validation inside the epoch
 
     def state_dict(self) -> dict[str, Any]:
         return {"sum": float(self._sum), "steps": self._steps}
@@ -72,7 +72,7 @@ class CallbackSetGradNorm(CallbackSet):
 
 
 def _total_norm(gradients: list[Tensor], norm_type: float) -> Tensor:
-    # torch does not mix those of which each rank holds a part with whole ones
+    # torch cannot combine sharded tensors with whole ones
     kinds = [[one for one in gradients if _is_part(one) is kind] for kind in (True, False)]
     norms = [_whole(_norm(kind, norm_type)) for kind in kinds if kind]
     return norms[0] if len(norms) == 1 else _whole(_norm(norms, norm_type))

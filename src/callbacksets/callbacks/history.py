@@ -18,9 +18,9 @@ if TYPE_CHECKING:
 class CallbackSetHistory(CallbackSet):
     """Keeps the training and validation scores of every epoch.
 
-    Its state is a dict of equally long lists: `epoch`, `train.<name>`, `valid.<name>`, with None where there was no
-    score. `pandas.DataFrame(state)` makes a table of it. The epochs of a resumed run are appended. A run without any
-    score has no rows. As the last expression of a cell it shows its table and, with matplotlib, its plot.
+    Its state is a dict of lists of equal length: `epoch`, `train.<name>`, `valid.<name>`. A missing score is None.
+    `pandas.DataFrame(state)` makes a table of it. The epochs of a resumed run are appended. A run without any score has
+    no rows. In a notebook, the callback shows its table and, with matplotlib, its plot.
 
     Example:
         >>> from callbacksets import CallbackSetHistory
@@ -49,7 +49,7 @@ class CallbackSetHistory(CallbackSet):
     def on_epoch_end(self) -> None:
         row = epochs.row_of(self.ctx.epoch, self.ctx.last_scores_train, self.ctx.last_scores_valid)
         if self.rows and self.rows[-1]["epoch"] == self.ctx.epoch:
-            self.rows.pop()  # the epoch was cut short, and a resumed run has trained the rest of it
+            self.rows.pop()  # the epoch was interrupted, and a resumed run has trained the rest of it
         self.rows.append(row)
 
     def on_exit(self) -> None:
@@ -58,18 +58,19 @@ class CallbackSetHistory(CallbackSet):
     def plot(
         self, ax: "Axes | Sequence[Axes] | None" = None, *, log: bool | str | Sequence[str] = False
     ) -> "tuple[Figure, Axes | Sequence[Axes]]":
-        """Draw the scores over the epochs, with the best epoch marked when early stopping took part.
+        """Plot the scores over the epochs. With early stopping, the best epoch is marked.
 
         Args:
-            ax: Where to draw: as many Axes as there are scores, or a single one for all; by default a new figure.
-            log: Whether the scores have a logarithmic axis: True for all that are positive, or the names of some.
+            ax: Where to draw: one Axes for each score, or a single Axes for all; by default a new figure.
+            log: Which scores get a logarithmic axis: True for all positive scores, or the names of some.
 
         Returns:
-            The figure and its Axes: one, or a sequence with one for each score.
+            The figure and its Axes: one Axes, or a sequence with one for each score.
 
         Raises:
-            ModuleNotFoundError: Without matplotlib.
-            ValueError: When the history has no scores, the number of Axes is not theirs, or `log` names none of them.
+            ModuleNotFoundError: If matplotlib is not installed.
+            ValueError: If the history has no scores, if the number of Axes is wrong, or if `log` names a score that
+                does not exist or is not positive.
         """
         return plot_history(self.state_dict(), ax, best_epoch=self._best_epoch, log=log)
 
@@ -80,7 +81,7 @@ class CallbackSetHistory(CallbackSet):
     def load_state_dict(self, state_dict: dict[str, list[Any]]) -> None:
         self.rows = epochs.as_rows(state_dict)
         if not self.rows and self.ctx is not None:
-            # a run without scores until here has had its epochs nevertheless
+            # earlier epochs without scores count as epochs too
             self.rows = [{"epoch": epoch} for epoch in range(1, self.ctx.epoch + 1)]
 
     def __repr__(self) -> str:
@@ -93,7 +94,7 @@ class CallbackSetHistory(CallbackSet):
         if not (columns := self.state_dict())["epoch"]:
             return super()._repr_html_()
         image, about = "", f"{len(columns['epoch'])} epochs"
-        with suppress(ModuleNotFoundError):  # a table is something, too
+        with suppress(ModuleNotFoundError):  # without matplotlib, only the table is shown
             png = b64encode(picture(columns, best_epoch=self._best_epoch)).decode()
             image = f'<img alt="The scores over the epochs." src="data:image/png;base64,{png}">'
         return html.titled(type(self).__name__, about, epochs.as_html(columns, best_epoch=self._best_epoch) + image)

@@ -1,4 +1,4 @@
-"""Following the learning rate."""
+"""Monitoring the learning rate."""
 
 from collections import Counter
 from typing import Any
@@ -9,13 +9,13 @@ from callbacksets.base import CallbackSet
 
 
 class CallbackSetLRMonitor(CallbackSet):
-    """Adds the learning rate of the epoch's last optimizer step as the training score `lr`.
+    """Adds the training score `lr`: the learning rate of the epoch's last optimizer step.
 
-    With several parameter groups, of one optimizer or of several, there is one for each: `lr.<name>` for a group that
-    has a `name` of its own, else `lr.<n>`, counted from 0. No logger is needed.
+    With several parameter groups, of one or several optimizers, there is one score for each: `lr.<name>` if the group
+    has a unique `name`, else `lr.<n>`, counted from 0. No logger is needed.
 
-    Its weight lets it look before other callbacks do anything in `after_backward`: a rate that one of them sets there
-    shows from the next step on.
+    Because of its low weight it runs before other callbacks in `on_after_backward`. If one of them sets a learning rate
+    there, the new rate appears from the next step on.
 
     Example:
         >>> from callbacksets import CallbackSetAdapter, CallbackSetLRMonitor, t_clbk
@@ -35,7 +35,7 @@ class CallbackSetLRMonitor(CallbackSet):
 
     def on_after_backward(self) -> None:
         groups = [group for optimizer in self.ctx.optimizers for group in optimizer.param_groups]
-        # a tensor is written to by its scheduler
+        # a scheduler changes a tensor in place
         rates = [group["lr"].clone() if isinstance(group["lr"], Tensor) else group["lr"] for group in groups]
         self._rates = dict(zip(_names(groups), rates, strict=True))
 
@@ -44,7 +44,7 @@ class CallbackSetLRMonitor(CallbackSet):
             scores.update(self._as_floats())
 
     def on_epoch_end(self) -> None:
-        self.on_before_valid()  # after the steps that follow a validation inside the epoch
+        self.on_before_valid()  # includes the steps after a validation inside the epoch
 
     def state_dict(self) -> dict[str, float]:
         return self._as_floats()

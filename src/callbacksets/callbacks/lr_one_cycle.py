@@ -13,11 +13,11 @@ _OF_THE_RUN = ("epochs", "steps_per_epoch")
 
 
 class CallbackSetLRSchedulerOneCycle(CallbackSetLRScheduler):
-    """Lets the learning rate rise and fall once over the run, as torch's `OneCycleLR`; stepped after every batch.
+    """Runs torch's `OneCycleLR`: the learning rate rises and falls once over the run. It steps after every batch.
 
-    The cycle is as long as the run has batches, `ctx.total_steps`, unless `total_steps` is given; `epochs` and
-    `steps_per_epoch` are the run's own. A run that turns out
-    longer (batches of None with `max_steps`, a batch that Lightning trains again) keeps its last rate, with a warning.
+    By default the cycle is as long as the run: `ctx.total_steps` batches. `total_steps` sets another length; `epochs`
+    and `steps_per_epoch` are ignored. If the run turns out to be longer (batches of None with `max_steps`, or a batch
+    that Lightning trains again), it warns and keeps the last learning rate.
 
     Example:
         >>> from callbacksets import CallbackSetLRSchedulerOneCycle
@@ -28,15 +28,15 @@ class CallbackSetLRSchedulerOneCycle(CallbackSetLRScheduler):
         **kwargs: The arguments of `torch.optim.lr_scheduler.OneCycleLR`; `max_lr` is required.
 
     Raises:
-        TypeError, ValueError: For an argument of the wrong kind, one the scheduler does not have, or one it needs.
-        RuntimeError: In `begin`, when the length of the run is unknown, the cycle ends before the run, or the
-            checkpoint's cycle is of another length.
+        TypeError, ValueError: If an argument is wrong, unknown to the scheduler, or missing.
+        RuntimeError: In `on_begin`, if the length of the run is unknown, if the cycle is shorter than the run, or if
+            the cycle of the checkpoint has another length.
 
     mlr3torch: `t_clbk("lr_one_cycle")`.
     """
 
     reads_y_hats: bool = False
-    on_epoch_end: Any = None  # Any, or a type checker would refuse a subclass that has the stage
+    on_epoch_end: Any = None  # Any, so that a type checker accepts a subclass with this stage
 
     def __init__(self, **kwargs: Any) -> None:
         given = {name: value for name, value in kwargs.items() if value is not None}
@@ -53,13 +53,13 @@ class CallbackSetLRSchedulerOneCycle(CallbackSetLRScheduler):
             return arguments
         if self.ctx.total_steps is None:
             raise RuntimeError(
-                "OneCycleLR needs the number of batches of the whole run, which the Trainer does not know. "
+                "OneCycleLR needs the number of batches of the whole run, but the Trainer does not know it. "
                 "Give total_steps."
             )
         if ignored := [name for name in _OF_THE_RUN if name in self.scheduler_args]:
             rank_zero_info(
-                f"The cycle of OneCycleLR has the run's {self.ctx.total_steps} batches, whatever {listed(ignored)} "
-                "would make of it. For another length, give total_steps."
+                f"OneCycleLR ignores {listed(ignored)}: its cycle has the {self.ctx.total_steps} batches of the run. "
+                "For another length, give total_steps."
             )
         return arguments | {"total_steps": self.ctx.total_steps}
 
@@ -68,7 +68,7 @@ class CallbackSetLRSchedulerOneCycle(CallbackSetLRScheduler):
         steps, batches = self.scheduler.total_steps, self.ctx.total_steps
         if batches is not None and steps < batches:
             raise RuntimeError(
-                f"The cycle of OneCycleLR has {steps} steps, but this run has {batches} batches, and torch refuses to "
+                f"The cycle of OneCycleLR has {steps} steps, but this run has {batches} batches, and torch does not "
                 f"step beyond the cycle. Give total_steps={batches}, or train less: Trainer(max_steps=...)."
             )
 
@@ -77,13 +77,16 @@ class CallbackSetLRSchedulerOneCycle(CallbackSetLRScheduler):
             super()._step()
         elif not self._cycle_is_over:
             self._cycle_is_over = True
-            rank_zero_warn(f"The run is longer than the cycle of OneCycleLR, {steps} batches, and keeps its last rate.")
+            rank_zero_warn(
+                f"The run is longer than the cycle of OneCycleLR ({steps} batches). The learning rate stays as it is "
+                "from now on."
+            )
 
     def _check_state(self, current: Mapping[str, Any], restored: Mapping[str, Any]) -> None:
         super()._check_state(current, restored)
         before, now = restored["total_steps"], current["total_steps"]
         if before != now:
             raise RuntimeError(
-                f"The cycle of the run that is resumed has {before} steps, but that of this run {now}. Resume with the "
-                "same max_epochs, and loaders of the same length."
+                f"The cycle of the resumed run has {before} steps, but the cycle of this run has {now}. Resume with "
+                "the same max_epochs and with loaders of the same length."
             )

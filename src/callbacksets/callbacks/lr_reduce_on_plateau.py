@@ -18,10 +18,10 @@ from callbacksets.scores import ByName
 
 
 class CallbackSetLRSchedulerReduceOnPlateau(CallbackSetLRScheduler):
-    """Reduces the learning rate when a validation score stagnates, as torch's `ReduceLROnPlateau`.
+    """Runs torch's `ReduceLROnPlateau`: the learning rate falls when a validation score stagnates.
 
-    It steps when an epoch with a validation ends. As in torch, a NaN counts as an epoch without an improvement. Its
-    state has the name of the score as `measure`.
+    It steps at the end of each epoch with a validation. As in torch, NaN counts as an epoch without an improvement. Its
+    state is the scheduler's state and `measure`, the name of the score.
 
     Example:
         >>> from callbacksets import CallbackSetLRSchedulerReduceOnPlateau
@@ -29,20 +29,20 @@ class CallbackSetLRSchedulerReduceOnPlateau(CallbackSetLRScheduler):
         <CallbackSetLRSchedulerReduceOnPlateau: on_begin, on_epoch_end>
 
     Args:
-        monitor: The name of the score, `"loss"` or as it was logged, `"val_loss"`; by default the first.
-        **kwargs: The arguments of `torch.optim.lr_scheduler.ReduceLROnPlateau`; `mode` is by default what
-            `ctx.minimize()` says of the score.
+        monitor: The name of the score: `"loss"`, or the logged name, `"val_loss"`. By default the first score.
+        **kwargs: The arguments of `torch.optim.lr_scheduler.ReduceLROnPlateau`. By default, `mode` is the direction
+            that `ctx.minimize()` returns for the score.
 
     Raises:
-        TypeError, ValueError: For an argument of the wrong kind, or one the scheduler does not have.
-        RuntimeError: In `begin` where the sanity check ran, else after the first validation: when there is no such
-            score, or nothing tells whether lower is better.
+        TypeError, ValueError: If an argument is wrong, or unknown to the scheduler.
+        RuntimeError: If the score does not exist, or if it is unknown whether lower or higher is better. It is raised
+            in `on_begin` if the sanity check ran, else after the first validation.
 
     mlr3torch: `t_clbk("lr_reduce_on_plateau")`.
     """
 
     reads_y_hats: bool = False
-    on_batch_end: Any = None  # Any, or a type checker would refuse a subclass that has the stage
+    on_batch_end: Any = None  # Any, so that a type checker accepts a subclass with this stage
 
     def __init__(self, monitor: str | None = None, **kwargs: Any) -> None:
         given = {name: value for name, value in kwargs.items() if (name, value) != ("mode", None)}
@@ -63,7 +63,7 @@ class CallbackSetLRSchedulerReduceOnPlateau(CallbackSetLRScheduler):
         if self.scheduler is None:
             return
         if not has_validation(self.ctx):
-            rank_zero_warn("This fit has no validation, so ReduceLROnPlateau leaves the learning rate as it is.")
+            rank_zero_warn("This fit has no validation, so ReduceLROnPlateau does not change the learning rate.")
         elif (known := measures_at_begin(self, self.monitor)) is not None:
             self._choose(known)
 
@@ -77,7 +77,7 @@ class CallbackSetLRSchedulerReduceOnPlateau(CallbackSetLRScheduler):
         super().load_state_dict(state or None)
         self.measure = measure
 
-    def _check_scheduler(self, scheduler: Any) -> None: ...  # it gets its score here
+    def _check_scheduler(self, scheduler: Any) -> None: ...  # this class gives the scheduler its score
 
     def _choose(self, known: ByName[Any]) -> None:
         self.measure, self._minimize = choose_measure(
@@ -88,7 +88,7 @@ class CallbackSetLRSchedulerReduceOnPlateau(CallbackSetLRScheduler):
             mode=self.scheduler_args.get("mode"),
             before=None if self._loaded is None else self.measure,
         )
-        self._make_scheduler()  # anew, as only now its mode is known; it leaves the optimizer alone
+        self._make_scheduler()  # again, because its mode is known only now; this does not change the optimizer
 
     def _arguments(self) -> dict[str, Any]:
         return {"mode": "max" if self._minimize is False else "min"} | self.scheduler_args
@@ -98,5 +98,5 @@ class CallbackSetLRSchedulerReduceOnPlateau(CallbackSetLRScheduler):
             return
         scores = scores_to_monitor(self.ctx, "ReduceLROnPlateau")
         if self._minimize is None or (self.scheduler.last_epoch == 0 and self.measure not in scores):
-            self._choose(scores)  # of the measures known in `begin`, some may be no score
+            self._choose(scores)  # a measure known in `on_begin` may turn out not to be a score
         self.scheduler.step(monitored_score(scores, self.measure, "ReduceLROnPlateau"))

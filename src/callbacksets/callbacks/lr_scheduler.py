@@ -1,4 +1,4 @@
-"""Learning rate schedules: torch's schedulers, stepped by the training loop."""
+"""Running torch's learning rate schedulers in the training loop."""
 
 import copy
 import inspect
@@ -18,7 +18,7 @@ from callbacksets.checks import flag, keywords, listed, shown
 
 
 def check_scheduler(name: str, value: Any) -> None:
-    """Raise a `TypeError` for what does not make a scheduler from an optimizer."""
+    """Raise a `TypeError` if a value cannot make a scheduler from an optimizer."""
     is_other_class = isinstance(value, type) and (issubclass(value, Optimizer) or not hasattr(value, "step"))
     if not callable(value) or is_other_class:
         raise TypeError(
@@ -27,23 +27,23 @@ def check_scheduler(name: str, value: Any) -> None:
         )
     if value is ReduceLROnPlateau:
         raise TypeError(
-            "ReduceLROnPlateau needs a score in every step. Use CallbackSetLRSchedulerReduceOnPlateau(...), or "
+            "ReduceLROnPlateau needs a score for every step. Use CallbackSetLRSchedulerReduceOnPlateau(...), or "
             "t_clbk('lr_reduce_on_plateau', ...)."
         )
     with suppress(ValueError):  # some builtins have no signature
         if value is ChainedScheduler or not inspect.signature(value).parameters:
             raise TypeError(
-                f"Expected {name} to take the optimizer first, which {shown(value)} does not. Give a function that "
-                "does: lambda optimizer: ... ."
+                f"Expected {name} to take the optimizer first, but {shown(value)} does not. Give a function such as "
+                "lambda optimizer: ... ."
             )
 
 
 class CallbackSetLRScheduler(CallbackSet):
-    """Changes the learning rate as a torch scheduler does, after every epoch or after every batch.
+    """Runs a torch learning rate scheduler. It steps after every epoch or after every batch.
 
-    Its state is the scheduler's `state_dict()`, less the functions in it. As it holds the scheduler's configuration
-    too, a resumed run goes on with the schedule of the checkpoint, whatever numbers it was given itself; functions, as
-    those of `LambdaLR`, are always its own.
+    Its state is the scheduler's `state_dict()` without functions. This includes the scheduler's configuration. So a
+    resumed run continues the schedule of the checkpoint, even if its own arguments have other numbers. Functions, such
+    as that of `LambdaLR`, are always those of the resumed run.
 
     Example:
         >>> from torch.optim.lr_scheduler import StepLR
@@ -52,18 +52,18 @@ class CallbackSetLRScheduler(CallbackSet):
         <CallbackSetLRScheduler: on_begin, on_epoch_end>
 
     Args:
-        scheduler: A class of `torch.optim.lr_scheduler` that takes the optimizer first, or a callable that makes a
-            scheduler from the optimizer.
-        step_on_epoch: Whether to step when an epoch ends; else at the end of every batch, also of those after which
-            `accumulate_grad_batches` leaves the weights as they are.
-        **kwargs: The scheduler's other arguments.
+        scheduler: A class of `torch.optim.lr_scheduler`, or a callable that makes a scheduler. Its first argument is
+            the optimizer.
+        step_on_epoch: True to step at the end of every epoch, False to step at the end of every batch. With
+            `accumulate_grad_batches` this includes batches without an optimizer step.
+        **kwargs: The other arguments of the scheduler.
 
     Attributes:
-        scheduler: The scheduler, from `begin` on.
+        scheduler: The scheduler; None before `on_begin`.
 
     Raises:
-        TypeError, ValueError: For an argument of the wrong kind, one the scheduler does not have, or one it needs.
-        RuntimeError: In `begin`, when there are several optimizers, or the state is that of another scheduler.
+        TypeError, ValueError: If an argument is wrong, unknown to the scheduler, or missing.
+        RuntimeError: In `on_begin`, if there are several optimizers, or if the state belongs to another scheduler.
 
     mlr3torch: `CallbackSetLRScheduler`; `t_clbk("lr_step")`, `t_clbk("lr_cosine_annealing")`, `t_clbk("lr_lambda")`,
     `t_clbk("lr_multiplicative")`.
@@ -79,7 +79,7 @@ class CallbackSetLRScheduler(CallbackSet):
         self.scheduler_fn = scheduler
         self.scheduler_args = kwargs
         if flag("step_on_epoch", step_on_epoch):
-            self.on_batch_end = None  # type: ignore[assignment, method-assign]  # which switches the stage off
+            self.on_batch_end = None  # type: ignore[assignment, method-assign]  # switches the stage off
         else:
             self.on_epoch_end = None  # type: ignore[assignment, method-assign]
         self.start_over()
@@ -95,8 +95,8 @@ class CallbackSetLRScheduler(CallbackSet):
         if configs := self.ctx.trainer.lr_scheduler_configs:
             own = listed(type(config.scheduler).__name__ for config in configs)
             rank_zero_warn(
-                f"The module's configure_optimizers() has a learning rate scheduler of its own ({own}), which steps "
-                f"beside {self._name}. Keep one of them."
+                f"The module's configure_optimizers() also returns a learning rate scheduler ({own}). Both it and "
+                f"{self._name} will step. Keep only one of them."
             )
         self._make_scheduler()
 
@@ -114,12 +114,12 @@ class CallbackSetLRScheduler(CallbackSet):
     def load_state_dict(self, state_dict: dict[str, Any] | None) -> None:
         self._loaded = state_dict
         if self.ctx is None or state_dict is None:
-            self.scheduler = None  # of an earlier fit
+            self.scheduler = None  # it belongs to an earlier fit
         elif self.scheduler is not None:
             self._go_on_from(state_dict)
 
     def __getstate__(self) -> dict[str, Any]:
-        # a scheduler holds the optimizer of its fit: of it, copies keep what a checkpoint does
+        # a scheduler holds the optimizer of its fit, so a copy keeps only its state
         return super().__getstate__() | {"scheduler": None, "_loaded": CallbackSetLRScheduler.state_dict(self)}
 
     def _check_scheduler(self, scheduler: Any) -> None:
@@ -146,7 +146,7 @@ class CallbackSetLRScheduler(CallbackSet):
             return
         self._go_on_from(self._loaded)
         if self.ctx.resumed:
-            # making a scheduler sets the groups to the beginning of its schedule; the optimizer was further
+            # making a scheduler resets the groups to the start of the schedule; the optimizer was further
             for group, before in zip(optimizer.param_groups, groups, strict=True):
                 group.update(before)
 
@@ -161,21 +161,21 @@ class CallbackSetLRScheduler(CallbackSet):
         if len(optimizers) != 1:
             raise RuntimeError(
                 f"{self._name} schedules one optimizer, but the module has {len(optimizers)}. Return schedulers from "
-                "configure_optimizers(), or write a callback that makes one for each of ctx.optimizers."
+                "configure_optimizers(), or write a callback that makes a scheduler for each of ctx.optimizers."
             )
         return optimizers[0]
 
     def _check_state(self, current: Mapping[str, Any], restored: Mapping[str, Any]) -> None:
-        """Compare the state of the new scheduler with the one it is to go on from."""
+        """Compare the state of the new scheduler with the state to restore."""
         if lacking := [name for name in current if not name.startswith("_") and name not in restored]:
             raise RuntimeError(
-                f"The checkpoint's state is not of the scheduler of this run, {self._name}: it lacks "
-                f"{listed(lacking)}. Resume with the scheduler it was written with, or give this one an id of its own."
+                f"The state in the checkpoint does not fit the scheduler of this run, {self._name}: it lacks "
+                f"{listed(lacking)}. Resume with the scheduler of the checkpoint, or give the new one another id."
             )
 
     def _step(self) -> None:
-        # torch warns when the first step comes before any of the optimizer's. In this order that takes a window of
-        # accumulated batches, or a checkpoint written between the optimizer's last step and ours.
+        # torch warns if a scheduler steps before its optimizer has stepped. Here that happens only in a window of
+        # accumulated batches, or with a checkpoint written between the steps of the optimizer and of the scheduler.
         expected = self.ctx.trainer.accumulate_grad_batches > 1 or self.ctx.resumed
         if expected and not self._has_stepped:
             with warnings.catch_warnings():
@@ -187,6 +187,6 @@ class CallbackSetLRScheduler(CallbackSet):
 
 
 def _without_functions(state: Mapping[str, Any]) -> dict[str, Any]:
-    # as LambdaLR does with its own: they cannot be saved, and a new scheduler has them
+    # functions cannot be saved, and the new scheduler has its own; LambdaLR does the same
     functions = (types.FunctionType, types.MethodType, types.BuiltinFunctionType)
     return {name: value for name, value in state.items() if not isinstance(value, functions)}

@@ -1,4 +1,4 @@
-"""Which validation score a callback goes by, and whether lower is better."""
+"""Which validation score a callback monitors, and whether lower is better."""
 
 from typing import Any
 
@@ -11,52 +11,52 @@ from callbacksets.scores import ByName, Measures, Scores, by_name, short_name
 
 
 def has_validation(ctx: ContextTorch) -> bool:
-    """Whether there is anything to validate with in this fit, as far as is known."""
+    """Whether this fit has validation batches, as far as is known."""
     batches = ctx.trainer.num_val_batches
-    return ctx.trainer.enable_validation and (not batches or any(batches))  # none before the loaders are set up
+    return ctx.trainer.enable_validation and (not batches or any(batches))  # empty before the loaders are set up
 
 
 def scores_to_monitor(ctx: ContextTorch, user: str) -> Scores:
-    """The scores of the validation that has just ended; of several ranks those of rank zero, also what callbacks added.
+    """The scores of the validation that has just ended. On several ranks, all scores of rank zero.
 
     Raises:
-        RuntimeError: When there are none.
+        RuntimeError: If there are no scores.
     """
     scores = by_name(ctx.last_scores_valid or Scores())
-    trainer = getattr(ctx, "trainer", None)  # which a stand-in for the context need not have
-    if trainer is not None and trainer.world_size > 1:  # what is decided by them must be decided alike
+    trainer = getattr(ctx, "trainer", None)  # a stand-in for the context may have none
+    if trainer is not None and trainer.world_size > 1:  # all ranks must make the same decision
         values, logged = trainer.strategy.broadcast((dict(scores), scores.logged))
         scores = Scores(values, logged=logged)
     if not scores:
         raise RuntimeError(
-            f"{user} needs a validation score, but the module logs none. Log one for the epoch in "
+            f"{user} needs a validation score, but the module logs none. Log a score for the epoch in "
             "validation_step(): self.log('val_loss', loss)."
         )
     return scores
 
 
 def monitored_score(scores: Scores, measure: str | None, user: str) -> float:
-    """The score that was chosen to go by.
+    """The value of the monitored score.
 
     Raises:
-        RuntimeError: When this validation has none of that name.
+        RuntimeError: If this validation has no score with that name.
     """
     if measure is None or measure not in scores:
         raise RuntimeError(
-            f"{user} goes by {measure!r}, but this validation has {listed(scores)} only. Log {measure!r} in every "
-            "validation, or go by another: monitor=... ."
+            f"{user} monitors {measure!r}, but this validation has only {listed(scores)}. Log {measure!r} in every "
+            "validation, or monitor another score: monitor=... ."
         )
     return scores[measure]
 
 
 def measures_at_begin(callback: CallbackSet, monitor: str | None) -> Measures | None:
-    """The validation measures, if in `begin` they are known and another callback may not add the monitored one."""
+    """The validation measures, if they are known in `on_begin`; None if another callback may add the monitored one."""
     known = callback.ctx.measures_valid
     if not known:
         return None
     if monitor is None or monitor in (*known, *known.logged):
         return known
-    # those of this package add no scores
+    # the callbacks of this package add no validation scores
     others = (
         other for other in callback.ctx.callbacks.values() if not type(other).__module__.startswith("callbacksets.")
     )
@@ -72,39 +72,40 @@ def choose_measure(
     mode: str | None,
     before: str | None,
 ) -> tuple[str, bool]:
-    """The name of the score to go by, and whether lower is better.
+    """The name of the score to monitor, and whether lower is better.
 
     Args:
         ctx: The context.
-        known: The scores or measures there are.
-        user: Who goes by the score, to begin a sentence with.
-        monitor: The name of the score, short, as it was logged, or as Lightning sees it; None for the first.
-        mode: `"min"`, `"max"`, or None for what `ctx.minimize()` says.
-        before: The name of the score in the run that is resumed.
+        known: The existing scores or measures.
+        user: The name of the callback, as the first words of an error message.
+        monitor: The name of the score: short, as logged, or as Lightning's callbacks see it; None for the first score.
+        mode: `"min"`, `"max"`, or None for the direction that `ctx.minimize()` returns.
+        before: The name of the score in the resumed run.
 
     Raises:
-        RuntimeError: When there is no such score, it is another than before, or nothing tells what is better.
+        RuntimeError: If the score does not exist, if it differs from that of the resumed run, or if it is unknown
+            whether lower or higher is better.
     """
-    published = {f"val_{short_name(name)}": name for name in known}  # as Lightning's own callbacks see them
+    published = {f"val_{short_name(name)}": name for name in known}  # the names that Lightning's callbacks see
     if monitor is not None and monitor not in (*known, *known.logged):
         monitor = published.get(monitor, monitor)
     if monitor is not None and monitor not in (*known, *known.logged):
         raise RuntimeError(
-            f"{user} is to monitor {monitor!r}, but the validation scores are {listed(known)}."
-            f"{did_you_mean(monitor, [*known, *known.logged])}"
+            f"{user} cannot monitor {monitor!r}: there is no such validation score."
+            f"{did_you_mean(monitor, [*known, *known.logged])} There are {listed(known)}."
         )
     measure = known.name(0 if monitor is None else monitor)
     if before not in (None, measure):
         raise RuntimeError(
-            f"{user} went by {before!r} in the run that is resumed, but goes by {measure!r} in this one. "
+            f"{user} monitored {before!r} in the resumed run, but monitors {measure!r} in this one. "
             f"Resume with monitor={before!r}."
         )
     minimize = mode == "min" if mode is not None else ctx.minimize(measure)
     if minimize is None:
         raise RuntimeError(
-            f"{user} cannot tell whether a lower or a higher {measure!r} is better. Give it a mode, 'min' or 'max', or "
+            f"{user} cannot tell whether a lower or a higher {measure!r} is better. Give mode='min' or mode='max', or "
             "log the torchmetrics object."
         )
     if monitor is None and len(known) > 1:
-        rank_zero_info(f"{user} monitors {measure!r}, the first of {listed(known)}; monitor=... for another.")
+        rank_zero_info(f"{user} monitors {measure!r}, the first of {listed(known)}. Choose another with monitor=... .")
     return measure, minimize

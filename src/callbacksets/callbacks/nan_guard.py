@@ -1,4 +1,4 @@
-"""Ending a run whose loss is no number any more."""
+"""Stopping a run whose loss is NaN or infinite."""
 
 import math
 
@@ -9,8 +9,8 @@ from callbacksets.checks import whole_number
 class CallbackSetNanGuard(CallbackSet):
     """Raises a `FloatingPointError` when the training loss is NaN or infinite.
 
-    It looks when a batch ends, before other callbacks do, and before every validation, so that no epoch with such a
-    loss counts. As after any failure, states, best weights and checkpoints so far are there.
+    It checks the loss at the end of a batch, before other callbacks run, and before every validation. So an epoch with
+    such a loss never counts. As after any failure, the states, the best weights and earlier checkpoints are kept.
 
     Example:
         >>> from callbacksets import CallbackSetNanGuard
@@ -18,12 +18,12 @@ class CallbackSetNanGuard(CallbackSet):
         <CallbackSetNanGuard: on_batch_end, on_before_valid>
 
     Args:
-        every: After how many batches to look; at least 1. The loss is taken off the device for it, for which a GPU has
-            to be waited for.
+        every: Check every `every` batches; at least 1. Each check copies the loss from the device, which waits for a
+            GPU.
 
     Raises:
-        TypeError, ValueError: For an `every` of the wrong kind.
-        FloatingPointError: In a fit, when the loss is not finite.
+        TypeError, ValueError: If `every` is wrong.
+        FloatingPointError: In a fit, if the loss is not finite.
 
     mlr3torch: none.
     """
@@ -46,6 +46,6 @@ class CallbackSetNanGuard(CallbackSet):
         if loss is not None and not math.isfinite(loss):
             raise FloatingPointError(
                 f"The training loss is {loss} in epoch {self.ctx.epoch}, step {self.ctx.step}. Lower the learning "
-                "rate, clip the gradients or look at the data; Trainer(detect_anomaly=True) tells where a NaN in the "
+                "rate, clip the gradients or check the data. Trainer(detect_anomaly=True) shows where a NaN in the "
                 "gradients comes from."
             )

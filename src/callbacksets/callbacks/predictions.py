@@ -1,4 +1,4 @@
-"""Keeping what the network says of the validation data."""
+"""Keeping the network's outputs for the validation data."""
 
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
@@ -12,14 +12,15 @@ from callbacksets.checks import choice, shown, text
 
 
 class CallbackSetPredictions(CallbackSet):
-    """Keeps the network's output and the target of the last validation, or of the best, on the CPU.
+    """Keeps the network's outputs and the targets of the last or the best validation, on the CPU.
 
-    They are `y_hat`, `ctx.y_hat` of all batches in one tensor, and `y`; with several validation loaders, a list of
-    these. The weight lets other callbacks find those of the validation that ends in their own `on_valid_end`, as
-    `self.ctx.callbacks["predictions"].y_hat`. On several ranks, each has those of its own batches.
+    `y_hat` is `ctx.y_hat` of all batches in one tensor, and `y` the targets. With several validation loaders, each is a
+    list with one tensor per loader. On several ranks, each rank has its own batches. Other callbacks can read them
+    in their `on_valid_end`, as `self.ctx.callbacks["predictions"].y_hat`, because this callback has a low weight and
+    runs first.
 
-    They take the memory of all outputs and targets of a validation, twice that with `keep="best"`, and once more for
-    the moment in which they are put together. They are no state: a checkpoint does not have them.
+    The outputs and targets of a whole validation are kept in memory: once, or twice with `keep="best"`, and once more
+    while they are concatenated. They are not part of the state, so checkpoints do not contain them.
 
     Example:
         >>> from callbacksets import CallbackSetAdapter, CallbackSetPredictions
@@ -29,18 +30,20 @@ class CallbackSetPredictions(CallbackSet):
 
     Args:
         keep: `"last"`, or `"best"` for the validation with the best score.
-        monitor: With `keep="best"`, the name of the score, `"loss"` or as it was logged, `"val_loss"`; by default the
-            first. For one that another callback adds, this one needs a greater weight than that.
-        target: A function from a batch to its target; by default the second of a list or tuple, or `"y"` of a mapping.
-        mode: With `keep="best"`, `"min"` or `"max"`; by default what `ctx.minimize()` says of the score.
+        monitor: With `keep="best"`, the name of the score: `"loss"`, or the logged name, `"val_loss"`. By default the
+            first score. If another callback adds the score, give this callback a higher weight than that one has.
+        target: A function that returns the target of a batch. By default the target is the second element of a list or
+            tuple, or the value `"y"` of a mapping.
+        mode: With `keep="best"`, `"min"` or `"max"`; by default the direction that `ctx.minimize()` returns for the
+            score.
 
     Attributes:
-        y_hat, y: As above; None before the first validation.
+        y_hat, y: The outputs and the targets; None before the first validation.
 
     Raises:
-        TypeError, ValueError: For an argument of the wrong kind, `monitor` or `mode` without `keep="best"`; in a fit,
-            for a batch that needs a `target`, or an output that is no tensor.
-        RuntimeError: In a fit, when there is no such score, or nothing tells whether lower is better.
+        TypeError, ValueError: If an argument is wrong, or if `monitor` or `mode` is given without `keep="best"`. In a
+            fit, if the target of a batch is not found, or if the output is not a tensor.
+        RuntimeError: In a fit, if the score does not exist, or if it is unknown whether lower or higher is better.
 
     mlr3torch: none.
     """
@@ -58,9 +61,11 @@ class CallbackSetPredictions(CallbackSet):
         self.monitor: str | None = None if monitor is None else text("monitor", monitor)
         self.mode: str | None = None if mode is None else choice("mode", mode, ("min", "max"))
         if self.keep == "last" and (self.monitor or self.mode):
-            raise ValueError("Expected monitor and mode to be given with keep='best' only.")
+            raise ValueError("monitor and mode can only be given with keep='best'.")
         if target is not None and not callable(target):
-            raise TypeError(f"Expected target to be a function from a batch to its target but got {shown(target)}.")
+            raise TypeError(
+                f"Expected target to be a function that returns the target of a batch but got {shown(target)}."
+            )
         self.target = target
         self.start_over()
 
@@ -84,7 +89,7 @@ class CallbackSetPredictions(CallbackSet):
         loaders, self._loaders = self._loaders, []
         if not loaders or not (self.keep == "last" or self._is_best()):
             return
-        with torch.inference_mode(False):  # else what is kept could not be used with gradients later
+        with torch.inference_mode(False):  # or the kept tensors could not be used with gradients later
             y_hat, y = zip(*(map(torch.cat, zip(*loader, strict=True)) for loader in loaders), strict=True)
         self.y_hat, self.y = (y_hat[0], y[0]) if len(loaders) == 1 else (list(y_hat), list(y))
 
@@ -111,6 +116,6 @@ class CallbackSetPredictions(CallbackSet):
         if not isinstance(target, Tensor):
             raise TypeError(
                 f"Expected the batch to be (x, y) or {{'x': ..., 'y': ...}} with a tensor y, but its target is "
-                f"{shown(target)}. Give a function that takes it from a batch: target=lambda batch: ... ."
+                f"{shown(target)}. Give a function that returns the target of a batch: target=lambda batch: ... ."
             )
         return target

@@ -1,4 +1,4 @@
-"""Showing how training goes."""
+"""Showing the progress of training."""
 
 import time
 from typing import Any
@@ -14,25 +14,28 @@ from callbacksets.show.terminal import Terminal
 
 
 class CallbackSetProgress(CallbackSet):
-    """Shows how far training is, the scores of every epoch and the total time.
+    """Shows the progress of training, the scores of every epoch and the total time.
 
-    In a terminal there are bars for training and validation, and every epoch leaves a line with its scores. In a
-    notebook there is one block: a bar with the time gone and to go, the best score so far, how far early stopping is,
-    and a table of all epochs that stays, also when training fails or is interrupted. Only rank zero shows anything.
+    In a terminal it shows bars for training and validation, and prints a line with the scores after every epoch. In a
+    notebook it shows one block: a bar with the elapsed and the remaining time, the best score so far, the patience of
+    early stopping, and a table of all epochs. The table stays, also if training fails or is interrupted. Only rank zero
+    shows anything.
 
-    Its state is `elapsed`, the seconds trained, and `epochs`, the columns of the table; both go on in a resumed run.
+    Its state is `elapsed`, the seconds of training, and `epochs`, the columns of the table. A resumed run continues
+    both.
 
     Example:
         >>> from callbacksets import CallbackSetAdapter, CallbackSetProgress
         >>> adapter = CallbackSetAdapter([CallbackSetProgress(digits=3)])
 
     Args:
-        digits: The number of digits of the scores after the point.
-        plot: Whether a notebook also shows the curves of the scores, drawn anew as epochs end; needs matplotlib.
+        digits: The number of digits after the decimal point.
+        plot: Whether a notebook also shows the curves of the scores. They are updated at the end of epochs. Needs
+            matplotlib.
 
     Raises:
-        TypeError, ValueError: For an argument of the wrong kind.
-        ModuleNotFoundError: In a fit, for `plot=True` without matplotlib.
+        TypeError, ValueError: If an argument is wrong.
+        ModuleNotFoundError: In a fit, if `plot=True` and matplotlib is not installed.
 
     mlr3torch: `t_clbk("progress")`.
     """
@@ -54,8 +57,8 @@ class CallbackSetProgress(CallbackSet):
         self._started = time.monotonic()
         if self.ctx.trainer.progress_bar_callback is not None:
             rank_zero_warn(
-                "Lightning's progress bar runs beside the callback 'progress'. "
-                "Switch one of them off: Trainer(enable_progress_bar=False)."
+                "Lightning's progress bar and the callback 'progress' are both active. "
+                "Switch off Lightning's: Trainer(enable_progress_bar=False)."
             )
         if self.ctx.trainer.is_global_zero:
             self._view = Notebook(self, plot=self.plot) if in_notebook() else Terminal(self.digits)
@@ -76,7 +79,7 @@ class CallbackSetProgress(CallbackSet):
     def on_epoch_end(self) -> None:
         row = epochs.row_of(self.ctx.epoch, self.ctx.last_scores_train, self.ctx.last_scores_valid)
         if self._rows and self._rows[-1]["epoch"] == self.ctx.epoch:
-            self._rows.pop()  # the epoch was cut short, and a resumed run has trained the rest of it
+            self._rows.pop()  # the epoch was interrupted, and a resumed run has trained the rest of it
         row["seconds"] = self.elapsed() - sum(one.get("seconds", 0.0) for one in self._rows)
         self._rows.append(row)
         if self._view is not None:
@@ -99,10 +102,10 @@ class CallbackSetProgress(CallbackSet):
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self._before = state_dict["elapsed"]
-        self._rows = epochs.as_rows(state_dict.get("epochs", {}))  # which checkpoints of version 0.1 do not have
+        self._rows = epochs.as_rows(state_dict.get("epochs", {}))  # checkpoints of version 0.1 have no "epochs"
 
     def __getstate__(self) -> dict[str, Any]:
-        # bars hold streams and locks, which cannot be copied, and a copy does not show in this fit
+        # bars hold streams and locks that cannot be copied, and a copy shows nothing in this fit
         return super().__getstate__() | {"_view": None, "_before": self.elapsed(), "_started": None}
 
     def columns(self) -> dict[str, list[Any]]:
@@ -110,9 +113,9 @@ class CallbackSetProgress(CallbackSet):
         return epochs.as_columns(self._rows)
 
     def best(self) -> Best | None:
-        """The best epoch so far, and by which score; known in a fit."""
+        """The best epoch so far, with the score that decides; only during a fit."""
         return best_so_far(self.ctx, self._rows)
 
     def elapsed(self) -> float:
-        """The seconds trained, over resumed runs too."""
+        """The seconds of training, including the runs that this one resumes."""
         return self._before + (0.0 if self._started is None else time.monotonic() - self._started)

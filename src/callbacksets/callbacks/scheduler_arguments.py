@@ -1,4 +1,4 @@
-"""What may be given to torch's own schedulers."""
+"""Checks of the arguments of torch's own schedulers."""
 
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -8,7 +8,7 @@ from callbacksets.checks import choice, flag, number, shown, whole_number
 
 
 def _each(check: Callable[[str, Any], Any]) -> Callable[[str, Any], Any]:
-    """The check of a value, or of a list with one for each parameter group."""
+    """The check of one value, or of a list with a value for each parameter group."""
     return lambda name, value: (
         [check(name, one) for one in value] if isinstance(value, list | tuple) else check(name, value)
     )
@@ -17,7 +17,8 @@ def _each(check: Callable[[str, Any], Any]) -> Callable[[str, Any], Any]:
 def _function(name: str, value: Any) -> Any:
     if not callable(value):
         raise TypeError(
-            f"Expected {name} to be a function or a list of one for each parameter group but got {shown(value)}."
+            f"Expected {name} to be a function, or a list with a function for each parameter group, but got "
+            f"{shown(value)}."
         )
     return value
 
@@ -25,7 +26,7 @@ def _function(name: str, value: Any) -> Any:
 _COUNT = partial(whole_number, at_least=1)
 _AMOUNT = partial(number, at_least=0)
 _CHECKS: Mapping[str, Callable[[str, Any], Any]] = {
-    # torch notices most of these only when it steps, or never
+    # torch notices most wrong values only when it steps, or never
     "T_max": _COUNT,
     "anneal_strategy": partial(choice, choices=("cos", "linear")),
     "base_momentum": _each(_AMOUNT),
@@ -52,9 +53,9 @@ _CHECKS: Mapping[str, Callable[[str, Any], Any]] = {
     "threshold_mode": partial(choice, choices=("rel", "abs")),
     "total_steps": _COUNT,
 }
-"""What is known of the arguments of torch's own schedulers."""
+"""The checks by the names of the arguments."""
 
 
 def checked(name: str, value: Any) -> Any:
-    """The value, if it may be what an argument of that name is; as it is where nothing is known of the name."""
+    """The value, if it passes the check of the argument with that name. Unknown arguments are not checked."""
     return _CHECKS[name](name, value) if name in _CHECKS else value

@@ -8,10 +8,10 @@ from callbacksets.checks import did_you_mean, flag, listed, names_of, shown
 
 
 class Select:
-    """A callable from the names of parameters to the list of those it selects, in their order; prints as its source.
+    """A callable that takes names of parameters and returns the selected ones, in the same order.
 
-    Made by `select_all()`, `select_none()`, `select_name()`, `select_grep()` and `select_invert()`. Where a selector
-    is expected, any function of that kind will do.
+    `select_all()`, `select_none()`, `select_name()`, `select_grep()` and `select_invert()` make it. It prints as the
+    code that makes it. Any function from a list of names to some of them can be used in its place.
 
     mlr3torch: `Select`.
     """
@@ -30,7 +30,7 @@ class Select:
 
 
 def select_all() -> Select:
-    """Selects all.
+    """Selects all parameters.
 
     Example:
         >>> from callbacksets import select_all
@@ -43,7 +43,7 @@ def select_all() -> Select:
 
 
 def select_none() -> Select:
-    """Selects none.
+    """Selects no parameter.
 
     Example:
         >>> from callbacksets import select_none
@@ -56,7 +56,7 @@ def select_none() -> Select:
 
 
 def select_name(names: str | Iterable[str], assert_present: bool = True) -> Select:
-    """Selects these names.
+    """Selects parameters by name.
 
     Example:
         >>> from callbacksets import select_name
@@ -66,13 +66,13 @@ def select_name(names: str | Iterable[str], assert_present: bool = True) -> Sele
         select_name(['0.bias', '2.bias'])
 
     Args:
-        names: The names, or a single one.
-        assert_present: Whether a name that does not exist is an error when parameters are selected; else it selects
-            nothing.
+        names: The names, or a single name.
+        assert_present: Whether a name that does not exist is an error when the selector is called. If False, such a
+            name is ignored.
 
     Raises:
-        TypeError: For names that are no strings.
-        ValueError: For an empty one; when parameters are selected, for a name that does not exist.
+        TypeError: If a name is not a string.
+        ValueError: If a name is empty. When the selector is called, if a name does not exist.
 
     mlr3torch: `select_name()`.
     """
@@ -82,7 +82,7 @@ def select_name(names: str | Iterable[str], assert_present: bool = True) -> Sele
 
 
 def select_grep(patterns: str | Iterable[str], ignore_case: bool = False) -> Select:
-    r"""Selects the names in which one of these regular expressions is found.
+    r"""Selects the parameters whose names match one of these regular expressions, anywhere in the name.
 
     Example:
         >>> from callbacksets import select_grep
@@ -91,11 +91,11 @@ def select_grep(patterns: str | Iterable[str], ignore_case: bool = False) -> Sel
 
     Args:
         patterns: The regular expressions, or a single one.
-        ignore_case: Whether upper and lower case are the same.
+        ignore_case: Whether to ignore the difference between upper and lower case.
 
     Raises:
-        TypeError: For patterns that are no strings.
-        ValueError: For an empty one, or what is no regular expression.
+        TypeError: If a pattern is not a string.
+        ValueError: If a pattern is empty or not a valid regular expression.
 
     mlr3torch: `select_grep()`.
     """
@@ -106,7 +106,7 @@ def select_grep(patterns: str | Iterable[str], ignore_case: bool = False) -> Sel
 
 
 def select_invert(select: Callable[[Sequence[str]], Iterable[str]]) -> Select:
-    """Selects what another selector does not.
+    """Selects the parameters that another selector does not select.
 
     Example:
         >>> from callbacksets import select_grep, select_invert
@@ -117,7 +117,7 @@ def select_invert(select: Callable[[Sequence[str]], Iterable[str]]) -> Select:
         select: The other selector.
 
     Raises:
-        TypeError: For what cannot be called.
+        TypeError: If `select` is not callable.
 
     mlr3torch: `select_invert()`.
     """
@@ -126,7 +126,7 @@ def select_invert(select: Callable[[Sequence[str]], Iterable[str]]) -> Select:
     return Select(f"select_invert({select!r})", partial(_others, select=select))
 
 
-# Functions of the module, so that selectors can be pickled.
+# These are functions of the module, so that selectors can be pickled.
 
 
 def _all(known: Sequence[str]) -> Iterable[str]:

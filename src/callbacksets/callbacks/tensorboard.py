@@ -1,4 +1,4 @@
-"""Writing scores where TensorBoard finds them."""
+"""Writing scores for TensorBoard."""
 
 import importlib.util
 from os import PathLike
@@ -11,10 +11,10 @@ from callbacksets.checks import flag, folder, is_below_a_file
 
 
 class CallbackSetTB(CallbackSet):
-    """Writes the scores of every epoch, and the loss of every batch if told to, as TensorBoard events.
+    """Writes the scores of every epoch as TensorBoard events, and optionally the loss of every batch.
 
-    The tags are `train.<name>` and `valid.<name>`, with the epoch as their step, and `train.last_loss`, with
-    `ctx.global_step`. The events lie directly in the folder: `tensorboard --logdir <path>` shows them.
+    The tags of the scores are `train.<name>` and `valid.<name>`; their step is the epoch. The tag of the loss is
+    `train.last_loss`; its step is `ctx.global_step`. `tensorboard --logdir <path>` shows the events.
 
     Example:
         >>> from callbacksets import CallbackSetTB
@@ -22,13 +22,13 @@ class CallbackSetTB(CallbackSet):
         <CallbackSetTB: on_begin, on_batch_end, on_epoch_end, on_exit>
 
     Args:
-        path: The folder. It may be new, empty, or one with events in it, which are continued.
-        log_train_loss: Whether to write `ctx.last_loss` at the end of every batch. It is taken off the device for it.
+        path: The folder. It may be new or empty. If it contains events, new ones are added.
+        log_train_loss: Whether to write `ctx.last_loss` at the end of every batch. This copies it from the device.
 
     Raises:
-        TypeError, ValueError: For an argument of the wrong kind.
-        ModuleNotFoundError: When TensorBoard is not installed.
-        FileExistsError: In `begin`, when there is something else at the path.
+        TypeError, ValueError: If an argument is wrong.
+        ModuleNotFoundError: If TensorBoard is not installed.
+        FileExistsError: In `on_begin`, if the folder contains other files, or if the path is a file.
 
     mlr3torch: `t_clbk("tb")`.
     """
@@ -38,14 +38,14 @@ class CallbackSetTB(CallbackSet):
     def __init__(self, path: str | PathLike[str], log_train_loss: bool = False) -> None:
         self.path: Path = folder("path", path)
         if not flag("log_train_loss", log_train_loss):
-            self.on_batch_end = None  # type: ignore[assignment, method-assign]  # which switches the stage off
+            self.on_batch_end = None  # type: ignore[assignment, method-assign]  # switches the stage off
         if not any(importlib.util.find_spec(package) for package in ("tensorboard", "tensorboardX")):
             raise ModuleNotFoundError("CallbackSetTB needs TensorBoard. Install it: pip install tensorboard.")
         self._logger: TensorBoardLogger | None = None
 
     def on_begin(self) -> None:
         _check_folder(self.path)
-        # it creates the folder when something is logged, on rank zero; a name or version would be a folder inside
+        # it creates the folder with the first event, on rank zero; a name or version would add subfolders
         self._logger = TensorBoardLogger(self.path, name="", version="")
 
     def on_epoch_end(self) -> None:
@@ -54,7 +54,7 @@ class CallbackSetTB(CallbackSet):
 
     def on_exit(self) -> None:
         if self._logger is not None:
-            self._logger.finalize("finished")  # after a "success" it would add a file of hyperparameters
+            self._logger.finalize("finished")  # with "success" it would add a file of hyperparameters
             self._logger = None
 
     def on_batch_end(self) -> None:
@@ -62,7 +62,7 @@ class CallbackSetTB(CallbackSet):
             self._log({"train.last_loss": loss}, step=self.ctx.global_step)
 
     def _log(self, values: dict[str, float], step: int) -> None:
-        assert self._logger is not None, "begin has made it"
+        assert self._logger is not None, "on_begin has made it"
         self._logger.log_metrics(values, step=step)
 
 
@@ -72,6 +72,6 @@ def _check_folder(path: Path) -> None:
     contents = list(path.iterdir()) if path.exists() else []
     if contents and not any(entry.name.startswith("events.out.tfevents.") for entry in contents):
         raise FileExistsError(
-            f"The folder {path} holds other things than TensorBoard's events, {contents[0].name!r} for one. "
-            "Give a new folder, or an empty one."
+            f"The folder {path} contains other files than TensorBoard's events, such as {contents[0].name!r}. "
+            "Give a new or empty folder."
         )

@@ -1,4 +1,4 @@
-"""Training more and more of a network's parameters."""
+"""Unfreezing parameters of a network step by step."""
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
@@ -13,10 +13,10 @@ Selector = Callable[[Sequence[str]], Iterable[str]]
 
 
 class CallbackSetUnfreeze(CallbackSet):
-    """Trains some parameters of the network from the start, and others from a later epoch or batch on.
+    """Trains some parameters of the network from the start, and unfreezes others at a later epoch or batch.
 
-    Its state is `trainable`, the names of the parameters that are trained. In a resumed run these are trained on,
-    besides those that it starts with.
+    Its state is `trainable`, the names of the parameters that are trained. A resumed run trains these parameters and
+    those of its own `starting_weights`.
 
     Example:
         >>> from callbacksets import CallbackSetUnfreeze, select_grep, select_name
@@ -31,14 +31,15 @@ class CallbackSetUnfreeze(CallbackSet):
     Args:
         starting_weights: A selector of the parameters to train from the start: `select_all()`, `select_none()`,
             `select_name()`, `select_grep()`, `select_invert()`, or any function from a list of names to some of them.
-        unfreeze: When to train which others: rows with `weights`, a selector, and either `epoch` (in all of them) or
-            `batch`, which is `ctx.global_step`; both count from 1. A list of mappings, a mapping of columns, or a data
-            frame of pandas or polars; may be empty, or None.
+        unfreeze: A table of parameters to unfreeze later. Each row has `weights`, a selector, and either `epoch` or
+            `batch`. Both count from 1; `batch` is `ctx.global_step`. All rows have `epoch`, or all have `batch`. The
+            table is a list of mappings, a mapping of columns, a pandas or polars data frame, or None. It may be empty.
 
     Raises:
-        TypeError, ValueError: For a row without `weights`, with both or none of `epoch` and `batch`, another when than
-            the rows before, or the same when as one of them; in `begin` for names the network does not have.
-        RuntimeError: In `begin`, when a DDP strategy would not synchronise what is unfrozen.
+        TypeError, ValueError: If a row has no `weights`; if it has both or neither of `epoch` and `batch`; if some rows
+            have `epoch` and others `batch`; or if two rows have the same value. In `on_begin`, if a row selects no
+            parameter, or a name that the network does not have.
+        RuntimeError: In `on_begin`, if a DDP strategy would not synchronise the unfrozen parameters.
 
     mlr3torch: `t_clbk("unfreeze")`.
     """
@@ -70,17 +71,17 @@ class CallbackSetUnfreeze(CallbackSet):
         soon = [names for unit, at, names in self._later if names and at == now[unit] + 1]
         if not soon and not any(parameter.requires_grad for parameter in ctx.learner.parameters()):
             rank_zero_warn(
-                "No parameter is trained at first, so that the first batch will have nothing to go backward to. Let "
-                f"starting_weights select some of {listed(parameters)}, or unfreeze some from the first epoch on."
+                "All parameters are frozen at first, so the first backward call will fail. Let starting_weights select "
+                f"some of {listed(parameters)}, or unfreeze some from the first epoch or batch on."
             )
         self._warn_of_unoptimized(ever)
-        rank_zero_info(f"Training {listed(name for name in parameters if name in trainable)}.")
+        rank_zero_info(f"Trained from the start: {listed(name for name in parameters if name in trainable)}.")
 
     def on_epoch_begin(self) -> None:
         self._unfreeze_due()
 
     def on_batch_begin(self) -> None:
-        self._unfreeze_due()  # also for an epoch inside of which the run was resumed, and after a None batch
+        self._unfreeze_due()  # also needed if the run was resumed inside an epoch, and after a batch of None
 
     def state_dict(self) -> dict[str, list[str]] | None:
         if self.ctx is None:
@@ -99,13 +100,14 @@ class CallbackSetUnfreeze(CallbackSet):
             del self._later[0]
             self._train(dict.fromkeys(names, True))
             if names:
-                rank_zero_info(f"Training {listed(names)} as well, from {unit} {at} on.")
+                rank_zero_info(f"Unfrozen at {unit} {at}: {listed(names)}.")
 
     def _train(self, whether: Mapping[str, bool]) -> None:
-        """Let parameters be trained or not, those that the network shows and, under FSDP2, those behind them.
+        """Set `requires_grad` of the network's parameters and, with FSDP2, of the parameters behind them.
 
-        A module of `fully_shard()` shows whole parameters from a forward call until it is resharded, else the parts
-        that train; gradients are computed for the ones and handed to the others, and neither follows the other.
+        A module of `fully_shard()` shows whole parameters between a forward call and the resharding, else the shards
+        that are trained. Gradients are computed for the whole parameters and copied to the shards. `requires_grad` must
+        be set on both.
         """
         network = self.ctx.network
 
@@ -126,33 +128,36 @@ class CallbackSetUnfreeze(CallbackSet):
         selected = selector(known)
         if not isinstance(selected, Iterable):
             raise TypeError(
-                f"Expected {what} to be names of parameters but {shown(selector)} returned {shown(selected)}."
+                f"Expected {what} to be names of parameters, but {shown(selector)} returned {shown(selected)}."
             )
         selected = [selected] if isinstance(selected, str) else list(selected)
         if unknown := [name for name in selected if name not in known]:
             raise ValueError(
-                f"Expected {what} to be names of the network's parameters but {shown(selector)} selected "
+                f"Expected {what} to be names of the network's parameters, but {shown(selector)} selected "
                 f"{listed(unknown)}.{did_you_mean(unknown[0], known)} There are {listed(known)}."
             )
         if not selected and selector is not self.starting_weights:
-            rank_zero_warn(f"{shown(selector)} selects none of the network's parameters, so nothing changes: {what}.")
+            raise ValueError(
+                f"Expected {what} to be names of the network's parameters, but {shown(selector)} selected none. "
+                f"Correct the selector, or remove the row. There are {listed(known)}."
+            )
         return selected
 
     def _check_strategy(self, trainable: set[str], ever: set[str]) -> None:
-        """DDP has wrapped the module by now, and knows how it was then."""
+        """Check that DDP, which has already wrapped the module, will synchronise all trained parameters."""
         wrapper = self.ctx.trainer.model
         if not isinstance(wrapper, DistributedDataParallel):
             return
         trained_then = {name for name, parameter in self.ctx.network.named_parameters() if parameter.requires_grad}
         if never := sorted(ever - trained_then):
             raise RuntimeError(
-                f"DDP will not synchronise {listed(never)}: they were frozen when it wrapped the module. Leave "
-                "requires_grad=True in the module, and freezing to this callback."
+                f"DDP will not synchronise {listed(never)}, because they were frozen when it wrapped the module. Leave "
+                "requires_grad=True in the module; this callback does the freezing."
             )
         if trained_then - trainable and not wrapper.find_unused_parameters:
             raise RuntimeError(
-                "DDP does not synchronise parameters that are frozen or unfrozen while it runs, unless it looks for "
-                "unused ones. Choose Trainer(strategy='ddp_find_unused_parameters_true')."
+                "DDP does not synchronise parameters that are frozen or unfrozen during a fit, unless it searches for "
+                "unused parameters. Use Trainer(strategy='ddp_find_unused_parameters_true')."
             )
 
     def _warn_of_unoptimized(self, names: set[str]) -> None:
@@ -162,8 +167,8 @@ class CallbackSetUnfreeze(CallbackSet):
         never = [name for name, parameter in parameters if name in names and id(parameter) not in held]
         if groups and never:
             rank_zero_warn(
-                f"No optimizer holds {listed(never)}, so they will not be trained. Give configure_optimizers() all "
-                "parameters, not only those that require a gradient at first."
+                f"No optimizer has {listed(never)}, so they will not be trained. Give the optimizers all parameters in "
+                "configure_optimizers(), not only those that require a gradient at first."
             )
 
 
@@ -183,7 +188,7 @@ def _rows(value: Any) -> list[Mapping[str, Any]]:
     if twice := sorted({when for when in whens if whens.count(when) > 1}):
         unit, at = twice[0]
         raise ValueError(
-            f"Expected unfreeze to have one row for {unit} {at} but got {whens.count(twice[0])}. Join them."
+            f"Expected unfreeze to have one row for {unit} {at} but got {whens.count(twice[0])}. Combine them."
         )
     return rows
 
@@ -200,7 +205,7 @@ def _of_table(value: Any) -> list[Any]:
         columns = {name: _column(name, column) for name, column in value.items()}
         lengths = {name: len(column) for name, column in columns.items()}
         if len(set(lengths.values())) > 1:
-            raise ValueError(f"Expected the columns of unfreeze to be equally long but their lengths are {lengths}.")
+            raise ValueError(f"Expected the columns of unfreeze to have equal lengths but their lengths are {lengths}.")
         return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
     if isinstance(value, str) or not isinstance(value, Iterable):
         raise TypeError(f"Expected unfreeze to be {_TABLE} but got {shown(value)}.")

@@ -1,1 +1,1 @@
-"""How callbacks are named, given parameters and found."""
+"""Describing callbacks: their ids, their parameters, and the dictionary of predefined ones."""

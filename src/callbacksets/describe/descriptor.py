@@ -1,4 +1,4 @@
-"""The descriptor of a callback: its class, the parameters to make it with, and what is to be known about it."""
+"""The descriptor of a callback: its class, its parameters, and information about it."""
 
 import copy
 import importlib.util
@@ -20,9 +20,10 @@ _RESERVED = {
 
 
 class TorchCallback:
-    """Describes a callback: what class it is of, with which parameters it is made, and what is to be known about it.
+    """Describes a callback: its class, the parameters of its constructor, and information such as a label.
 
-    The adapter takes it in the place of a callback and makes one anew for every fit, from the values it has then.
+    The adapter accepts it in place of a callback. For every fit it makes a new callback, with the values that the
+    parameters have at that time.
 
     Example:
         >>> from callbacksets import CallbackSetEarlyStopping, TorchCallback
@@ -34,29 +35,30 @@ class TorchCallback:
         <CallbackSetEarlyStopping: on_begin, on_valid_end, on_exit>
 
     Args:
-        callback_generator: The class, a `CallbackSet`.
+        callback_generator: The class, a subclass of `CallbackSet`.
         id: The id of its callbacks in `ctx.callbacks` and `adapter.states`; by default the name of the class in snake
             case, without `CallbackSet`.
-        label: What to call it in a table; by default the id.
-        packages: The packages it needs, by the names they are imported and installed under.
-        man: What `help()` shows, the dotted name of a Python object; by default the class.
-        weight: Its callbacks' weight; by default that of the class.
-        additional_args: Arguments of the constructor that are no parameters.
-        param_set: The parameters; by default the constructor's arguments less `additional_args`.
+        label: Its name in tables; by default the id.
+        packages: The names of the packages it needs, as they are imported and installed.
+        man: The dotted name of the Python object that `help()` shows; by default the class.
+        weight: The weight of its callbacks; by default that of the class.
+        additional_args: Arguments of the constructor that are not parameters.
+        param_set: The parameters; by default the constructor's arguments without `additional_args`.
 
     Attributes:
         generator: The class.
-        id, label, packages, man, weight, param_set: As given. They may be changed, and the next `generate()` heeds it.
-            An adapter has taken the id when it was made.
+        id, label, packages, man, weight, param_set: As given. They may be changed; the next `generate()` uses the new
+            values. An adapter reads the id when it is made.
 
     Raises:
-        TypeError: For an argument of the wrong kind, or one that the class does not take.
-        ValueError: When a parameter is called `weight` or `ctx`, or a string is empty.
+        TypeError: If an argument has the wrong type, or the class does not take it.
+        ValueError: If a parameter is called `weight` or `ctx`, or a string is empty.
+        AttributeError: When a parameter is assigned as an attribute. Use `descriptor.param_set.set_values()`.
 
     mlr3torch: `TorchCallback`.
     """
 
-    # what a Trainer reads first from its callbacks, and what it reads when that fails
+    # what a Trainer reads first from its callbacks, and what it reads if that fails
     setup: Any = NotALightningCallback()
     on_exception: Any = NotALightningCallback()
 
@@ -82,7 +84,7 @@ class TorchCallback:
         self.generator = callback_generator
         self.id = identify(callback_generator) if id is None else id
         self.label = self.id if label is None else label
-        self.packages = packages  # type: ignore[assignment]  # a list from here on
+        self.packages = packages  # type: ignore[assignment]  # __setattr__ makes a list of it
         self.man = man
         self.weight = weight
         if not isinstance(additional_args, Mapping | None):
@@ -108,12 +110,17 @@ class TorchCallback:
                 )
 
     def __setattr__(self, name: str, value: Any) -> None:
+        if not hasattr(type(self), name) and name not in vars(self) and name in self._ids():
+            raise AttributeError(
+                f"{name!r} is a parameter of callback {self.id!r}. Set it with "
+                f"descriptor.param_set.set_values({name}={shown(value)})."
+            )
         check = _CHECKS.get(name)
         super().__setattr__(name, value if check is None else check(name, value))
 
     @property
     def weight(self) -> float:
-        """The weight of its callbacks; that of their class unless it was given one, and again if None is set."""
+        """The weight of its callbacks; by default that of their class. Setting None restores the default."""
         return self.generator.weight if self._weight is None else self._weight
 
     @weight.setter
@@ -121,20 +128,20 @@ class TorchCallback:
         self._weight = None if weight is None else checked_weight("weight", weight)
 
     def generate(self) -> CallbackSet:
-        """A new callback, made with the values of the parameters.
+        """A new callback, made with the current values of the parameters.
 
         Raises:
-            ModuleNotFoundError: When a package it needs is not installed.
-            TypeError: When a required parameter has no value.
+            ModuleNotFoundError: If a package it needs is not installed.
+            TypeError: If a required parameter has no value.
         """
         if missing := [package for package in self.packages if not _is_installed(package)]:
             raise ModuleNotFoundError(
-                f"Callback {self.id!r} needs what is not installed: {listed(missing)}. "
-                f"Install it: pip install {' '.join(missing)}."
+                f"Callback {self.id!r} needs packages that are not installed: {listed(missing)}. "
+                f"Install them: pip install {' '.join(missing)}."
             )
         if missing := self.param_set.missing:
             raise TypeError(
-                f"Callback {self.id!r} cannot be made without {listed(missing)}. Give a value: "
+                f"Callback {self.id!r} cannot be made without {listed(missing)}. Set it: "
                 f"descriptor.param_set.set_values({', '.join(f'{name}=...' for name in missing)})."
             )
         callback = self.generator(**self.param_set.values, **self._additional_args)
@@ -143,13 +150,13 @@ class TorchCallback:
         return callback
 
     def clone(self, deep: bool = True) -> Self:
-        """A copy with a `param_set` of its own.
+        """A copy with its own `param_set`.
 
         Args:
-            deep: Whether the values given to the parameters, and `additional_args`, are copied as well.
+            deep: Whether to copy the values of the parameters and of `additional_args` as well.
 
         Raises:
-            TypeError: For a `deep` that is no bool, or a value that cannot be copied.
+            TypeError: If `deep` is not a bool, or if a value cannot be copied.
         """
         clone = copy.copy(self)
         clone.packages = list(self.packages)
@@ -158,11 +165,11 @@ class TorchCallback:
         return clone
 
     def help(self) -> None:
-        """Show the documentation of what `man` names, or else of the class."""
+        """Show the documentation of the object that `man` names, by default of the class."""
         pydoc.help(self.man or self.generator)
 
     def print(self) -> None:
-        """Print what it describes."""
+        """Print the id, label, class, parameters and packages."""
         print(
             f"<TorchCallback:{self.id}> {self.label}\n"
             f"* Generator: {self.generator.__name__}\n"
@@ -171,7 +178,7 @@ class TorchCallback:
         )
 
     def __iter__(self) -> Iterator[Any]:
-        raise misplaced(self)  # a Trainer takes what is no Lightning callback for a list of them
+        raise misplaced(self)  # a Trainer iterates over an object that is not a Lightning callback
 
     def __repr__(self) -> str:
         return f"<TorchCallback {self.id}: {self.generator.__name__}({self._shown_values()})>"
@@ -180,21 +187,25 @@ class TorchCallback:
         rows = {
             "class": self.generator.__name__,
             "parameters": html.values(self.param_set.values),
-            "to be given": html.names(self.param_set.missing),
+            "still needed": html.names(self.param_set.missing),
             "packages": html.names(self.packages),
             "stages": html.names(stages_of(self.generator)),
             "weight": f"{self.weight:g}",
         }
         return html.card(f"{self.label} ({self.id})", html.first_line(self.generator), rows)
 
+    def _ids(self) -> list[str]:
+        """The names of the parameters; none before there is a `param_set`."""
+        return self.param_set.ids() if "param_set" in vars(self) else []
+
     def _shown_values(self) -> str:
         return ", ".join(f"{name}={shown(value)}" for name, value in self.param_set.values.items())
 
 
 def check_of(generator: type[CallbackSet], additional_args: Mapping[str, Any]) -> Callable[..., CallbackSet] | None:
-    """What refuses values for a callback as soon as they are given: the constructor, where it does nothing else.
+    """A function that refuses wrong values as soon as they are set: the constructor, for classes of this package.
 
-    That is so for those of this package; what other people's do is to be done once, for a fit.
+    The constructors of other classes may have side effects, so they run only when a fit makes the callback.
     """
     return partial(generator, **additional_args) if generator.__module__.startswith("callbacksets.") else None
 
@@ -211,7 +222,7 @@ def _param_set(name: str, value: Any) -> ParamSet:
         raise TypeError(f"Expected param_set to be a ParamSet but got {shown(value)}.")
     for reserved, meaning in _RESERVED.items():
         if reserved in value.ids():
-            raise ValueError(f"No parameter of a callback can be called {reserved!r}: {meaning}.")
+            raise ValueError(f"A parameter of a callback cannot be called {reserved!r}: {meaning}.")
     return value
 
 
@@ -232,5 +243,5 @@ _CHECKS: Mapping[str, Callable[[str, Any], Any]] = {
 def _is_installed(package: str) -> bool:
     try:
         return importlib.util.find_spec(package) is not None
-    except ModuleNotFoundError:  # of what precedes a dot
+    except ModuleNotFoundError:  # the part before a dot is missing
         return False

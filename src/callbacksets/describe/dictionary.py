@@ -29,7 +29,7 @@ _COLUMNS = ("key", "label", "weight", "packages", "stages")
 
 
 class DictionaryTorchCallbacks(Mapping[str, TorchCallback]):
-    """Descriptors by key, each made when it is looked up; prints as a table.
+    """Descriptors by key. Each is made when it is looked up. The dictionary prints as a table.
 
     Example:
         >>> from callbacksets import torch_callback
@@ -39,7 +39,7 @@ class DictionaryTorchCallbacks(Mapping[str, TorchCallback]):
         <TorchCallback hello: CallbackSetHello()>
         >>> callbacks
         key    label  weight  packages  stages
-        hello  Hello  0       -         begin
+        hello  Hello  0       -         on_begin
 
     mlr3torch: `mlr3torch_callbacks`.
     """
@@ -48,15 +48,15 @@ class DictionaryTorchCallbacks(Mapping[str, TorchCallback]):
         self._makes: dict[str, Callable[[], TorchCallback]] = {}
 
     def add(self, key: str, make: Callable[[], TorchCallback]) -> None:
-        """Put a descriptor into the dictionary, in the place of any that has the key.
+        """Add a descriptor to the dictionary. It replaces an existing one with the same key.
 
         Args:
-            key: Its key.
-            make: A function that makes it.
+            key: The key.
+            make: A function without parameters that makes the descriptor.
 
         Raises:
-            TypeError: For a key that is no string, or what is no function.
-            ValueError: For an empty key.
+            TypeError: If the key is not a string, or `make` is not a function.
+            ValueError: If the key is empty.
         """
         text("key", key)
         if not callable(make) or isinstance(make, type):
@@ -71,7 +71,7 @@ class DictionaryTorchCallbacks(Mapping[str, TorchCallback]):
         descriptor = self._makes[key]()
         if not isinstance(descriptor, TorchCallback):
             raise TypeError(
-                f"Expected what {key!r} was added with to make a TorchCallback but got {shown(descriptor)}."
+                f"Expected the function added as {key!r} to make a TorchCallback but it returned {shown(descriptor)}."
             )
         return descriptor
 
@@ -89,18 +89,18 @@ class DictionaryTorchCallbacks(Mapping[str, TorchCallback]):
 
     def _repr_html_(self) -> str:
         return html.table(
-            "Callbacks", "t_clbk(key, ...) describes one of them.", _COLUMNS, [_row(*item) for item in self.items()]
+            "Callbacks", "t_clbk(key, ...) gives a descriptor.", _COLUMNS, [_row(*item) for item in self.items()]
         )
 
 
 def _row(key: str, descriptor: TorchCallback) -> tuple[str, ...]:
-    stages = ", ".join(stage.removeprefix("on_") for stage in stages_of(descriptor.generator))
+    stages = ", ".join(stages_of(descriptor.generator))
     packages = ", ".join(descriptor.packages)
     return key, descriptor.label, f"{descriptor.weight:g}", packages or "-", stages or "-"
 
 
 torch_callbacks: DictionaryTorchCallbacks = DictionaryTorchCallbacks()
-"""The predefined callbacks, and those that users add."""
+"""The predefined callbacks, and the callbacks that users add."""
 
 torch_callbacks.add("checkpoint", lambda: TorchCallback(CallbackSetCheckpoint, label="Checkpoint"))
 torch_callbacks.add("early_stopping", lambda: TorchCallback(CallbackSetEarlyStopping, label="Early Stopping"))
@@ -135,7 +135,7 @@ def t_clbk(key: str, **values: Any) -> TorchCallback: ...
 
 
 def t_clbk(key: str | None = None, **values: Any) -> TorchCallback | DictionaryTorchCallbacks:
-    """A descriptor from the dictionary, with values; without a key the dictionary.
+    """A descriptor from the dictionary, with values of its parameters. Without a key, the dictionary itself.
 
     Example:
         >>> from callbacksets import t_clbk
@@ -145,14 +145,14 @@ def t_clbk(key: str | None = None, **values: Any) -> TorchCallback | DictionaryT
         'history_1'
 
     Args:
-        key: The key. With a number at its end, `"history_1"`, it is also the id.
+        key: The key. A key with a number, such as `"history_1"`, gives the callback `"history"` with that id.
         values: Values of parameters, or the `id`, `label` or `weight` of the descriptor.
 
     Raises:
-        KeyError: When there is no such callback.
-        TypeError: For a value of what is no parameter, or a key that is no string.
-        ValueError: For an empty string as key, id or label.
-        TypeError, ValueError: For a value that a callback of this package refuses.
+        KeyError: If the dictionary has no such key.
+        TypeError: If a name is not a parameter, or the key is not a string.
+        ValueError: If the key, the id or the label is empty.
+        TypeError, ValueError: If a callback of this package refuses a value.
 
     mlr3torch: `t_clbk()`.
     """
@@ -175,7 +175,7 @@ def t_clbk(key: str | None = None, **values: Any) -> TorchCallback | DictionaryT
         else:
             raise TypeError(
                 f"Callback {key!r} has no parameter {name!r}.{did_you_mean(name, [*param_set.ids(), *_FIELDS])} "
-                f"It has {listed(param_set.ids())}, and {listed(_FIELDS)}."
+                f"Its parameters are {listed(param_set.ids())}; you can also set {listed(_FIELDS)}."
             )
     param_set.set_values(**given)
     return descriptor
@@ -192,7 +192,7 @@ def t_clbks(keys: Iterable[str] | Mapping[str, str]) -> dict[str, TorchCallback]
 def t_clbks(
     keys: Iterable[str] | Mapping[str, str] | None = None,
 ) -> dict[str, TorchCallback] | DictionaryTorchCallbacks:
-    """Descriptors from the dictionary by id; without keys the dictionary.
+    """Descriptors from the dictionary by id. Without keys, the dictionary itself.
 
     Example:
         >>> from callbacksets import t_clbks
@@ -205,9 +205,9 @@ def t_clbks(
         keys: The keys, or a mapping from ids to keys.
 
     Raises:
-        KeyError: When there is no such callback.
-        TypeError: For keys that are no strings.
-        ValueError: When a key is given twice, or an id is empty.
+        KeyError: If the dictionary has no such key.
+        TypeError: If a key is not a string.
+        ValueError: If a key is given twice, or an id is empty.
 
     mlr3torch: `t_clbks()`.
     """
@@ -219,13 +219,13 @@ def t_clbks(
     for key in names_of("keys", keys):
         descriptor = t_clbk(key)
         if descriptor.id in descriptors:
-            raise ValueError(f"{key!r} is given twice. Number them, {key + '_1'!r}, or map ids to keys.")
+            raise ValueError(f"{key!r} is given twice. Number the keys, as {key + '_1'!r}, or map ids to keys.")
         descriptors[descriptor.id] = descriptor
     return descriptors
 
 
 def as_torch_callback(x: TorchCallback | type[CallbackSet] | str) -> TorchCallback:
-    """A descriptor of what is one, a `CallbackSet` class, or a key of the dictionary.
+    """Convert a `CallbackSet` class or a key of the dictionary to a descriptor.
 
     Example:
         >>> from callbacksets import CallbackSetHistory, as_torch_callback
@@ -235,11 +235,11 @@ def as_torch_callback(x: TorchCallback | type[CallbackSet] | str) -> TorchCallba
         <TorchCallback history: CallbackSetHistory()>
 
     Args:
-        x: A descriptor, which is returned as it is, a class or a key.
+        x: A class or a key. A descriptor is returned as it is.
 
     Raises:
-        KeyError: When the dictionary has no such key.
-        TypeError: For anything else, an instance too: with what it was made cannot be known.
+        KeyError: If the dictionary has no such key.
+        TypeError: If `x` is anything else. This includes an instance, because its arguments are unknown.
 
     mlr3torch: `as_torch_callback()`.
     """
@@ -251,8 +251,7 @@ def as_torch_callback(x: TorchCallback | type[CallbackSet] | str) -> TorchCallba
         cls = type(x).__name__
         raise TypeError(
             "Expected x to be a TorchCallback, a CallbackSet class or a dictionary key but got an instance, "
-            f"{shown(x)}. What it was made with is unknown. Give its class, {cls}; the adapter takes the instance as "
-            "it is."
+            f"{shown(x)}, whose arguments are unknown. Give its class, {cls}, or give the instance to the adapter."
         )
     if isinstance(x, type) and issubclass(x, CallbackSet):
         return TorchCallback(x)
@@ -260,7 +259,7 @@ def as_torch_callback(x: TorchCallback | type[CallbackSet] | str) -> TorchCallba
 
 
 def as_torch_callbacks(x: Any) -> list[TorchCallback]:
-    """Descriptors of one thing or several that `as_torch_callback()` takes.
+    """Convert one or several classes, keys or descriptors to a list of descriptors.
 
     Example:
         >>> from callbacksets import CallbackSetHistory, as_torch_callbacks
@@ -268,10 +267,10 @@ def as_torch_callbacks(x: Any) -> list[TorchCallback]:
         ['history', 'progress']
 
     Args:
-        x: None, one, a list, or a mapping from ids, which the descriptors get.
+        x: One value that `as_torch_callback()` takes, a list of them, a mapping from ids to them, or None.
 
     Raises:
-        KeyError, TypeError: As `as_torch_callback()` does.
+        KeyError, TypeError: As for `as_torch_callback()`.
 
     mlr3torch: `as_torch_callbacks()`.
     """

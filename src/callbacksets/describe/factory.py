@@ -1,4 +1,4 @@
-"""Callbacks made of functions: a class, or a class with its descriptor."""
+"""Making callbacks from functions: a class, or a class with its descriptor."""
 
 import copy
 import inspect
@@ -16,7 +16,7 @@ from callbacksets.describe.param_set import ParamSet
 Stage = Callable[[Any], object] | None
 
 _WITH_ARGUMENT = (*STAGES, "state_dict", "load_state_dict", "initialize", "weight")
-"""Members that are given as arguments of their own, not in `public` or `active`."""
+"""Members that have an argument of their own, so that they may not be in `public` or `active`."""
 
 
 class Stages(TypedDict, total=False):
@@ -37,7 +37,7 @@ class Stages(TypedDict, total=False):
 
 
 class Parts(Stages, total=False):
-    """What a class is made of: the arguments of `callback_set()`."""
+    """The arguments of `callback_set()` except the name."""
 
     initialize: Callable[..., None] | None
     state_dict: Callable[[Any], Any] | None
@@ -64,7 +64,7 @@ def callback_set(
     lock_objects: bool = False,
     **stages: Unpack[Stages],
 ) -> type[CallbackSet]:
-    """Makes a `CallbackSet` class of functions, each of which takes `self` first.
+    """Make a `CallbackSet` class from functions. The first parameter of each function is `self`.
 
     Example:
         >>> from callbacksets import callback_set
@@ -77,31 +77,32 @@ def callback_set(
         >>> CallbackSetCount()
         <CallbackSetCount: on_batch_end>
 
-    In such a function `super()` needs its arguments, as Python supplies them in the body of a class only:
-    `super(CallbackSetCount, self).print()`, or name the class it inherits from: `CallbackSet.print(self)`. A stage is
-    there to be called only if `inherit` has it.
+    In such a function `super()` needs arguments: `super(CallbackSetCount, self).print()`. Python supplies them only in
+    the body of a class. You can also call the base class: `CallbackSet.print(self)`. A stage can be called this way
+    only if `inherit` has it.
 
-    Its instances can be pickled, as some strategies need, when the class is a global of its own name, as above. The
-    functions may be any, lambdas as well.
+    Some strategies pickle callbacks. The instances can be pickled if the class is a global variable with its own name,
+    as above. The functions may be lambdas.
 
     Args:
-        classname: Its name, which starts with `CallbackSet`.
+        classname: The name of the class. It starts with `CallbackSet`.
         initialize: The constructor, a function of `self` and the arguments of the class.
-        state_dict: The method `state_dict(self)`; only together with `load_state_dict`.
+        state_dict: The method `state_dict(self)`. Give it together with `load_state_dict`.
         load_state_dict: The method `load_state_dict(self, state_dict)`.
-        weight: The class's weight; None for that of `inherit`.
-        public: More methods (functions) and attributes (all else) by name. Every instance has a copy of its own of an
-            attribute.
-        private: The same, with an underscore put before the names.
-        active: Attributes that are computed when they are read, by functions of `self`. A function of `self` and a
-            value with a default is also called when the attribute is set, with what it is set to.
-        inherit: The class it inherits from.
-        lock_objects: Whether instances refuse attributes that the class does not declare; `ctx` and the stages are.
-        stages: `on_<stage>=`, functions of `self`; None to switch off what `inherit` does there.
+        weight: The weight of the class; by default that of `inherit`.
+        public: Methods (functions of `self`) and attributes (all other values) by name. Every instance has its own
+            copy of an attribute.
+        private: The same. The names get a leading underscore: `x` becomes `self._x`.
+        active: Computed attributes: functions of `self`, called when the attribute is read. If a function has a second
+            parameter with a default, it is also called when the attribute is set, with the new value.
+        inherit: The base class.
+        lock_objects: Whether instances refuse attributes that the class does not declare. `ctx` and the stages are
+            always allowed.
+        stages: The stages `on_<stage>=`, functions of `self`. None switches off a stage of `inherit`.
 
     Raises:
-        TypeError: For what is no stage, or an argument of the wrong kind.
-        ValueError: When the class's name does not start with `CallbackSet`, a name is given twice, or only one of
+        TypeError: If a stage does not exist, or an argument has the wrong type.
+        ValueError: If the class name does not start with `CallbackSet`, if a name is given twice, or if only one of
             `state_dict` and `load_state_dict` is given.
 
     mlr3torch: `callback_set()`.
@@ -114,8 +115,8 @@ def callback_set(
             f"Expected inherit to be CallbackSet or a class that inherits from it but got {shown(inherit)}."
         )
     if (state_dict is None) != (load_state_dict is None):
-        given = "state_dict" if load_state_dict is None else "load_state_dict"
-        raise ValueError(f"{classname} is given {given} alone. What is saved is loaded: give both, or neither.")
+        given, lacks = ("state_dict", "load_state_dict")[:: 1 if load_state_dict is None else -1]
+        raise ValueError(f"{classname} has {given} but no {lacks}. Give both or neither.")
 
     members: dict[str, Any] = {}
     for name, function in stages.items():
@@ -150,7 +151,7 @@ def torch_callback(
     param_set: ParamSet | None = None,
     **parts: Unpack[Parts],
 ) -> TorchCallback:
-    """Makes a `CallbackSet` class of functions and describes it, `callback_set()` and `TorchCallback` in one.
+    """Make a `CallbackSet` class from functions and its descriptor: `callback_set()` and `TorchCallback` in one call.
 
     Example:
         >>> from callbacksets import torch_callback
@@ -165,8 +166,8 @@ def torch_callback(
 
     Args:
         id: The id of its callbacks.
-        classname: The name of the class; by default the id in camel case, after `CallbackSet`.
-        label: What to call it in a table; by default the id with a capital.
+        classname: The name of the class; by default `CallbackSet` and the id in camel case.
+        label: Its name in tables; by default the id with a capital letter.
         packages: As for `TorchCallback`.
         man: As for `TorchCallback`.
         additional_args: As for `TorchCallback`.
@@ -174,7 +175,7 @@ def torch_callback(
         parts: As for `callback_set()`.
 
     Raises:
-        TypeError, ValueError: As `callback_set()` and `TorchCallback` do.
+        TypeError, ValueError: As for `callback_set()` and `TorchCallback`.
 
     mlr3torch: `torch_callback()`.
     """
@@ -182,7 +183,8 @@ def torch_callback(
     words = text("id", id).split("_")
     if classname is None and not f"CallbackSet{''.join(words)}".isidentifier():
         raise ValueError(
-            f"Expected id to be made of letters, digits and underscores, or a classname beside it, but got {id!r}."
+            f"Expected id to have letters, digits and underscores only but got {id!r}. For another id, also give a "
+            "classname."
         )
     return TorchCallback(
         callback_set(classname or "CallbackSet" + "".join(word[:1].upper() + word[1:] for word in words), **parts),
@@ -196,7 +198,7 @@ def torch_callback(
 
 
 class _Locked:
-    """Comes before a class whose instances have only the attributes that it declares, unless it unlocks them."""
+    """A base class of classes whose instances refuse attributes that the class does not declare."""
 
     _objects_are_locked = True
 
@@ -205,13 +207,13 @@ class _Locked:
             known = [known for known in dir(type(self)) if not known.startswith("__")]
             raise AttributeError(
                 f"{type(self).__name__} declares no attribute {name!r}, and its objects are locked."
-                f"{did_you_mean(name, known)} Declare it in public or private, or do not lock the objects."
+                f"{did_you_mean(name, known)} Declare the attribute in public or private, or set lock_objects=False."
             )
         super().__setattr__(name, value)
 
 
 class _Attribute:
-    """An attribute of which every instance has a copy of its own, from when it is first read."""
+    """An attribute of which every instance gets its own copy when it is first read."""
 
     def __init__(self, value: Any) -> None:
         self._value = value
@@ -226,28 +228,40 @@ class _Attribute:
 
 
 def _member(argument: str, value: Any) -> Any:
-    """A method, a property or the like as it is; any other value so that it is copied."""
+    """A method or property as it is; any other value as an attribute that is copied for each instance."""
+    if isinstance(value, types.FunctionType) and not _takes_self(value):
+        raise TypeError(
+            f"Expected {argument} to be a function of self but got {value.__name__}(), which has no parameter. Add "
+            "self as its first parameter, or wrap it: staticmethod(...)."
+        )
     if hasattr(type(value), "__get__"):
         return value
     try:
-        return _Attribute(copy.deepcopy(value))  # the first copy, so that later changes of the value have no effect
+        return _Attribute(copy.deepcopy(value))  # a copy, so that later changes of the given value have no effect
     except Exception as error:
         raise TypeError(
             f"Expected {argument} to be a value that can be copied for each instance but got {shown(value)}. "
-            "Make it in initialize(self)."
+            "Set it in initialize(self)."
         ) from error
 
 
 def _active(argument: str, value: Any) -> property:
     if isinstance(value, property):
         return value
+    if isinstance(value, types.FunctionType) and _needs_a_value(value):
+        signature = f"{value.__name__}{inspect.signature(value)}"
+        raise TypeError(
+            f"Expected {argument} to be a function of self but got {signature}. To let the attribute be set as well, "
+            "give the second parameter a default, which it has when the attribute is read; or give "
+            "property(getter, setter)."
+        )
     function = _check_function(argument, value, "self")
     settable = len(inspect.signature(function).parameters) > 1
     return property(function, function if settable else None)
 
 
 def _declared(argument: str, values: Mapping[str, Any], member: Callable[[str, Any], Any]) -> dict[str, Any]:
-    """The members in an argument `public`, `private` or `active`."""
+    """The members in the argument `public`, `private` or `active`."""
     if not isinstance(values, Mapping):
         raise TypeError(f"Expected {argument} to be a mapping of names to values but got {shown(values)}.")
     for name in values:
@@ -256,7 +270,7 @@ def _declared(argument: str, values: Mapping[str, Any], member: Callable[[str, A
         if name == "ctx" and argument != "private":
             raise ValueError(f"{argument} cannot have 'ctx', which is the context of the fit.")
         if name in _WITH_ARGUMENT and argument != "private":
-            raise ValueError(f"{argument} cannot have {name!r}, which is an argument of its own: {name}=... .")
+            raise ValueError(f"{argument} cannot have {name!r}. Give it as an argument of its own: {name}=... .")
     return {name: member(f"{argument}[{name!r}]", value) for name, value in values.items()}
 
 
@@ -266,24 +280,37 @@ def _add(members: dict[str, Any], more: Mapping[str, Any]) -> None:
     members |= more
 
 
+def _takes_self(function: Callable[..., Any]) -> bool:
+    """Whether a function has a parameter that can get `self`."""
+    return _can_be_called(function, "self", partly=True)
+
+
+def _needs_a_value(function: Callable[..., Any]) -> bool:
+    """Whether a function is one of `self` and a value, as active bindings of R6 are, without a default for it."""
+    return not _can_be_called(function, "self") and _can_be_called(function, "self", "value")
+
+
+def _can_be_called(function: Callable[..., Any], *arguments: str, partly: bool = False) -> bool:
+    signature = inspect.signature(function)
+    try:
+        (signature.bind_partial if partly else signature.bind)(*arguments)
+    except TypeError:
+        return False
+    return True
+
+
 def _check_function(name: str, function: Any, *parameters: str) -> Callable[..., Any]:
     """The function, if it can be called with these parameters."""
     wanted = f"a function of {' and '.join(parameters or ('self', 'the arguments of the class'))}"
     if not isinstance(function, types.FunctionType):
         raise TypeError(f"Expected {name} to be {wanted} but got {shown(function)}.")
-    signature = inspect.signature(function)
-    try:
-        if parameters:
-            signature.bind(*parameters)
-        else:
-            signature.bind_partial("self")
-    except TypeError:
-        raise TypeError(f"Expected {name} to be {wanted} but got {function.__name__}{signature}.") from None
+    if not _can_be_called(function, *(parameters or ("self",)), partly=not parameters):
+        raise TypeError(f"Expected {name} to be {wanted} but got {function.__name__}{inspect.signature(function)}.")
     return function
 
 
 def _refuse_unknown(given: Iterable[str], *functions: Callable[..., Any]) -> None:
-    """Raise a `TypeError` for an argument that is none of theirs. Of the stages the class itself knows more."""
+    """Raise a `TypeError` if a function does not have an argument. The class itself checks the stages."""
     known = [*STAGES, *(name for function in functions for name in inspect.signature(function).parameters)]
     for name in given:
         if name not in known and not name.startswith("on_"):
@@ -291,7 +318,7 @@ def _refuse_unknown(given: Iterable[str], *functions: Callable[..., Any]) -> Non
 
 
 def _caller() -> str:
-    """The name of the module that calls this one: there, pickle is to look for the class."""
+    """The name of the module that calls this one, where pickle looks for the class."""
     frame = sys._getframe()
     while frame.f_globals is globals() and frame.f_back is not None:
         frame = frame.f_back

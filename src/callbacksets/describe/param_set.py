@@ -1,4 +1,4 @@
-"""The parameters of a descriptor: names, defaults and which are required, from a signature, and the values given."""
+"""The parameters of a descriptor: their names, their defaults, which are required, and the values given so far."""
 
 import copy
 import inspect
@@ -11,7 +11,7 @@ from callbacksets.checks import did_you_mean, flag, listed, names_of, shown
 
 
 class ParamSet:
-    """The parameters with which a callback is made, and the values they have so far.
+    """The parameters of a callback's constructor, and the values given so far.
 
     Example:
         >>> from callbacksets import CallbackSetEarlyStopping, ParamSet
@@ -23,15 +23,16 @@ class ParamSet:
         ParamSet(patience=5, min_delta=0.0, restore_best_weights=False)
 
     Args:
-        required: The names of the parameters that must be given.
-        defaults: The others, with the values they have when they are not given.
-        any_other: Whether values of other names may be given too.
-        check: What refuses values that it cannot be called with, called with all of them as soon as none is missing;
-            by default the names are all that is checked.
+        required: The names of the required parameters.
+        defaults: The other parameters, with their default values.
+        any_other: Whether values with other names are allowed too.
+        check: A function that is called with all values, as keywords, once no required value is missing. It raises an
+            error if it refuses them. By default only the names are checked.
 
     Raises:
-        TypeError: For names that are no strings, or what is no function.
-        ValueError: When a name is empty or given twice.
+        TypeError: If a name is not a string, or `defaults` is not a mapping.
+        ValueError: If a name is empty or given twice.
+        AttributeError: When a parameter is assigned as an attribute. Use `set_values()`.
 
     mlr3torch: paradox's `ParamSet`.
     """
@@ -54,6 +55,11 @@ class ParamSet:
         if twice := sorted({name for name in self.ids() if self.ids().count(name) > 1}):
             raise ValueError(f"Expected the names of parameters to be different but got {listed(twice)} twice.")
 
+    def __setattr__(self, name: str, value: Any) -> None:
+        if not name.startswith("_") and not hasattr(type(self), name) and self.takes(name):
+            raise AttributeError(f"{name!r} is a parameter. Set it with set_values({name}={shown(value)}).")
+        super().__setattr__(name, value)
+
     @classmethod
     def from_callable(
         cls,
@@ -62,16 +68,17 @@ class ParamSet:
         without: Iterable[str] = (),
         check: Callable[..., Any] | None = None,
     ) -> Self:
-        """The parameters in the signature of a function or of a class's constructor.
+        """Make a `ParamSet` from the signature of a function or of a class's constructor.
 
         Args:
             function: The function or class.
-            others: If it hands its `**kwargs` on, the one that takes them, and so on.
-            without: The names of those that are no parameters, as something else gives them.
+            others: Further functions whose parameters are added: if `function` passes its `**kwargs` on, the function
+                that receives them.
+            without: The names of arguments to leave out.
             check: As for the class.
 
         Raises:
-            TypeError: For what is no function.
+            TypeError: If something is not a function or class.
         """
         without = names_of("without", without)
         parameters: dict[str, inspect.Parameter] = {}
@@ -95,44 +102,45 @@ class ParamSet:
 
     @property
     def required(self) -> list[str]:
-        """The names of those that must be given."""
+        """The names of the required parameters."""
         return list(self._required)
 
     @property
     def missing(self) -> list[str]:
-        """The names of those that must be given and are not."""
+        """The names of the required parameters that have no value yet."""
         return [name for name in self._required if name not in self._values]
 
     @property
     def defaults(self) -> Mapping[str, Any]:
-        """What the others are when they are not given."""
+        """The default values of the other parameters, by name."""
         return MappingProxyType(self._defaults)
 
     @property
     def values(self) -> Mapping[str, Any]:
-        """The values given so far. It can only be read: `set_values()` changes it."""
+        """The values given so far. The mapping is read-only; use `set_values()` to change values."""
         return MappingProxyType(self._values)
 
     def set_values(self, **values: Any) -> None:
-        """Give values, and leave those given before as they are.
+        """Set values. Other values stay as they are.
 
         Raises:
-            TypeError: For a name that is no parameter.
-            Exception: What `check` raises.
+            TypeError: If a name is not a parameter.
+            Exception: The error that `check` raises.
         """
         for name in values:
             if not self.takes(name):
-                raise TypeError(f"There is no parameter {name!r} among {listed(self.ids())}.{self._nearest(name)}")
+                there_are = f"The parameters are {listed(self.ids())}" if self.ids() else "There are no parameters"
+                raise TypeError(f"There is no parameter {name!r}.{self._nearest(name)} {there_are}.")
         given = self._values | values
         is_complete = all(name in given for name in self._required)
-        # an iterator would have nothing left for what is made later
+        # the check would use up an iterator
         if self._check is not None and is_complete and not any(isinstance(one, Iterator) for one in given.values()):
-            with suppress(ModuleNotFoundError):  # it may be installed until then
+            with suppress(ModuleNotFoundError):  # the package may be installed before the fit
                 self._check(**given)
         self._values = given
 
     def takes(self, name: str) -> bool:
-        """Whether there is a parameter of a name.
+        """Whether a parameter with a name exists.
 
         Args:
             name: The name.
@@ -140,13 +148,13 @@ class ParamSet:
         return self._any_other or name in self.ids()
 
     def clone(self, deep: bool = False) -> Self:
-        """A copy that can be given values of its own.
+        """A copy with its own values.
 
         Args:
-            deep: Whether the values given so far are copied as well.
+            deep: Whether to copy each value as well.
 
         Raises:
-            TypeError: For a `deep` that is no bool, or a value that cannot be copied.
+            TypeError: If `deep` is not a bool, or if a value cannot be copied.
         """
         clone = copy.copy(self)
         clone._values = copied(self._values) if flag("deep", deep) else dict(self._values)
@@ -162,10 +170,10 @@ class ParamSet:
 
 
 def copied(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Deep copies of values by name, with what they share still shared.
+    """Deep copies of values by name. Objects that the values share stay shared among the copies.
 
     Raises:
-        TypeError: For one that cannot be copied, by its name.
+        TypeError: If a value cannot be copied.
     """
     memo: dict[int, Any] = {}
     copies: dict[str, Any] = {}
@@ -174,6 +182,6 @@ def copied(values: Mapping[str, Any]) -> dict[str, Any]:
             copies[name] = copy.deepcopy(value, memo)
         except Exception as error:
             raise TypeError(
-                f"The value of {name!r}, {shown(value)}, cannot be copied: {error}. Share it: clone(deep=False)."
+                f"The value of {name!r}, {shown(value)}, cannot be copied: {error}. Use clone(deep=False) to share it."
             ) from error
     return copies

@@ -1,4 +1,4 @@
-"""What an adapter is going to do, before anything is trained: which callback runs at which stage, in which order."""
+"""The plan of an adapter before a fit: which callback runs at which stage, and in which order."""
 
 import math
 import numbers
@@ -14,7 +14,7 @@ from callbacksets.show import html, tables
 
 @dataclass(frozen=True)
 class Planned:
-    """What one callback is going to do."""
+    """The plan of one callback."""
 
     id: str
     cls: str
@@ -24,15 +24,15 @@ class Planned:
 
     @property
     def shown_weight(self) -> str:
-        """The weight, without digits that say nothing."""
+        """The weight, without superfluous digits."""
         return f"{self.weight:g}" if isinstance(self.weight, int | float) else shown(self.weight)
 
 
 def plan(sources: Mapping[str, Source]) -> list[Planned]:
-    """What the callbacks of a fit are going to do, in the order in which they run.
+    """The plans of the callbacks of a fit, in the order in which they run.
 
-    To plan makes no callback. What is still to be made is planned as its class says, with a note where its constructor
-    may set a stage or switch one off.
+    This makes no callback. For a class or descriptor the plan shows the stages of the class, with a note about stages
+    that its constructor may set or switch off.
 
     Args:
         sources: The sources of the callbacks by id.
@@ -42,18 +42,15 @@ def plan(sources: Mapping[str, Source]) -> list[Planned]:
 
 
 def plan_as_text(name: str, sources: Mapping[str, Source]) -> str:
-    """The plan as two tables, of the callbacks and of the stages."""
+    """The plan as two tables: one of the callbacks, one of the stages."""
     planned = plan(sources)
     callbacks = [(one.id, one.cls, one.shown_weight, one.note) for one in planned]
-    stages = [
-        (stage.removeprefix("on_"), ", ".join(one.id for one in planned if stage in one.stages))
-        for stage in _used(planned)
-    ]
+    stages = [(stage, ", ".join(one.id for one in planned if stage in one.stages)) for stage in _used(planned)]
     return "\n".join(
         [
             f"<{name}: {_counted(planned)}>",
             *([tables.as_text(("callback", "class", "weight", ""), callbacks)] if planned else ()),
-            *(("", tables.as_text(("stage", "runs, in this order"), stages)) if stages else ()),
+            *(("", tables.as_text(("stage", "callbacks in running order"), stages)) if stages else ()),
         ]
     )
 
@@ -62,12 +59,12 @@ def plan_as_html(name: str, sources: Mapping[str, Source]) -> str:
     """The plan as one table, with a row for each callback and a column for each stage."""
     planned = plan(sources)
     stages = _used(planned)
-    header = ("callback", "class", "weight", *(stage.removeprefix("on_") for stage in stages), "")
+    header = ("callback", "class", "weight", *stages, "")
     rows = [
         (one.id, one.cls, one.shown_weight, *("●" if stage in one.stages else "" for stage in stages), one.note)
         for one in planned
     ]
-    about = f"{_counted(planned)}. In every stage they run from top to bottom."
+    about = f"{_counted(planned)}. In each stage they run from top to bottom."
     return html.table(name, about, header, rows)
 
 
@@ -79,7 +76,7 @@ def _planned(id: str, source: Source) -> Planned:
     open_still = [stage for stage in stages_in_constructor(cls) if getattr(cls, stage, _ABSENT) is not None]
     notes = (
         f"still needs {listed(missing)}" if missing else "",
-        f"its constructor decides on {html.names(open_still)}" if open_still else "",
+        f"its constructor may set or unset {html.names(open_still)}" if open_still else "",
     )
     return Planned(id, cls.__name__, source.weight, stages_of(cls), "; ".join(filter(None, notes)))
 
@@ -88,7 +85,7 @@ _ABSENT = object()
 
 
 def _rank(weight: object) -> float:
-    """What a fit sorts by; a weight that it will refuse comes last here."""
+    """The number by which a fit sorts. A weight that the fit will refuse comes last here."""
     is_number = isinstance(weight, numbers.Real) and not math.isnan(weight)
     return float(weight) if is_number else math.inf  # type: ignore[arg-type]
 

@@ -14,7 +14,7 @@ from callbacksets.describe.param_set import ParamSet
 
 
 def as_lr_scheduler(x: Callable[..., LRScheduler], step_on_epoch: bool) -> TorchCallback:
-    """Describes the callback that runs a learning rate scheduler.
+    """Make the descriptor of a callback that runs a learning rate scheduler.
 
     Example:
         >>> from torch.optim.lr_scheduler import ExponentialLR
@@ -25,12 +25,12 @@ def as_lr_scheduler(x: Callable[..., LRScheduler], step_on_epoch: bool) -> Torch
         ('lr_exponential', ParamSet(gamma=0.9, last_epoch=-1))
 
     Args:
-        x: A scheduler class of torch, or a function that makes a scheduler; the optimizer is its first argument.
-            The other arguments are the parameters.
-        step_on_epoch: Whether the scheduler steps after every epoch; else after every batch.
+        x: A scheduler class of torch, or a function that makes a scheduler. Its first argument is the optimizer. The
+            other arguments become the parameters.
+        step_on_epoch: True to step after every epoch, False to step after every batch.
 
     Raises:
-        TypeError: For what is neither, or a `step_on_epoch` that is no bool.
+        TypeError: If `x` is not such a class or function, or `step_on_epoch` is not a bool.
 
     mlr3torch: `as_lr_scheduler()`.
     """
@@ -44,12 +44,12 @@ def describe_scheduler(
     scheduler: Callable[..., LRScheduler],
     additional_args: Mapping[str, Any] = {},
 ) -> TorchCallback:
-    """The descriptor of a class that runs a scheduler, with the scheduler's arguments as parameters.
+    """The descriptor of a class that runs a scheduler. The scheduler's arguments are the parameters.
 
     Args:
-        cls: The class, which hands its `**kwargs` on to the scheduler.
+        cls: The class. It passes its `**kwargs` on to the scheduler.
         scheduler: The torch class, or a function of the optimizer.
-        additional_args: Arguments of the class that are no parameters.
+        additional_args: Arguments of the class that are not parameters.
     """
     name = getattr(scheduler, "__name__", "<lambda>")
     words = "custom" if name == "<lambda>" else snake_case(name.replace("LR", "")).removeprefix("lr_")

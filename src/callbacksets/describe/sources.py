@@ -1,4 +1,4 @@
-"""What may be given to the adapter as `callbacks`, and the CallbackSets that a fit makes of it."""
+"""The argument `callbacks` of the adapter, and the CallbackSets that a fit makes from it."""
 
 import inspect
 import pydoc
@@ -16,31 +16,31 @@ from callbacksets.describe.param_set import ParamSet
 from callbacksets.fit.lightning import is_a
 
 Source = CallbackSet | type[CallbackSet] | TorchCallback
-"""What a fit takes a callback from, or makes one of."""
+"""A callback, or something from which a fit makes a callback."""
 
 if TYPE_CHECKING:
     Given = Source | str | Mapping[str, Any]
     Callbacks = Given | Iterable[Given] | Mapping[str, Given]
 else:
-    Callbacks = Any  # LightningCLI would try each type of the union, and tell of each why it is not that
-"""What the adapter takes: one, several, or a mapping of ids to them; among several there may be such mappings too.
+    Callbacks = Any  # LightningCLI would try each type of the union, and report an error for each
+"""What the adapter accepts: one value, several values, or a mapping of ids to values. A list may contain such mappings.
 
-Each is a source, a key of the dictionary, or what a configuration file says of one.
+Each value is a source, a key of the dictionary, or the mapping that a configuration file has for a callback.
 """
 
 _CONFIGURED = ("class_path", "init_args", "dict_kwargs")
 
 
 def sources_by_id(callbacks: Callbacks) -> dict[str, Source]:
-    """The sources in `callbacks` by the ids of the callbacks they will be.
+    """The sources in `callbacks`, by the ids of their callbacks.
 
     Args:
         callbacks: As for the adapter.
 
     Raises:
-        KeyError: For a string that is no key of the dictionary.
-        TypeError: For what is no source of a CallbackSet.
-        ValueError: When two have the same id, or one instance has two ids.
+        KeyError: If a string is not a key of the dictionary.
+        TypeError: If something is not a source of a CallbackSet.
+        ValueError: If two callbacks have the same id, or if one instance has two ids.
     """
     by_id: dict[str, Source] = {}
     for given, source in _pairs(callbacks):
@@ -54,7 +54,7 @@ def sources_by_id(callbacks: Callbacks) -> dict[str, Source]:
                 )
         if id in by_id:
             raise ValueError(
-                f"Two callbacks have the id {id!r}. Give ids of your own: CallbackSetAdapter({{'a': ..., 'b': ...}})."
+                f"Two callbacks have the id {id!r}. Name them yourself: CallbackSetAdapter({{'a': ..., 'b': ...}})."
             )
         by_id[id] = source
     for id, source in by_id.items():
@@ -81,7 +81,7 @@ def _named(callbacks: Mapping[Any, Any]) -> Iterator[tuple[Any, Source]]:
 
 
 def _is_by_id(value: Any) -> bool:
-    """Whether something in a list is a mapping of ids to callbacks, as `t_clbks()` gives."""
+    """Whether an element of a list is a mapping of ids to callbacks, as `t_clbks()` returns it."""
     sources = (CallbackSet, TorchCallback, type)
     return isinstance(value, Mapping) and all(isinstance(one, sources) for one in value.values())
 
@@ -91,15 +91,17 @@ def _warn_of_missing_stages(id: str, source: Source) -> None:
     cls = callback if isinstance(callback, type) else type(callback)
     if misnamed := list(misnamed_stages(callback)):
         for name, stage in misnamed:
-            rank_zero_warn(f"{cls.__name__}.{name}() looks like a stage, but no loop calls it. Call it {stage}.")
+            rank_zero_warn(
+                f"{cls.__name__}.{name}() looks like a stage, but the training loop never calls it. Rename it {stage}."
+            )
     elif not (stages_of(callback) or stages_in_constructor(cls)) and cls.state_dict is CallbackSet.state_dict:
         rank_zero_warn(
-            f"Callback {id!r} ({cls.__name__}) has no stage, so that nothing of it will run. Define on_<stage>(self)."
+            f"Callback {id!r} ({cls.__name__}) has no stage, so it will do nothing. Define on_<stage>(self)."
         )
 
 
 def _refuse_configured(callbacks: Mapping[Any, Any]) -> None:
-    """In a mapping, keys are ids: what a configuration file says of a callback goes into a list."""
+    """Refuse a mapping of keys to values: the keys of a mapping are ids. A list can hold keys with values."""
     if "class_path" in callbacks:
         listed_instead: list[Any] = [dict(callbacks)]
     elif any(isinstance(value, Mapping) and not _is_configured(value) for value in callbacks.values()):
@@ -107,8 +109,8 @@ def _refuse_configured(callbacks: Mapping[Any, Any]) -> None:
     else:
         return
     raise TypeError(
-        f"Expected callbacks to be a list, or a mapping of ids to callbacks, but got {shown(dict(callbacks))}. Keys "
-        f"with their values go into a list: {shown(listed_instead)}."
+        f"Expected callbacks to be a list, or a mapping of ids to callbacks, but got {shown(dict(callbacks))}. Put "
+        f"keys with values into a list: {shown(listed_instead)}."
     )
 
 
@@ -116,11 +118,11 @@ def generate(sources: Mapping[str, Source]) -> dict[str, CallbackSet]:
     """The CallbackSets of one fit by id, in the order in which they run.
 
     Args:
-        sources: What `sources_by_id()` gave.
+        sources: The result of `sources_by_id()`.
 
     Raises:
-        TypeError, ValueError: For a weight that cannot be sorted by.
-        Exception: What a constructor raises, with a note that says of which callback.
+        TypeError, ValueError: If a weight is not a number.
+        Exception: The error of a constructor, with a note that names the callback.
     """
     callbacks = {id: _callback(id, source) for id, source in sources.items()}
     for id, callback in callbacks.items():
@@ -134,7 +136,7 @@ def _callback(id: str, source: Source) -> CallbackSet:
     try:
         return source.generate() if isinstance(source, TorchCallback) else source()
     except Exception as error:
-        error.add_note(f"when callback {id!r} was made for the fit")
+        error.add_note(f"while making callback {id!r} for the fit")
         raise
 
 
@@ -149,7 +151,7 @@ def _source(value: Any) -> Source:
         weight(f"the weight of callback {_id(value)!r}", value.weight)
         return value
     if isinstance(value, TorchCallback):
-        return value  # as it is: values that it is given later count
+        return value  # not a copy: values set later apply to the next fit
     if isinstance(value, str):
         return _described(value, {})
     if isinstance(value, type) and issubclass(value, CallbackSet):
@@ -161,18 +163,18 @@ def _source(value: Any) -> Source:
         return _configured(value)
     _refuse_others(value)
     raise TypeError(
-        "Expected callbacks to be CallbackSet instances or classes, descriptors or dictionary keys, one of them, a "
-        f"list or a mapping, but got {shown(value)}."
+        "Expected callbacks to be CallbackSet instances or classes, descriptors or dictionary keys (one, a list or a "
+        f"mapping) but got {shown(value)}."
     )
 
 
 def _refuse_others(value: Any) -> None:
-    """Say where a Lightning callback, or an adapter, belongs."""
+    """Refuse a Lightning callback or an adapter, and say where it belongs."""
     cls = value if isinstance(value, type) else type(value)
     if is_a(value, "AdapterHooks"):
         raise TypeError(
-            f"Expected callbacks to be CallbackSets but got a {cls.__name__}. Of two adapters make one, with the "
-            "callbacks of both."
+            f"Expected callbacks to be CallbackSets but got a {cls.__name__}. Use one adapter with the callbacks of "
+            "both."
         )
     if any(base.__name__ == "Callback" and "lightning" in base.__module__ for base in cls.__mro__):
         raise TypeError(
@@ -188,53 +190,56 @@ def _described(key: str, values: Mapping[str, Any]) -> TorchCallback:
 
 
 def _configured(value: Mapping[str, Any]) -> Source:
-    """What a configuration file says: a key with its values, or a `class_path` that LightningCLI did not make."""
+    """The source for a mapping of a configuration file: a key with its values, or a `class_path`."""
     if "class_path" in value:
         if unknown := [key for key in value if key not in _CONFIGURED]:
             raise TypeError(
-                f"Expected beside class_path init_args or dict_kwargs but got {listed(map(str, unknown))}."
+                f"Only init_args and dict_kwargs can go with class_path, but got {listed(map(str, unknown))}."
                 f"{did_you_mean(unknown[0], _CONFIGURED)}"
             )
         make: Any = pydoc.locate(str(value["class_path"]))
         if not callable(make):
-            raise TypeError(f"There is no class {shown(value['class_path'])} to import.")
+            raise TypeError(f"The class_path {shown(value['class_path'])} cannot be imported.")
         _check_makes_a_source(make, value["class_path"])
-        # LightningCLI has tried, and will show the error that is raised here
+        # LightningCLI has already tried, and will show the error that is raised here
         return _source(make(**value.get("init_args") or {}, **value.get("dict_kwargs") or {}))
     if _is_configured(value):
         [(key, values)] = value.items()
         return _described(key, values)
     raise TypeError(
-        "Expected a key of the dictionary with its values, {'early_stopping': {'patience': 3}}, or a class_path with "
-        f"init_args, but got {shown(dict(value))}."
+        "Expected a key of the dictionary with values, such as {'early_stopping': {'patience': 3}}, or a class_path "
+        f"with init_args, but got {shown(dict(value))}."
     )
 
 
 def _check_makes_a_source(make: Any, class_path: object) -> None:
-    """Refuse what a configuration file names, before it is called, unless it is known to make a callback."""
+    """Raise a `TypeError` unless the object that a configuration file names is known to make a callback.
+
+    This happens before the object is called.
+    """
     made = make
     if not isinstance(make, type):
         try:
             made = typing.get_type_hints(make).get("return")
-        except Exception:  # annotations may name what cannot be found
+        except Exception:  # annotations may contain names that cannot be resolved
             made = inspect.signature(make).return_annotation
     if isinstance(made, type) and issubclass(made, CallbackSet | TorchCallback):
         return
     if made is make:
         _refuse_others(make)
     raise TypeError(
-        f"Expected class_path to name a CallbackSet class, TorchCallback, or a function that is annotated to return "
+        f"Expected class_path to name a CallbackSet class, TorchCallback, or a function with a return annotation of "
         f"one of them (-> TorchCallback), but got {shown(class_path)}."
     )
 
 
 def _is_configured(value: Mapping[Any, Any]) -> bool:
-    """Whether a mapping is a key with its values, or has a class path."""
+    """Whether a mapping is a key with its values, or has a `class_path`."""
     return "class_path" in value or (len(value) == 1 and isinstance(next(iter(value.values())), Mapping))
 
 
 def _check_complete(what: str, param_set: ParamSet, remedy: str) -> None:
-    """Raise a `TypeError` when what can be given no values any more needs some."""
+    """Raise a `TypeError` if required values are missing, because nobody can set them later."""
     if missing := param_set.missing:
         values = ", ".join(f"{name}=..." for name in missing)
         raise TypeError(f"{what} cannot be made without {listed(missing)}. {remedy}{values}).")

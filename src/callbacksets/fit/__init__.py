@@ -1,1 +1,1 @@
-"""One fit of CallbackSets: what is due at each moment, and what a checkpoint keeps of it."""
+"""One fit of CallbackSets: what to do at each moment of training, and what a checkpoint keeps."""

@@ -1,4 +1,4 @@
-"""Seeing what goes into the steps of a fit and comes out of them: the batch, the loss, the network's output."""
+"""Capturing the inputs and results of the steps of a fit: the batch, the loss and the network's output."""
 
 from collections.abc import Callable, Mapping
 from functools import partial, wraps
@@ -18,10 +18,10 @@ _STEPS = ("training_step", "validation_step")
 
 
 class Capture:
-    """Taps one fit: the strategy, which calls the steps, and the network, through hooks.
+    """Captures the steps of one fit through the strategy, which calls them, and the network through its hooks.
 
-    No hook of a Lightning callback will do. The loss that they see is divided by `accumulate_grad_batches`, which
-    rounds; other callbacks may call the network between them; and the batch cannot be exchanged through them.
+    The hooks of a Lightning callback are not sufficient. They see a loss that is divided by `accumulate_grad_batches`,
+    which rounds it. Other callbacks may call the network in between. And a hook cannot exchange the batch.
     """
 
     def __init__(self, trainer: "Trainer", learner: "LightningModule", step: Step) -> None:
@@ -34,7 +34,7 @@ class Capture:
         self._handles: list[RemovableHandle] = []
 
     def watch_steps(self) -> None:
-        """Look at what goes into the steps and comes out of them."""
+        """Capture the inputs and results of the steps from now on."""
         for name in _STEPS:
             self._taps.put(name, partial(self._watched, trains=name == "training_step"))
 
@@ -60,20 +60,20 @@ class Capture:
         return watched
 
     def watch_network(self, network: nn.Module) -> None:
-        """Keep the outputs of this network, and of none that was watched before, until the next batch starts.
+        """Keep the output of this network until the next batch starts. A network watched before is released.
 
-        The network has our hooks only while a step runs, so that a stage can script it: `torch.jit.script` refuses hooks
-        of Python. Compiled code does not notice hooks that come later, so a compiled network has them all the time.
+        The network has our hooks only while a step runs, so that a stage can script it: `torch.jit.script` refuses
+        Python hooks. Compiled code ignores hooks that are added later, so a compiled network keeps them all the time.
         """
         if network is self._network:
             return
         self._let_go()
         self._network = network
         if isinstance(network, torch.jit.ScriptModule):
-            return  # it takes no hooks
+            return  # it has no hooks
         if network is self._learner and self._trainer.model is not self._learner:
-            # A wrapped module (DDP, FSDP) is called twice: the wrapper's call is redirected to the whole step and
-            # returns the loss; the step's own call lies inside it.
+            # A wrapped module (DDP, FSDP) is called twice. The call of the wrapper runs the whole step and returns the
+            # loss. The step calls the module once more inside it.
             self._hooks = [
                 (network.register_forward_pre_hook, _Hook(self._enter)),
                 (partial(network.register_forward_hook, always_call=True), _Hook(self._keep_inner)),
@@ -84,14 +84,14 @@ class Capture:
             self._handles, self._hooks = [register(hook) for register, hook in self._hooks], []
 
     def _within_reach(self, network: nn.Module) -> nn.Module:
-        """The network, or what `torch.compile` has wrapped: a compiled step passes by the hooks of the wrapper."""
+        """The network; in a compiled step, the module inside the wrapper of `torch.compile`, whose hooks do not run."""
         return getattr(network, "_orig_mod", network) if self._has_compiled_steps() else network
 
     def _has_compiled_steps(self) -> bool:
         return any(hasattr(getattr(self._learner, name), "_torchdynamo_orig_callable") for name in _STEPS)
 
     def stop(self) -> None:
-        """Leave everything as it was."""
+        """Restore the strategy and the network as they were."""
         self._let_go()
         self._taps.remove()
 
@@ -109,12 +109,12 @@ class Capture:
 
     def _keep_inner(self, network: nn.Module, inputs: Any, output: Any) -> None:
         self._step.depth -= 1
-        if self._step.depth > 0 and output is not None:  # a call that has failed comes here with None
+        if self._step.depth > 0 and output is not None:  # the output of a failed call is None
             self._keep(network, inputs, output)
 
 
 class _Hook:
-    """A hook that goes with no copy of the network: there, and in a file, is one that does nothing."""
+    """A hook that is not copied or pickled with the network: the copy has a hook that does nothing."""
 
     def __init__(self, hook: Callable[..., None]) -> None:
         self._hook = hook

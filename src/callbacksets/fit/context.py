@@ -1,4 +1,4 @@
-"""What a callback sees of the training loop: `self.ctx`."""
+"""The context of a callback, `self.ctx`: what it can see and set of the training loop."""
 
 import difflib
 from collections.abc import Callable, Mapping
@@ -30,13 +30,13 @@ _REMEDIES = {
     "step": "The Trainer counts.",
     "step_valid": "The Trainer counts.",
     "global_step": "The Trainer counts.",
-    "loss_fn": "Wrap the module's own in begin: ctx.learner.loss_fn = ... .",
-    "network": "Change it in place, or the module's attribute in begin.",
+    "loss_fn": "Wrap the module's own in on_begin: ctx.learner.loss_fn = ... .",
+    "network": "Change it in place, or set the module's attribute in on_begin.",
     "optimizer": "Change its param_groups in place.",
     "optimizers": "Change their param_groups in place.",
-    "y_hat": "Change it in place, or the network.",
-    "y_hats": "Change it in place, or the network.",
-    "last_loss": "It is what training_step() returned.",
+    "y_hat": "Change it in place, or change the network.",
+    "y_hats": "Change it in place, or change the network.",
+    "last_loss": "It is the loss that training_step() returned.",
 }
 _SETTABLE = ("terminate", "batch", "last_scores_train", "last_scores_valid")
 _ELSEWHERE = {
@@ -50,16 +50,16 @@ _ELSEWHERE = {
     "pl_module": "ctx.learner",
     "preds": "ctx.y_hat",
 }
-"""What other libraries call a field."""
+"""The names that other libraries have for a field."""
 
 
-# What is None only before it exists, or in an epoch without validation, is declared without the None, as is
-# `CallbackSet.ctx`: a type checker would refuse `self.ctx.last_scores_valid["acc"]`.
+# Some fields are None only before they exist, or in an epoch without validation. Their types omit the None, like that
+# of `CallbackSet.ctx`: otherwise a type checker would refuse `self.ctx.last_scores_valid["acc"]`.
 class ContextTorch:
     """The state of the training loop, as `self.ctx` in the stages of a callback.
 
-    Every field is computed when it is read. `terminate`, `batch`, `last_scores_train` and `last_scores_valid` can be
-    set, and so can fields of one's own, which all callbacks of the run share.
+    Every field is computed when it is read. A callback can set `terminate`, `batch`, `last_scores_train` and
+    `last_scores_valid`. It can also set fields of its own, which all callbacks of the run share.
 
     Example:
         >>> from callbacksets import CallbackSet
@@ -112,7 +112,7 @@ class ContextTorch:
 
     @property
     def loss_fn(self) -> Callable[..., Any] | None:
-        """The one named by the adapter's `loss_fn`; else the module's `loss_fn` or `criterion`; else None."""
+        """The attribute named by the adapter's `loss_fn`; else the module's `loss_fn` or `criterion`; else None."""
         if self._loss_fn_name is not None:
             return named_loss_fn(self._learner, self._loss_fn_name)
         loss_fn = getattr(self._learner, "loss_fn", None)
@@ -120,27 +120,27 @@ class ContextTorch:
 
     @property
     def optimizer(self) -> Optimizer:
-        """The torch optimizer; in `after_backward` the one about to step. None before there is one.
+        """The torch optimizer; in `on_after_backward` the optimizer that is about to step. None before it exists.
 
         Raises:
-            RuntimeError: With several optimizers, outside of `after_backward`.
+            RuntimeError: If there are several optimizers, outside of `on_after_backward`.
         """
         if self._step.optimizer is not None:
             return self._step.optimizer
         optimizers = self.optimizers
         if len(optimizers) > 1:
-            raise RuntimeError(f"There are {len(optimizers)} optimizers, so ctx.optimizer is none: see ctx.optimizers.")
+            raise RuntimeError(f"There are {len(optimizers)} optimizers. Use ctx.optimizers, a list.")
         return optimizers[0] if optimizers else None  # type: ignore[return-value]
 
     @property
     def optimizers(self) -> list[Optimizer]:
         """The torch optimizers."""
-        # Lightning puts a mock where configure_optimizers() returned None
+        # Lightning inserts a mock if configure_optimizers() returned None
         return [optimizer for optimizer in self._trainer.optimizers if not is_mock(optimizer)]
 
     @property
     def device(self) -> torch.device:
-        """Where the network is."""
+        """The device of the network."""
         return self._learner.device
 
     @property
@@ -152,12 +152,12 @@ class ContextTorch:
 
     @property
     def loader_train(self) -> Any:
-        """The training loader, or the list or dict of them; None before it exists."""
+        """The training loader, or the list or dict of loaders; None before it exists."""
         return self._trainer.train_dataloader
 
     @property
     def loader_valid(self) -> Any:
-        """The validation loader, or the list or dict of them; None before it exists and without validation."""
+        """The validation loader, or the list or dict of loaders; None before it exists and without validation."""
         return self._trainer.val_dataloaders
 
     @property
@@ -172,44 +172,47 @@ class ContextTorch:
 
     @property
     def validates(self) -> bool:
-        """Whether a validation is under way; in `before_valid`, whether one follows. Else the epoch ends next."""
+        """Whether a validation is running. In `on_before_valid`: whether a validation follows, or the epoch ends."""
         return bool(self._trainer.validating)
 
     @property
     def eval_freq(self) -> int | None:
-        """Every how many epochs validation runs: `Trainer(check_val_every_n_epoch=...)`."""
+        """The number of epochs between validations: `Trainer(check_val_every_n_epoch=...)`."""
         return self._trainer.check_val_every_n_epoch
 
     # --- where it is -------------------------------------------------------------------------------------------------
 
     @property
     def epoch(self) -> int:
-        """The epoch, from 1; in `begin` the epochs trained so far."""
+        """The epoch, counted from 1. In `on_begin`, the number of epochs trained so far."""
         return self._loop.now[0]
 
     @property
     def total_epochs(self) -> int | None:
-        """The epochs of the whole run, `Trainer(max_epochs=...)`; None when unlimited."""
+        """The number of epochs of the whole run, `Trainer(max_epochs=...)`; None if unlimited."""
         return limit(self._trainer.max_epochs)
 
     @property
     def step(self) -> int:
-        """The batch in the epoch, from 1."""
+        """The number of the batch in the epoch, from 1; None before the first batch."""
         return self._trainer.fit_loop.batch_idx + 1 if "on_batch_begin" in self._loop.ran else None  # type: ignore[return-value]
 
     @property
     def step_valid(self) -> int:
-        """The batch in the validation loader, from 1."""
+        """The number of the batch in the validation loader, from 1; None before the first batch."""
         return self._step.valid  # type: ignore[return-value]
 
     @property
     def global_step(self) -> int:
-        """Batches over all epochs, fits and resumed runs; not optimizer steps."""
+        """The number of training batches so far, over all epochs, fits and resumed runs.
+
+        It does not count optimizer steps.
+        """
         return self._loop.now[1]
 
     @property
     def total_steps(self) -> int | None:
-        """The batches of the whole run, with every limit of the Trainer applied; None when unlimited or unknown."""
+        """The number of batches of the whole run, with all limits of the Trainer; None if unlimited or unknown."""
         return total_steps(self._trainer, self._learner.automatic_optimization)
 
     @property
@@ -224,13 +227,16 @@ class ContextTorch:
 
     @property
     def terminate(self) -> bool:
-        """Whether training is to stop; looked at after `begin` and when an epoch ends. True on any rank stops all."""
+        """Set it to True to stop training. It is checked after `on_begin` and when an epoch ends.
+
+        True on any rank stops all ranks.
+        """
         return self._loop.terminate
 
     @terminate.setter
     def terminate(self, value: bool) -> None:
         if hasattr(value, "dtype"):
-            value = bool(value)  # a comparison of numpy's or torch's
+            value = bool(value)  # the result of a comparison in NumPy or torch
         if not isinstance(value, bool):
             raise TypeError(f"Expected ctx.terminate to be True or False but got {value!r}.")
         loop = self._loop
@@ -242,13 +248,14 @@ class ContextTorch:
 
     @property
     def batch(self) -> Any:
-        """The current batch, on the device, in the loader's own form.
+        """The current batch, on the device, in the form in which the loader returned it.
 
-        What `batch_begin` and `batch_valid_begin` change in it, or assign to it, reaches the forward call.
+        `on_batch_begin` and `on_batch_valid_begin` can change it in place or assign a new one. The forward call gets
+        the changed batch.
 
         Raises:
-            RuntimeError: When it is assigned in another stage.
-            TypeError: When it is assigned and is a tuple, which others may hold.
+            RuntimeError: If it is assigned in another stage.
+            TypeError: If it is assigned and the batch is a tuple, which cannot be changed in place.
         """
         return self._step.batch
 
@@ -256,7 +263,9 @@ class ContextTorch:
     def batch(self, value: Any) -> None:
         step = self._step
         if not step.is_open:
-            raise RuntimeError("ctx.batch can only be assigned in batch_begin and batch_valid_begin: else it is late.")
+            raise RuntimeError(
+                "ctx.batch can only be assigned in on_batch_begin and on_batch_valid_begin, before the forward call."
+            )
         if isinstance(step.batch, list) and isinstance(value, list | tuple):
             step.batch[:] = value  # in place, so that the hooks of the module see it as well
         elif isinstance(step.batch, dict) and isinstance(value, Mapping):
@@ -265,61 +274,63 @@ class ContextTorch:
             step.batch.update(contents)
         elif isinstance(step.batch, tuple) or step.batch is None:
             raise TypeError(
-                f"The batch is a {type(step.batch).__name__}, which cannot be exchanged. Change its tensors in place "
-                "(tensor.copy_(...)), or let the loader give lists or dicts."
+                f"The batch is a {type(step.batch).__name__}, which cannot be replaced. Change its tensors in place "
+                "(tensor.copy_(...)), or let the loader return lists or dicts."
             )
         else:
             step.batch, step.is_exchanged = value, True
 
     @property
     def y_hats(self) -> Any:
-        """The network's output for the current batch as it is, in training and validation.
+        """The complete output of the network for the current batch, in training and validation.
 
-        Taken from the network's own call, the last one in the step. There from the forward call until the next batch
-        starts.
+        It is the result of the last call of the network in the step. It is available from the forward call until the
+        next batch starts.
 
         Raises:
-            RuntimeError: Before the forward call, when the step did not call the network, or when no callback of the
-                run says that it reads the output: `CallbackSet.reads_y_hats`.
+            RuntimeError: Before the forward call; if the step did not call the network; or if all callbacks of the run
+                have `reads_y_hats = False`.
         """
         step = self._step
         if step.outputs is not NOTHING:
             return step.outputs
         if step.is_open:
             stage = self._loop.stage
-            raise RuntimeError(f"There is no network output yet: in {stage} the forward call is still to come.")
+            raise RuntimeError(f"There is no network output yet: {stage} runs before the forward call.")
         if not step.is_done:
-            raise RuntimeError("There is no network output yet: no batch has started, or it has failed.")
+            raise RuntimeError("There is no network output yet: no batch has started, or the batch has failed.")
         if not any(callback.reads_y_hats for callback in self._callbacks.values()):
             raise RuntimeError(
-                "The network's output is not kept, as all callbacks of this run have reads_y_hats = False. "
-                "Set reads_y_hats = True in the class of the one that reads it."
+                "The network's output is not kept, because all callbacks of this run have reads_y_hats = False. "
+                "Set reads_y_hats = True in the class of the callback that reads it."
             )
         if isinstance(self.network, torch.jit.ScriptModule):
-            raise RuntimeError("The network is scripted, and runs no hooks through which its output could be seen.")
+            raise RuntimeError(
+                "The output of a scripted network (torch.jit) is not available, because it does not run hooks."
+            )
         network = f"{type(self.network).__name__} {self._network_name or ''}".rstrip()
         names = [name for name, _ in self._learner.named_children()]
         raise RuntimeError(
             f"The step did not call the network ({network}), so it has no output. If another part of the module is "
-            f"the network, name it: CallbackSetAdapter(..., network=...). It has {listed(names)}. If the step calls "
-            "forward() itself, let it call the network instead, self(x) or self.network(x): only that runs the hooks "
-            "through which the output is seen."
+            f"the network, name it: CallbackSetAdapter(..., network=...). The module has {listed(names)}. If the step "
+            "calls forward() directly, call the network instead, self(x) or self.network(x): the output is taken from "
+            "a hook, and forward() does not run hooks."
         )
 
     @property
     def y_hat(self) -> Any:
-        """The first element of `y_hats` (list, tuple), its `logits` or else first value (dict), or itself."""
+        """The first element of `y_hats` (list, tuple), its `logits` or first value (dict), else `y_hats` itself."""
         return first_output(self.y_hats)
 
     @property
     def last_loss(self) -> float:
-        """The loss of the last training batch that had one, as `training_step()` returned it.
+        """The loss of the last training batch that had a loss, as `training_step()` returned it.
 
-        Not divided by `accumulate_grad_batches`. Taken off the device when it is read.
+        It is not divided by `accumulate_grad_batches`. It is copied from the device when it is read.
         """
         step = self._step
         if isinstance(step.last_loss, Tensor):
-            # under manual optimization a step may return anything
+            # with manual optimization a step may return anything
             step.last_loss = step.last_loss.item() if step.last_loss.numel() == 1 else None
         return step.last_loss  # type: ignore[no-any-return]
 
@@ -327,7 +338,10 @@ class ContextTorch:
 
     @property
     def last_scores_train(self) -> Scores:
-        """What the module logged for the epoch in the training loop: name -> float; takes a position as well."""
+        """The scores that the module logged for the epoch in the training loop: name -> float.
+
+        A key is a name, the full logged name or a position.
+        """
         self._loop.scores_train = scores = as_scores(self._loop.scores_train)
         return scores  # type: ignore[return-value]
 
@@ -337,7 +351,10 @@ class ContextTorch:
 
     @property
     def last_scores_valid(self) -> Scores:
-        """What the module logged in the validation loop; None from the end of an epoch that did not validate."""
+        """The scores of the last validation; empty before the first.
+
+        From the end of an epoch without validation until the next validation it is None.
+        """
         self._loop.scores_valid = scores = as_scores(self._loop.scores_valid)
         return scores  # type: ignore[return-value]
 
@@ -347,22 +364,22 @@ class ContextTorch:
 
     @property
     def measures_train(self) -> Measures:
-        """Name -> the torchmetrics `Metric` that was logged in training, None where a number was."""
+        """Name -> the torchmetrics `Metric` that was logged in training; None if a number was logged."""
         return self._loop.measures_train
 
     @property
     def measures_valid(self) -> Measures:
-        """The same for validation; known at `begin` when the sanity check ran."""
+        """The same for validation. In `on_begin` they are known if the sanity check ran."""
         return self._loop.measures_valid
 
     def minimize(self, name: str | int = 0) -> bool | None:
-        """Whether lower is better for a score; None when unknown.
+        """Whether lower is better for a score; None if unknown.
 
         Args:
-            name: The name of a validation score, or else a training score, or its position.
+            name: The name or position of a validation score, else of a training score.
 
         Returns:
-            What the metric's `higher_is_better` says, else True for a name that ends in `loss`, else None.
+            The opposite of the metric's `higher_is_better`, else True for a name that ends in `loss`, else None.
         """
         for known in (self.last_scores_valid, self.measures_valid, self.last_scores_train, self.measures_train):
             if known:
@@ -376,25 +393,25 @@ class ContextTorch:
             return minimize
         metric = self.measures_valid.get(name, self.measures_train.get(name))
         higher: bool | None = getattr(metric, "higher_is_better", None)
-        return _is_loss(name) if higher is None else not higher
+        return is_loss(name) if higher is None else not higher
 
     # --- itself ------------------------------------------------------------------------------------------------------
 
     def __setattr__(self, name: str, value: Any) -> None:
         known = getattr(type(self), name, None)
         if known is not None and getattr(known, "fset", None) is None:
-            remedy = _REMEDIES.get(name, "It shows what the Trainer has.")
+            remedy = _REMEDIES.get(name, "It shows the state of the Trainer.")
             raise AttributeError(f"ctx.{name} cannot be set. {remedy} You can set {listed(_SETTABLE)}.")
         if known is None and name not in vars(self) and (near := difflib.get_close_matches(name, _SETTABLE, 1, 0.85)):
             raise AttributeError(
-                f"ctx has no field {name!r}. Did you mean {near[0]!r}? A field of your own needs a name that is less "
-                "like it."
+                f"ctx has no field {name!r}. Did you mean {near[0]!r}? Give a field of your own a name that is less "
+                "similar."
             )
         object.__setattr__(self, name, value)
 
     def __getattr__(self, name: str) -> Any:
         if isinstance(known := getattr(type(self), name, None), property):
-            return known.fget(self)  # type: ignore[misc]  # an AttributeError in a field led here: let it be seen
+            return known.fget(self)  # type: ignore[misc]  # the field itself raised AttributeError: raise it again
         fields = [name for name in dir(self) if not name.startswith("_")]
         meant = f" Here it is {_ELSEWHERE[name]}." if name in _ELSEWHERE else did_you_mean(name, fields)
         raise AttributeError(f"ctx has no field {name!r}.{meant} It has {', '.join(fields)}.")
@@ -405,14 +422,14 @@ class ContextTorch:
 
 
 def first_output(y_hats: Any) -> Any:
-    """The tensor of a network's output that is its prediction, where it has several."""
+    """The prediction in a network's output, if the output has several elements."""
     if isinstance(y_hats, Mapping):
         return y_hats["logits"] if "logits" in y_hats else next(iter(y_hats.values()))
     return y_hats[0] if isinstance(y_hats, list | tuple) else y_hats
 
 
 def datasets(loaders: Any) -> Any:
-    """The dataset of a loader, None if it has none, or those of a list or dict of loaders."""
+    """The dataset of a loader, or the datasets of a list or dict of loaders; None if a loader has no dataset."""
     if isinstance(loaders, Mapping):
         return {name: datasets(loader) for name, loader in loaders.items()}
     if isinstance(loaders, list | tuple):
@@ -420,7 +437,8 @@ def datasets(loaders: Any) -> Any:
     return getattr(loaders, "dataset", None)
 
 
-def _is_loss(name: str) -> bool | None:
+def is_loss(name: str) -> bool | None:
+    """True if the name of a score ends in `loss`, else None."""
     return True if short_name(name.split("/dataloader_idx_")[0]).lower().endswith("loss") else None
 
 

@@ -1,4 +1,4 @@
-"""Calling the stages of callbacks: the only place where it is done."""
+"""The only place that calls the stages of callbacks."""
 
 from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
@@ -12,11 +12,11 @@ if TYPE_CHECKING:
 
 T = TypeVar("T")
 Call = tuple[str, Callable[[], None], Mapping[str, Any]]
-"""A callback's part in a stage: its id, its method, and what is set on the instance, which may have changed since."""
+"""A callback's part in a stage: its id, its method, and the dict of the instance, where the stage may be replaced."""
 
 
 class Dispatch:
-    """Calls each stage of all callbacks in their order, and writes into the logbook when it did."""
+    """Calls each stage of all callbacks in their order, and records in the logbook when it did."""
 
     def __init__(self, trainer: "Trainer", sets: Mapping[str, CallbackSet], loop: Loop) -> None:
         self._trainer = trainer
@@ -27,12 +27,12 @@ class Dispatch:
         self.find_stages()
 
     def check_stages(self) -> None:
-        """Raise a `TypeError` for what was set on an instance as a stage and cannot be one."""
+        """Raise a `TypeError` if an instance has an attribute that looks like a stage but cannot be one."""
         for callback in self._sets.values():
             check_instance(callback)
 
     def find_stages(self) -> None:
-        """Look again which callback has which stage, and bind the methods: a batch should only have to call them."""
+        """Find again which callback has which stage, and bind the methods, so that a batch only has to call them."""
         profiler = self._trainer.profiler  # type: ignore[attr-defined]  # set where mypy does not look
         is_profiled = not is_a(profiler, "PassThroughProfiler")
         for stage in STAGES:
@@ -51,26 +51,26 @@ class Dispatch:
         self._run(stage, self._calls[stage])
 
     def finish(self, stage: str, ids: Iterable[str]) -> None:
-        """Run a stage of some callbacks: those that had not had it when a checkpoint was saved in the middle of it."""
+        """Run a stage for the callbacks that had not run it yet when a checkpoint was saved in the middle of it."""
         self._run(stage, [call for call in self._calls[stage] if call[0] in ids])
 
     def attempt(self, stage: str, ids: Iterable[str]) -> list[BaseException]:
-        """Run a stage of some callbacks, whatever fails in it. Gives what was raised."""
+        """Run a stage for some callbacks, even if one of them fails. Return the exceptions."""
         failures: list[BaseException] = []
         for call in [call for call in self._calls[stage] if call[0] in ids]:
             try:
                 self._run(stage, [call])
-            except BaseException as failure:  # the other callbacks must have their turn
+            except BaseException as failure:  # the other callbacks must run as well
                 failures.append(failure)
         return failures
 
     def to_come(self) -> list[str]:
-        """The ids of the callbacks that are still to have the stage that runs."""
+        """The ids of the callbacks that have not run the current stage yet."""
         ids = list(self._sets)
         return [] if self._loop.caller is None else ids[ids.index(self._loop.caller) + 1 :]
 
     def noting(self, call: Callable[[], T], id: str, method: str) -> T:
-        """Call a method that is no stage; an error that leaves it carries a note."""
+        """Call a method that is not a stage. An error that it raises gets a note."""
         try:
             return call()
         except BaseException as error:
@@ -78,10 +78,10 @@ class Dispatch:
             raise
 
     def note(self, error: BaseException, id: str | None = None, method: str | None = None) -> None:
-        """Note on an error where it came from: by default, from the callback and stage that run.
+        """Add a note to an error that says where it came from; by default, from the current callback and stage.
 
         Raises:
-            RuntimeError: For a `StopIteration`, which Lightning would take for the end of the data.
+            RuntimeError: Instead of a `StopIteration`, which Lightning would take for the end of the data.
         """
         if isinstance(error, StopIteration):
             raised = RuntimeError("A callback raised StopIteration.")
@@ -89,7 +89,7 @@ class Dispatch:
             raise raised from error
         error.add_note(self._where(id, method))
         if isinstance(error, TypeError) and "NoneType" in str(error) and self._loop.scores_valid is None:
-            error.add_note("ctx.last_scores_valid is None: this epoch did not validate")
+            error.add_note("ctx.last_scores_valid is None, because this epoch had no validation")
 
     def _where(self, id: str | None, method: str | None) -> str:
         loop, trainer = self._loop, self._trainer
@@ -98,7 +98,7 @@ class Dispatch:
         where = f"in callback {id!r} ({type(self._sets.get(id)).__name__}), {method or loop.stage}"
         where += f", epoch {loop.now[0]}, step {step}, rank {trainer.global_rank} of {trainer.world_size}"
         if loop.is_resumed_inside_epoch:
-            where += "; on_epoch_begin did not run, as the run was resumed inside the epoch"
+            where += "; on_epoch_begin did not run, because the run was resumed inside the epoch"
         return where
 
     def _run(self, stage: str, calls: Iterable[Call]) -> None:
@@ -119,7 +119,7 @@ class Dispatch:
 
 
 def _profiled(id: str, callback: CallbackSet, stage: str, profiler: Any) -> Callable[[], None]:
-    """The method of a stage, as a row of its own in the profiler's table."""
+    """The method of a stage, with its own row in the profiler's table."""
 
     def profiled() -> None:
         if (method := getattr(callback, stage, None)) is not None:

@@ -1,4 +1,4 @@
-"""Telling whether the weights of a module have changed."""
+"""Detecting whether the weights of a module have changed."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -10,16 +10,16 @@ if TYPE_CHECKING:
 
 
 def fingerprint(module: "LightningModule") -> list[Any]:
-    """What changes when a tensor of the module is written to, also where torch does not count it (through `.data`)."""
+    """A value that changes if a tensor of the module is changed, even through `.data`, which torch does not count."""
     tensors = [tensor for tensor in (*module.parameters(), *module.buffers()) if not is_lazy(tensor)]
     versions = [None if tensor.is_inference() else tensor._version for tensor in tensors]
     return [versions, [_sum(tensor.detach()) for tensor in tensors]]
 
 
 def _sum(tensor: torch.Tensor) -> str:
-    local = tensor.to_local() if hasattr(tensor, "to_local") else tensor  # of a sharded one, without a collective call
+    local = tensor.to_local() if hasattr(tensor, "to_local") else tensor  # the local shard needs no collective call
     try:
         total = local.sum(dtype=torch.complex128 if local.is_complex() else torch.float64)
-        return str(total.item())  # which is the same for two that are NaN
+        return str(total.item())  # as strings, two NaN are equal
     except (NotImplementedError, RuntimeError):
-        return ""  # of a quantized or nested tensor, or one without data; the count of changes has to do
+        return ""  # a quantized or nested tensor, or a tensor without data: only torch's count of changes is used

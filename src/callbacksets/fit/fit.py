@@ -1,8 +1,8 @@
-"""One fit: what is due at each moment of training, in the order in which training runs.
+"""One fit: what to do at each moment of training, in the order in which training runs.
 
-Lightning's hooks name the moments (see `callbacksets.adapter`). Each method does only what is due and not yet done.
-So it is all the same whether a hook comes once, comes after its part was done early for a checkpoint, or comes again in
-a run that was resumed.
+Lightning's hooks name the moments (see `callbacksets.adapter`). Each method does only what has not been done yet. So it
+makes no difference whether a hook is called once, is called after its work was already done for a checkpoint, or is
+called again in a resumed run.
 """
 
 import time
@@ -16,7 +16,7 @@ from torch.optim import Optimizer
 from callbacksets.base import CallbackSet
 from callbacksets.fit import lightning, resume, states
 from callbacksets.fit.capture import Capture
-from callbacksets.fit.context import ContextTorch
+from callbacksets.fit.context import ContextTorch, is_loss
 from callbacksets.fit.dispatch import Dispatch
 from callbacksets.fit.fingerprint import fingerprint
 from callbacksets.fit.gradients import Gradients
@@ -37,7 +37,7 @@ if TYPE_CHECKING:
 
 
 class Fit:
-    """What begins when the adapter is set up, and ends with the stage `exit`."""
+    """One fit, from the set-up of the adapter to the stage `on_exit`."""
 
     def __init__(
         self,
@@ -59,12 +59,12 @@ class Fit:
         self.publisher: Publisher = Publisher(trainer, self.loop)
         self.capture: Capture = Capture(trainer, module, self.step)
         self.saving: Saving = Saving(trainer, module, self._end_before_save)
-        self.given: Saved | None = None  # what the checkpoint that this fit continues has saved
-        self.result: Saved | None = None  # what would be saved after the last stage of training
+        self.given: Saved | None = None  # our part of the checkpoint that this fit resumes
+        self.result: Saved | None = None  # what a checkpoint after the last stage of training would keep
         self.warned: set[str] = set()
-        self.stateless: set[str] = set()  # whose `state_dict` has failed
+        self.stateless: set[str] = set()  # ids of callbacks whose `state_dict` has failed
         self.stops_at_validation: bool = terminate_at == "validation"
-        self._gradients: Gradients | None = None  # from `begin` on
+        self._gradients: Gradients | None = None  # set by `begin`
         self._is_exact = True
         self._set_up_at = time.monotonic()
         self.random: RandomState | None = RandomState(self) if random_state else None
@@ -78,8 +78,8 @@ class Fit:
         """Give every callback its context.
 
         Args:
-            leave: What is to be done at Lightning's last word on a failure, the strategy's `on_exception`. It follows
-                those of the callbacks, and comes also where a tuner has put others in their place.
+            leave: A function to call when Lightning has handled a failure: in the strategy's `on_exception`. This runs
+                after that of the callbacks, and also if a tuner has replaced the callbacks.
         """
 
         def tapped(on_exception: Callable[[BaseException], None]) -> Callable[[BaseException], None]:
@@ -92,19 +92,19 @@ class Fit:
         for id, callback in self.sets.items():
             if isinstance(callback.ctx, ContextTorch) and not callback.ctx.trainer.interrupted:
                 raise RuntimeError(
-                    f"Callback {id!r} is in another fit. Give each of two fits at a time a callback of its own: "
-                    "a class or a descriptor makes one for every fit, and so does callback.clone(deep=True)."
+                    f"Callback {id!r} is already in another fit. Two fits at the same time need different callbacks. "
+                    "Give a class or a descriptor, which makes a callback for every fit, or callback.clone(deep=True)."
                 )
-        self._taps.put("on_exception", tapped)  # the strategy's own, which follows those of the callbacks
+        self._taps.put("on_exception", tapped)  # that of the strategy runs after those of the callbacks
         for id, callback in self.sets.items():
-            if "ctx" in vars(callback):  # the instance has served a fit before
+            if "ctx" in vars(callback):  # the instance was in an earlier fit
                 self.dispatch.noting(callback.start_over, id, "start_over")
             callback.ctx = self.ctx
 
     def load(self, saved: Mapping[str, Any] | None) -> None:
-        """Take what the checkpoint has of the run that this fit continues; None if it did not know of us."""
+        """Take our part of the checkpoint that this fit resumes; None if the checkpoint has no such part."""
         if saved is not None and not saved["begun"]:
-            return  # a tuner restores what it had saved before this fit began
+            return  # a tuner restores a checkpoint that it saved before this fit began
         self.loop.resumed = True
         if saved is not None:
             given = states.read(saved)
@@ -114,25 +114,25 @@ class Fit:
                 self.random.load(cast(list[Any], given["random"]))
 
     def start(self) -> None:
-        """The strategy is set up, and nothing has been drawn for training."""
+        """The strategy is set up, and no random numbers have been drawn for training."""
         if self.random is not None:
             self.random.begin_fit()
         self.watch_network()  # before the sanity check may compile it
 
     def watch_network(self) -> None:
-        """Keep the outputs of what is the network now, if a callback may read them."""
+        """Keep the outputs of the current network, if a callback may read them."""
         if any(callback.reads_y_hats for callback in self.sets.values()):
             self.capture.watch_network(self.ctx.network)
 
     def begin(self) -> None:
-        """Training begins: states are loaded, and what the checkpoint's run has left undone is done."""
+        """Training begins: load the states, run `on_begin`, and finish what the resumed run had left undone."""
         self.loop.now = (self._epochs.current.completed, self._batches.total.processed)
         if self.random is not None:
             self.random.begin()
         if self.given is not None:
             resume.restore(self)
         self._load_states()
-        pending, self.loop.terminate = self.loop.terminate, False  # asked for before the checkpoint was written
+        pending, self.loop.terminate = self.loop.terminate, False  # set before the checkpoint was written
         self.dispatch.run("on_begin")
         asked, self.loop.terminate = self.loop.terminate, self.loop.terminate or pending
         self.dispatch.check_stages()
@@ -141,7 +141,7 @@ class Fit:
         self.capture.watch_steps()
         self._gradients = Gradients(self.trainer, self.step)
         self.saving.watch()
-        given, self.given = self.given, None  # all of it is with the callbacks now, and may be as large as the network
+        given, self.given = self.given, None  # the callbacks have it now, and it may be as large as the network
         goes_on_in_epoch = False
         if given is not None and given["loop"] is not None:
             goes_on_in_epoch = resume.catch_up(self, given["loop"])
@@ -150,7 +150,7 @@ class Fit:
         if not self.loop.in_epoch:
             self._stop_if_asked()
         elif self.stops_at_validation:
-            self._stop_if_asked(asked)  # what is pending waits for the next validation, as it did then
+            self._stop_if_asked(asked)  # a pending stop waits for the next validation, as in the resumed run
 
     def _load_states(self) -> None:
         given = self.given["callbacks"] if self.given is not None else {}
@@ -162,7 +162,7 @@ class Fit:
     # --- an epoch of training ----------------------------------------------------------------------------------------
 
     def begin_epoch(self) -> None:
-        """An epoch begins, unless it had begun when the checkpoint was written."""
+        """An epoch begins, unless it had already begun when the checkpoint was written."""
         self._update_now()
         if self.loop.ran_in_epoch("on_epoch_begin") or self.loop.ran_in_epoch("on_epoch_end"):
             return
@@ -184,10 +184,10 @@ class Fit:
         self._start_step("on_batch_begin", batch)
 
     def _miss_epoch_begin(self) -> None:
-        """In a resumed run, Lightning may begin with a batch and leave out `on_train_epoch_start`."""
+        """In a resumed run, Lightning may start with a batch and omit `on_train_epoch_start`."""
         loop, now = self.loop, self.loop.now
         if self._batches.current.ready > 1:
-            loop.ran[RESUMED] = now  # the checkpoint did not know of us
+            loop.ran[RESUMED] = now  # the checkpoint was written without the adapter
             return
         loop.now = (now[0], now[1] - 1)
         self._open_epoch()
@@ -203,7 +203,7 @@ class Fit:
     def before_step(self, optimizer: Optimizer) -> None:
         """Gradients are complete: accumulated, synchronised, unscaled. The optimizer steps next.
 
-        Not at Lightning's `on_after_backward`, where they may still be incomplete or scaled.
+        This is not Lightning's `on_after_backward`, where they may still be incomplete or scaled.
         """
         gradients = self._gradients
         if not (gradients and self.dispatch.has("on_after_backward") and self.loop.in_batch):
@@ -218,7 +218,7 @@ class Fit:
             self.step.optimizer = None
 
     def end_batch(self, batch: Any) -> None:
-        """The optimizer has stepped. A batch of None comes here too: it counts, and has no stages."""
+        """The optimizer has stepped. A batch of None is counted here too, but has no stages."""
         if not self.loop.in_batch:
             self._update_now()
             return
@@ -232,7 +232,7 @@ class Fit:
     # --- validation --------------------------------------------------------------------------------------------------
 
     def begin_validation(self) -> None:
-        """A validation begins. Lightning 2.4 repeats one that the checkpoint already has: then nothing is due."""
+        """A validation begins. If Lightning 2.4 repeats a validation from before the checkpoint, nothing is done."""
         if not self._trains():
             return
         self._update_now()
@@ -241,7 +241,7 @@ class Fit:
         modes = [(module, module.training) for module in self.ctx.learner.modules()]
         self._before_valid(in_epoch=True)
         for module, mode in modes:
-            module.training = mode  # Lightning has set them before; a stage's modes are not for validation
+            module.training = mode  # Lightning has already set the modes; a stage must not change them for validation
 
     def _before_valid(self, *, in_epoch: bool = False) -> None:
         loop = self.loop
@@ -252,7 +252,7 @@ class Fit:
         self.publisher.train()
 
     def _scores_are_restored(self) -> bool:
-        """Whether the training scores of this epoch are those of the checkpoint, after which no batch was trained."""
+        """Whether the training scores of this epoch come from the checkpoint, because no batch was trained since."""
         loop = self.loop
         goes_on = loop.is_resumed_inside_epoch and "on_batch_begin" not in loop.ran
         return goes_on and (loop.ran_in_epoch("on_before_valid") or lightning.has_all_batches(self.trainer))
@@ -271,9 +271,9 @@ class Fit:
             self.dispatch.run("on_batch_valid_end")
 
     def end_validation(self) -> None:
-        """A validation has ended; so may training, if it stops at validations."""
+        """A validation has ended. With `terminate_at="validation"`, training may stop here."""
         if self.trainer.sanity_checking:
-            self.loop.measures_valid = self._measures("valid")  # nothing more is known before `begin`
+            self.loop.measures_valid = self._measures("valid")  # the sanity check tells the measures, but no scores
         if not self._trains():
             return
         if self.loop.in_validation:
@@ -298,13 +298,13 @@ class Fit:
     # --- the end -----------------------------------------------------------------------------------------------------
 
     def end_epoch(self) -> None:
-        """An epoch ends; so may training. With `max_steps`, Lightning may end the same epoch twice."""
+        """An epoch ends, and training may stop here. With `max_steps`, Lightning may end the same epoch twice."""
         self._update_now()
         self.run_epoch_end()
         self._stop_if_asked()
 
     def run_epoch_end(self) -> None:
-        """Run what is due at the end of an epoch."""
+        """Run the stages at the end of an epoch that have not run yet."""
         loop = self.loop
         if loop.ran_in_epoch("on_epoch_end") or loop.ran_now(REOPENED):
             return
@@ -318,7 +318,7 @@ class Fit:
         self.reader.explain_own()
 
     def _complete_train_scores(self) -> None:
-        """After a validation inside the epoch: its scores are computed anew, and what callbacks added to them stays."""
+        """After a validation inside the epoch: compute the training scores again, and keep those of callbacks."""
         before = self.ctx.last_scores_train or Scores()
         self.loop.scores_train = self.reader.train()
         if (scores := self.ctx.last_scores_train) is not None:
@@ -334,13 +334,13 @@ class Fit:
             return
         who = (loop.terminated_by if loop.terminate else None) or (None, "")
         loop.terminate = True
-        if may_stop(trainer, loop):  # else Lightning would stop inside the epoch in which its minimum is met
+        if may_stop(trainer, loop):  # or Lightning would stop later, inside the epoch that reaches its minimum
             trainer.should_stop = True
             loop.stopped_by = StoppedBy(*who, epoch=loop.now[0])
 
     def end(self) -> None:
-        """Training has come to its end."""
-        if self.loop.in_epoch:  # a checkpoint of the last step was resumed, and Lightning had nothing left to train
+        """Training has ended normally."""
+        if self.loop.in_epoch:  # a checkpoint of the last step was resumed, so Lightning had nothing left to train
             self.run_epoch_end()
         self.reader.explain_late()
         self.dispatch.run("on_end")
@@ -349,17 +349,17 @@ class Fit:
             rank_zero_info(f"Training stopped: {self.loop.stopped_by}.")
 
     def exit(self, error: BaseException | None = None) -> None:
-        """Run the last stage, whatever happens in it, and let go of the callbacks.
+        """Run the last stage, even if it fails, and release the callbacks.
 
         Raises:
-            BaseException: The first that is raised here, unless one is under way already. It tells of the others.
+            BaseException: The first exception raised here, unless `error` is given. Its notes report the others.
         """
         failures: list[BaseException] = []
         ours = [id for id, callback in self.sets.items() if callback.ctx is self.ctx]
         try:
             if self.result is None:
                 self.result = self.save(failures)
-        except BaseException as failure:  # the callbacks must have their last stage nevertheless
+        except BaseException as failure:  # the callbacks must run their last stage nevertheless
             failures.append(failure)
         try:
             if self.loop.begun or self.trainer.interrupted:  # a tuner only sets up
@@ -377,12 +377,16 @@ class Fit:
         self._is_exact = before is None or fingerprint(self.ctx.learner) == before
 
     def outcome(self, error: BaseException | None) -> Outcome:
-        """How the fit ended."""
+        """The outcome of the fit."""
         seconds = time.monotonic() - self._set_up_at
-        return Outcome(self.loop.now[0], seconds, None if error is None else type(error).__name__)
+        loop = self.loop
+        # not ctx.minimize(), which reads scores: after a failure the device may not answer
+        minimize = {name: True for name in loop.measures_valid if is_loss(name)}
+        minimize |= {name: is_better for name, is_better in loop.minimize.items() if is_better is not None}
+        return Outcome(loop.now[0], seconds, None if error is None else type(error).__name__, minimize)
 
     def release(self) -> None:
-        """Let go of the Trainer. Called when no checkpoint needs the weights as they were before `exit` any more."""
+        """Release the Trainer. Called when no checkpoint needs the weights from before `on_exit` any more."""
         if self.result is not None:
             self.result["exact"] &= self._is_exact
         self.saving.stop()
@@ -393,16 +397,16 @@ class Fit:
     # --- checkpoints -------------------------------------------------------------------------------------------------
 
     def save(self, failures: list[BaseException] | None = None) -> Saved:
-        """What a checkpoint written now keeps. See `callbacksets.fit.states`."""
+        """The data that a checkpoint written now keeps. See `callbacksets.fit.states`."""
         return states.save(self, failures)
 
     def _end_before_save(self) -> None:
-        """Another callback saves in a hook whose stages have not run yet.
+        """Another Lightning callback saves a checkpoint in a hook whose stages have not run yet: run them now.
 
-        Lightning will not make the hook again in a resumed run. So they run now.
+        In a resumed run, Lightning will not call this hook again.
         """
         if self.loop.caller is not None:
-            return  # one of ours saves
+            return  # a CallbackSet saves the checkpoint
         ends: dict[str | None, Callable[[], None]] = {
             "on_train_batch_end": self._end_batch_before_save,
             "on_validation_end": self.end_validation,
@@ -418,13 +422,13 @@ class Fit:
             self._update_now()
 
     def _update_now(self) -> None:
-        """Take the moment from Lightning's counts."""
+        """Set the moment from Lightning's counters."""
         total, current = self._batches.total, self._batches.current
         self.loop.now = (self._epochs.current.completed + 1, total.processed + (current.ready > current.processed))
 
 
 def _raise_first(error: BaseException | None, failures: list[BaseException]) -> None:
-    """Raise the first failure, unless an error is under way, and tell of the others in its notes."""
+    """Raise the first failure, unless an error is already being raised. Its notes report the other failures."""
     first = error or (failures.pop(0) if failures else None)
     if first is None:
         return

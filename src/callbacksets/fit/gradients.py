@@ -1,4 +1,4 @@
-"""Whether an optimizer is about to step on gradients, and showing these unscaled."""
+"""Whether an optimizer is about to step on gradients, and unscaling these gradients."""
 
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -13,7 +13,7 @@ if TYPE_CHECKING:
 
 
 class Gradients:
-    """The gradients of one fit. What it looks at in every batch it has taken out of the Trainer before."""
+    """The gradients of one fit. It reads the Trainer once, so that a batch costs little."""
 
     def __init__(self, trainer: "Trainer", step: Step) -> None:
         self._step = step
@@ -23,21 +23,21 @@ class Gradients:
         self._has_optimizers = not all(map(is_mock, trainer.optimizers))
 
     def are_there(self, optimizer: Optimizer) -> bool:
-        """Whether the step is one on gradients. Lightning announces one also when training_step() returned None."""
+        """Whether the step has gradients. Lightning also announces a step when `training_step()` returned None."""
         if not self._is_automatic or not self._has_optimizers:
             return self._has_optimizers
         if self._skips_backward():
             return False
         if self._step.loss is not None:
             return True
-        # An earlier batch of the window may have left gradients. But a gradient scaler will not step on them.
+        # An earlier batch of the accumulation window may have left gradients. A gradient scaler does not step on them.
         return self._scaler is None and any(
             parameter.grad is not None for group in optimizer.param_groups for parameter in group["params"]
         )
 
     def unscale(self, optimizer: Optimizer) -> None:
-        """Do what Lightning leaves to the step of a fused optimizer, which also takes gradients that are unscaled."""
-        # by the same attribute, torch and Lightning tell which optimizers these are
+        """Unscale the gradients of a fused optimizer. Lightning leaves that to its step, which also accepts this."""
+        # torch and Lightning recognise these optimizers by the same attribute
         if self._scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
-            with suppress(RuntimeError):  # the module, or another callback, has done it
+            with suppress(RuntimeError):  # the module or another callback has already done it
                 self._scaler.unscale_(optimizer)

@@ -1,4 +1,4 @@
-"""Where what a fit has left is: with a child process, from which it is brought, or with a copy of the adapter."""
+"""Bringing the result of a fit from a child process, and finding it in a copy of the adapter."""
 
 import multiprocessing
 import multiprocessing.util
@@ -28,14 +28,14 @@ if TYPE_CHECKING:
     from callbacksets.show.outcome import Outcome
 
 Left = tuple["Saved | None", "StoppedBy | None", "Outcome | None"]
-"""The states of a fit, or None as long as it is not over; who stopped it; how it ended."""
+"""The result of a fit: its states (None if it has not ended), who stopped it, and how it ended."""
 
 
 class Handover:
     """A file between two processes, for strategies that train in child processes (`ddp_spawn`, `ddp_notebook`).
 
-    Of the callbacks in a child, Lightning brings nothing back. The file is whole or not there, in a folder that nobody
-    else can read or write.
+    Lightning does not return callbacks from a child process. The file is either complete or absent. Its folder can be
+    read and written only by this user.
     """
 
     def __init__(self) -> None:
@@ -45,7 +45,7 @@ class Handover:
         weakref.finalize(self, _remove, self._name)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Handover":
-        made = Handover()  # for fits of its own; a pickled one keeps its name, so that a child writes where it is read
+        made = Handover()  # a copy has its own fits; a pickled one keeps its name, so that a child writes to our file
         self._copies.add(made)
         return made
 
@@ -56,11 +56,11 @@ class Handover:
         vars(self).update(state, _copies=weakref.WeakSet())
 
     def explain_copies(self) -> None:
-        """Warn that a copy has been in a fit, where somebody looks for what a fit has left and there was none."""
+        """Warn if the states are read from an adapter that was in no fit, but a copy of it was."""
         if not self.has_fitted and self._has_copy_fitted():
             warnings.warn(
-                "This adapter was in no fit, but a copy of it was: a library has copied its callbacks. The states are "
-                "with the copy: [one for one in trainer.callbacks if isinstance(one, CallbackSetAdapter)].",
+                "This adapter was not in a fit, but a copy of it was: a library has copied the callbacks. The copy has "
+                "the states: [one for one in trainer.callbacks if isinstance(one, CallbackSetAdapter)].",
                 stacklevel=3,
             )
 
@@ -68,25 +68,25 @@ class Handover:
         return any(one.has_fitted or one._has_copy_fitted() for one in self._copies)
 
     def at_end(self, do: Callable[[], None], *, gives: bool) -> None:
-        """In a child process, do something before it ends: of a failure there, Lightning tells no callback.
+        """In a child process, call a function before the process ends. Lightning does not report a failure there.
 
         Args:
-            do: What is to be done.
-            gives: Whether this process is the one to give. A child that is killed does not come to it, so that until
-                then there is nothing, in the place of what an earlier fit has left.
+            do: The function.
+            gives: Whether this process will hand over the result. Until then the result is empty, so that a killed
+                child does not leave the result of an earlier fit.
         """
         multiprocessing.util.Finalize(None, do, exitpriority=0)
         if gives:
             self.give((None, None, None))
 
     def give(self, what: Left) -> None:
-        """In a child process, leave something for the process that has started it.
+        """In a child process, store the result for the parent process.
 
-        A state that cannot be pickled is left out with a warning. Nothing is raised: a failure here does not cost the
-        fit.
+        A state that cannot be pickled is left out with a warning. Nothing is raised, so that a failure here does not
+        make the fit fail.
 
         Args:
-            what: The states, who stopped training, and how it ended.
+            what: The result.
         """
         parent = multiprocessing.parent_process()
         assert parent is not None, "only a child hands over"
@@ -100,10 +100,10 @@ class Handover:
             except (TypeError, AttributeError, pickle.PicklingError):
                 _write(_that_can_be_pickled(what), folder)
         except Exception as error:
-            rank_zero_warn(f"adapter.states cannot be brought from the process that trained to its parent: {error}")
+            rank_zero_warn(f"adapter.states cannot be sent from the training process to its parent process: {error}")
 
     def take(self) -> Left | None:
-        """What a child of this process has left, once; None if nothing was."""
+        """Take the result that a child of this process has stored; None if there is none. It can be taken once."""
         folder = _folder(self._name, os.getpid())
         if not (_is_ours(folder) and _file(folder).exists()):
             return None
@@ -113,7 +113,7 @@ class Handover:
 
 
 def trains_in_child(trainer: "Trainer") -> bool:
-    """Whether this process was started by the Trainer of another one, to train."""
+    """Whether the Trainer of a parent process has started this process for training."""
     return is_a(trainer.strategy.launcher, "_MultiProcessingLauncher") and multiprocessing.parent_process() is not None
 
 
@@ -126,7 +126,7 @@ def _file(folder: Path) -> Path:
 
 
 def _is_ours(folder: Path) -> bool:
-    """Whether it is a folder, no link to one, that only this user can enter."""
+    """Whether it is a folder (not a link) that only this user can enter."""
     if not hasattr(os, "getuid"):
         return folder.is_dir()  # on Windows, the folder for temporary files is the user's own
     try:
@@ -149,8 +149,8 @@ def _that_can_be_pickled(what: Left) -> Left:
         return what
     failed = [id for id, saved in result["callbacks"].items() if not _can_be_pickled(saved)]
     rank_zero_warn(
-        f"The states of the callbacks {listed(failed)} cannot be pickled, and so are not in the adapter.states of the "
-        "process that started this one to train."
+        f"The states of the callbacks {listed(failed)} cannot be pickled, so adapter.states of the parent process will "
+        "not have them."
     )
     kept = {id: saved for id, saved in result["callbacks"].items() if id not in failed}
     return {**result, "callbacks": kept}, stopped_by, outcome

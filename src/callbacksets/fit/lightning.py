@@ -1,4 +1,4 @@
-"""All that is private in Lightning, or told by a name: each use with its reason, and the test that notices a change."""
+"""Every use of Lightning's private names, with its reason and the test that detects a change."""
 
 from collections.abc import Callable, Mapping
 from typing import TYPE_CHECKING, Any
@@ -7,14 +7,14 @@ if TYPE_CHECKING:
     from lightning.pytorch import Callback, Trainer
 
 WEIGHTS = "lightning_module_state_dict"
-"""The strategy's method with which a checkpoint begins. Nothing tells callbacks before that one is saved.
+"""The strategy's method that Lightning calls first when it saves a checkpoint. No earlier hook announces a checkpoint.
 
 tests/test_resume.py: test_saved_by_a_callback_before_the_adapter
 """
 
 
 def is_a(thing: object, name: str) -> bool:
-    """Whether it is of a class of this name, or of one that is derived from such a class.
+    """Whether an object is an instance of a class with this name, or of a subclass.
 
     Both namespaces have such classes, and some are private. tests/fit/test_lightning.py
     """
@@ -22,7 +22,7 @@ def is_a(thing: object, name: str) -> bool:
 
 
 def is_mock(optimizer: object) -> bool:
-    """Whether it is what Lightning puts where `configure_optimizers()` returned None.
+    """Whether it is the mock that Lightning inserts if `configure_optimizers()` returned None.
 
     tests/test_adapter.py: test_without_an_optimizer
     """
@@ -30,12 +30,12 @@ def is_mock(optimizer: object) -> bool:
 
 
 def check_namespace(trainer: object, expected: type) -> None:
-    """Raise a `TypeError` for a Trainer of the other namespace: the two are separate hierarchies of classes."""
+    """Raise a `TypeError` for a Trainer of the other namespace. The two have separate class hierarchies."""
     if not isinstance(trainer, expected):
         other = "callbacksets" if "pytorch_lightning" in expected.__module__ else "callbacksets.pytorch_lightning"
         raise TypeError(
             f"Expected a Trainer of {expected.__module__.split('.trainer')[0]} but got one of "
-            f"{type(trainer).__module__.split('.trainer')[0]}. For that: from {other} import CallbackSetAdapter."
+            f"{type(trainer).__module__.split('.trainer')[0]}. Use: from {other} import CallbackSetAdapter."
         )
 
 
@@ -46,22 +46,22 @@ def callbacks_of(trainer: "Trainer") -> "list[Callback]":
 
 
 def batch_progress(trainer: "Trainer") -> Any:
-    """Lightning's count of batches: `total` over all epochs and resumed runs, `current` in the epoch.
+    """Lightning's counter of batches: `total` over all epochs and resumed runs, `current` in the epoch.
 
-    It is the only count that goes on exactly in a resumed run: a batch that was interrupted is `ready`, but was not
-    `processed`. `trainer.fit_loop.total_batch_idx` counts such a batch twice.
+    No other counter is exact in a resumed run: an interrupted batch is `ready` but not `processed`.
+    `trainer.fit_loop.total_batch_idx` counts such a batch twice.
     tests/test_resume.py: test_mid_epoch
     """
     return trainer.fit_loop.epoch_loop.batch_progress
 
 
 def epoch_progress(trainer: "Trainer") -> Any:
-    """Lightning's count of epochs. `trainer.current_epoch` is its `current.completed`, behind two properties."""
+    """Lightning's counter of epochs. `trainer.current_epoch` is its `current.completed`, behind two properties."""
     return trainer.fit_loop.epoch_progress
 
 
 def has_all_batches(trainer: "Trainer") -> bool:
-    """Whether the epoch has had all its batches: training may stop inside of it.
+    """Whether all batches of the epoch have been trained. Training may also stop inside an epoch.
 
     tests/test_resume.py: test_a_run_that_counts_in_steps_goes_on_from_its_own_checkpoint
     """
@@ -76,18 +76,18 @@ def is_processed(trainer: "Trainer") -> bool:
 
 
 def takes_batch_for_done(trainer: "Trainer") -> bool:
-    """Whether a run that is resumed from a checkpoint written now goes on with the next batch.
+    """Whether a run that is resumed from a checkpoint written now continues with the next batch.
 
-    Lightning 2.4 trains a batch again whose end was under way.
+    Lightning 2.4 trains the batch again if the checkpoint was written in the hook at its end.
     tests/fit/test_kept.py: test_an_end_of_a_batch_that_anothers_exception_prevented
     """
     return is_processed(trainer) and hasattr(trainer.fit_loop.epoch_loop, "restarted_on_train_batch_end")
 
 
 def hook_under_way(trainer: "Trainer") -> str | None:
-    """The name of the hook that Lightning is calling: of callbacks, or of the module.
+    """The name of the hook that Lightning is calling, on callbacks or on the module.
 
-    What a hook ends (`on_train_epoch_end`), Lightning takes for done when a callback saves in it.
+    If a callback saves in a hook such as `on_train_epoch_end`, Lightning considers the epoch complete.
     tests/test_resume.py: test_saved_by_a_callback_before_the_adapter
     """
     name: str | None = trainer.lightning_module._current_fx_name
@@ -95,7 +95,7 @@ def hook_under_way(trainer: "Trainer") -> str | None:
 
 
 def skips_backward(trainer: "Trainer") -> Callable[[], bool]:
-    """Tells whether steps go without a backward call, as in the epoch that stochastic weight averaging adds at the end.
+    """A function that tells whether steps have no backward call, as in the last epoch of stochastic weight averaging.
 
     tests/test_adapter.py: test_no_after_backward_where_an_optimizer_step_is_announced_without_gradients
     """
@@ -112,12 +112,12 @@ def logged_step(trainer: "Trainer") -> int:
 
 
 def logged_values(trainer: "Trainer", loop: str) -> Mapping[str, Any]:
-    """Every value given to `self.log` in the training or the validation loop, where it waits until it is reduced.
+    """Every value given to `self.log` in the training or the validation loop, before it is reduced.
 
-    `trainer.callback_metrics` will not do: the training scores of an epoch enter it after validation, training and
-    validation share its names, and nothing tells which `Metric` a value came from. `fit.reader` uses of the collection
-    its `values()`; of a value `compute()`, `has_reset`, `is_tensor`, `value` (the logged `Metric`, if not `is_tensor`)
-    and `meta` with `name`, `fx`, `on_epoch`, `dataloader_idx`, `add_dataloader_idx`.
+    `trainer.callback_metrics` is not sufficient: the training scores of an epoch enter it after validation, training
+    and validation share its names, and it does not tell which `Metric` a value comes from. `fit.reader` uses the
+    `values()` of the collection, and of each value `compute()`, `has_reset`, `is_tensor`, `value` (the logged `Metric`,
+    if not `is_tensor`) and `meta` with `name`, `fx`, `on_epoch`, `dataloader_idx`, `add_dataloader_idx`.
     tests/fit/test_reader.py
     """
     epoch_loop = trainer.fit_loop.epoch_loop
@@ -126,20 +126,20 @@ def logged_values(trainer: "Trainer", loop: str) -> Mapping[str, Any]:
 
 
 def gradient_scaler(trainer: "Trainer") -> Any:
-    """The gradient scaler of 16-mixed precision, else None."""
+    """The gradient scaler of 16-mixed precision; None with other precisions."""
     return getattr(trainer.precision_plugin, "scaler", None)
 
 
 FAST_FORWARD = "increment_progress_to_evaluation_end"
-"""The method of the validation loop that Lightning calls before the first batch of an epoch that it makes again.
+"""The method of the validation loop that Lightning calls before the first batch of an epoch that it repeats.
 
-It draws a number. Lightning 2.4 has no such method.
+It draws a random number. Lightning 2.4 has no such method.
 tests/fit/test_random_state.py: test_resumed_is_uninterrupted
 """
 
 
 def draws_order_again(trainer: "Trainer") -> bool:
-    """Whether Lightning makes the iterator of the data once more for the first epoch of a resumed run, as 2.4 does.
+    """Whether Lightning makes the data iterator a second time for the first epoch of a resumed run, as 2.4 does.
 
     tests/fit/test_random_state.py: test_resumed_is_uninterrupted
     """
@@ -147,24 +147,24 @@ def draws_order_again(trainer: "Trainer") -> bool:
 
 
 def validation_loop(trainer: "Trainer") -> object:
-    """The loop that validates in a fit."""
+    """The validation loop of a fit."""
     return trainer.fit_loop.epoch_loop.val_loop
 
 
 class Taps:
-    """Functions in the place of an object's own, until they are removed: where no hook of Lightning will do."""
+    """Replaces methods of an object until they are restored, where Lightning has no sufficient hook."""
 
     def __init__(self, target: object) -> None:
         self._target = target
         self._before: dict[str, Any] = {}
 
     def put(self, name: str, tapped: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
-        """Put in the place of a method what is made of it."""
+        """Replace a method by the result of a function that gets the method."""
         self._before[name] = vars(self._target).get(name)
         setattr(self._target, name, tapped(getattr(self._target, name)))
 
     def remove(self) -> None:
-        """Put back what there was: a method of the class, or what somebody else had put in its place."""
+        """Restore the former methods: those of the class, or those that somebody else had set."""
         for name, before in self._before.items():
             if before is None:
                 vars(self._target).pop(name, None)

@@ -1,4 +1,4 @@
-"""What the adapter was told to use of a module, by name: its network, its loss function."""
+"""The parts of a module that the adapter was given by name: the network and the loss function."""
 
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any
@@ -12,7 +12,7 @@ if TYPE_CHECKING:
 
 
 def check_names(learner: "LightningModule", network: str | None, loss_fn: str | None) -> None:
-    """Raise an `AttributeError` unless the module has what the adapter was told to use."""
+    """Raise an `AttributeError` unless the module has the parts with these names."""
     if network is not None:
         named_module(learner, network)
     if loss_fn is not None:
@@ -20,25 +20,25 @@ def check_names(learner: "LightningModule", network: str | None, loss_fn: str | 
 
 
 def named_module(learner: "LightningModule", name: str) -> nn.Module:
-    """The submodule that is to be the network."""
+    """The submodule that is the network."""
     try:
         return learner.get_submodule(name)
     except AttributeError:
         names = [module for module, _ in learner.named_modules() if module]
         raise AttributeError(
-            f"{type(learner).__name__} has no submodule {name!r} to be the network.{did_you_mean(name, names)} "
-            f"It has {listed(names)}."
+            f"{type(learner).__name__} has no submodule {name!r} for the adapter's argument network."
+            f"{did_you_mean(name, names)} It has {listed(names)}."
         ) from None
 
 
 def named_loss_fn(learner: "LightningModule", name: str) -> Callable[..., Any]:
-    """The attribute that is to be the loss function."""
+    """The attribute that is the loss function."""
     loss_fn = getattr(learner, name, None)
     if not callable(loss_fn):
         names = [key for key in (*vars(learner), *dict(learner.named_children())) if not key.startswith("_")]
         names = [key for key in names if callable(getattr(learner, key))]
         raise AttributeError(
-            f"{type(learner).__name__} has no callable {name!r} to be the loss_fn.{did_you_mean(name, names)} "
-            f"It has {listed(names)}."
+            f"{type(learner).__name__} has no callable {name!r} for the adapter's argument loss_fn."
+            f"{did_you_mean(name, names)} It has {listed(names)}."
         )
     return loss_fn  # type: ignore[no-any-return]

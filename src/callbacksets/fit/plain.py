@@ -1,7 +1,7 @@
-"""Copying states, and finding in them what a checkpoint could not be read with.
+"""Copying states, and finding values that would make a checkpoint unreadable.
 
-A history of ten thousand epochs is a hundred thousand objects, and a checkpoint is saved every epoch. So what is plain
-is left to C: the garbage collector tells which types there are, and pickle copies. Only what is not plain is walked.
+A history of ten thousand epochs has a hundred thousand objects, and a checkpoint is saved every epoch. So plain values
+are handled in C: the garbage collector finds the types, and pickle copies. Python code visits only other values.
 """
 
 import copy
@@ -23,11 +23,11 @@ _COLLECTIONS = frozenset((dict, OrderedDict, list, tuple, set))
 _SIMPLE = frozenset((type(None), bool, int, float, complex, str, bytes))
 _PICKLED = _SIMPLE | (_COLLECTIONS - {OrderedDict})
 _LOADED = _SIMPLE | _COLLECTIONS | {Tensor, torch.nn.Parameter, torch.Size, torch.dtype}
-"""What `torch.load(..., weights_only=True)` is known to read."""
+"""Types that `torch.load(..., weights_only=True)` is known to read."""
 
 
 def types_in(state: object) -> set[type]:
-    """The types of all that a state holds, in plain collections of any depth."""
+    """The types of all values in a state, in plain collections of any depth."""
     types: set[type] = set()
     seen: set[int] = set()
     level = [state]
@@ -43,12 +43,12 @@ def types_in(state: object) -> set[type]:
 
 
 def copied(state: Any) -> Any:
-    """A copy of a state, so that neither side changes what the other has. Scores become a plain dict."""
+    """A deep copy of a state. Scores become a plain dict."""
     return _copied(state, types_in(state))
 
 
 def kept(state: Any) -> tuple[Any, list[str]]:
-    """A copy of a state for a checkpoint, and the paths in it of what could not be loaded from there."""
+    """A copy of a state for a checkpoint, and the paths of the values that could not be loaded from it."""
     types = types_in(state)
     copy_of_it = _copied(state, types)
     return copy_of_it, [] if types <= _LOADED else list(_unloadable(copy_of_it, ""))
@@ -69,12 +69,12 @@ def _without_names(value: Any) -> Any:
 
 
 def unloadable(state: object) -> Iterator[str]:
-    """The paths inside a state of what `torch.load(..., weights_only=True)` refuses."""
+    """The paths of the values in a state that `torch.load(..., weights_only=True)` refuses."""
     return iter(()) if types_in(state) <= _LOADED else _unloadable(state, "")
 
 
 def _unloadable(value: object, path: str) -> Iterator[str]:
-    # tensors are not looked into, and what is not known to be plain is asked of torch itself
+    # tensors are accepted as they are; for a value of an unknown type, torch itself is tried
     if type(value) in _LOADED - _COLLECTIONS or is_part(value):
         return
     if type(value) in (dict, OrderedDict):
@@ -95,6 +95,6 @@ def _loads(value: object) -> bool:
         torch.save(value, buffer)
         buffer.seek(0)
         torch.load(buffer, weights_only=True)
-    except Exception:  # whatever it is, a checkpoint with this value in it does not load
+    except Exception:  # for any reason, a checkpoint with this value does not load
         return False
     return True

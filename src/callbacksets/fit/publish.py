@@ -1,4 +1,4 @@
-"""Giving Lightning the scores that callbacks have added, so that its own callbacks and loggers see them."""
+"""Giving Lightning the scores that callbacks have added, for its own callbacks and loggers."""
 
 from typing import TYPE_CHECKING
 
@@ -15,7 +15,7 @@ if TYPE_CHECKING:
 
 
 class Publisher:
-    """Publishes what callbacks add to the scores as `train_<name>` and `val_<name>`."""
+    """Publishes the scores that callbacks add, as `train_<name>` and `val_<name>`."""
 
     def __init__(self, trainer: "Trainer", loop: Loop) -> None:
         self._trainer = trainer
@@ -24,17 +24,17 @@ class Publisher:
         self._refused: set[str] = set()
 
     def train(self) -> None:
-        """Publish the training scores that callbacks have added in `before_valid`."""
+        """Publish the training scores that callbacks have added in `on_before_valid`."""
         self._publish("train", self._added(self._loop.scores_train))
 
     def valid(self) -> None:
-        """Publish the validation scores that callbacks have added in `valid_end`."""
+        """Publish the validation scores that callbacks have added in `on_valid_end`."""
         self._publish("val", self._added(self._loop.scores_valid))
 
     def _added(self, scores: Scores | Reading | None) -> dict[str, float]:
-        """What the module has not logged; of several ranks, that of rank zero, which all of them see from now on."""
+        """The scores that the module has not logged. On several ranks, all ranks get those of rank zero."""
         added: dict[str, float] = {}
-        if scores is not None and not isinstance(scores, Reading):  # a reading that nobody has touched has nothing more
+        if scores is not None and not isinstance(scores, Reading):  # nobody has added a score to a Reading
             read = set(scores.logged.values())
             added = {name: value for name, value in scores.items() if name not in read}
         if self._trainer.world_size > 1:
@@ -63,7 +63,7 @@ class Publisher:
         if is_taken and name not in self._refused:
             self._refused.add(name)
             rank_zero_warn(
-                f"The module logs {name!r} itself, so Lightning does not get the score of that name that a callback "
-                "has added. Give the callback's score another name."
+                f"The module logs {name!r} itself, so Lightning does not get the score with that name from a callback. "
+                "Give the callback's score another name."
             )
         return is_taken

@@ -1,7 +1,7 @@
-"""The random numbers of a fit: a resumed run draws those that the uninterrupted one would have drawn.
+"""The random numbers of a fit: a resumed run draws the same numbers as an uninterrupted run.
 
-Lightning restores none. It draws the order of the data when it makes the iterator of an epoch: of the first epoch of a
-fit before `on_train_start`, of the others after `on_train_epoch_start`.
+Lightning does not restore random states. It draws the order of the data when it makes the iterator of an epoch. In the
+first epoch of a fit this happens before `on_train_start`, in the other epochs after `on_train_epoch_start`.
 """
 
 import random
@@ -33,17 +33,17 @@ Numbers = dict[str, Any]
 
 
 class SavedRandom(TypedDict):
-    """What a checkpoint keeps of one rank."""
+    """The random states of one rank in a checkpoint."""
 
     now: Numbers
-    order: Numbers | None  # where the order of this epoch's data was drawn, if the epoch goes on in the resumed run
+    order: Numbers | None  # the states before this epoch's data order was drawn, if the resumed run continues the epoch
 
 
 def collect(trainer: "Trainer") -> Numbers:
-    """The states of Python's, NumPy's and torch's generators, and of that of the rank's device."""
+    """The states of the generators of Python, NumPy, torch and the rank's device."""
     numpy: Any = np.random.get_state(legacy=False)
     device = trainer.strategy.root_device
-    is_usual = numpy["bit_generator"] == "MT19937"  # NumPy's own; another one is its user's to keep
+    is_usual = numpy["bit_generator"] == "MT19937"  # NumPy's default; users of another generator must keep its state
     state = {"key": numpy["state"]["key"].tolist(), "pos": int(numpy["state"]["pos"])} if is_usual else None
     return {
         "python": random.getstate(),
@@ -54,7 +54,7 @@ def collect(trainer: "Trainer") -> Numbers:
 
 
 def restore(trainer: "Trainer", numbers: Numbers) -> None:
-    """Put the generators where they were."""
+    """Restore the states of the generators."""
     version, internal, gauss = numbers["python"]
     random.setstate((version, tuple(internal), gauss))
     if numbers["numpy"] is not None:
@@ -71,11 +71,11 @@ def _generator(device: torch.device) -> Any:
 
 
 Ranks = list[SavedRandom | None]
-"""What all ranks have; None for a rank that could not be asked."""
+"""The random states of all ranks; None for a rank that could not be reached."""
 
 
 def gathered(trainer: "Trainer", own: SavedRandom | Ranks | None) -> Ranks | None:
-    """What all ranks have, of what this one has. While an exception is handled, the others may be gone."""
+    """Gather the random states of all ranks. While an exception is handled, the other ranks may be gone."""
     if own is None or isinstance(own, list):
         return own  # passed on from a checkpoint
     if trainer.world_size == 1 or not torch.distributed.is_initialized():
@@ -89,7 +89,7 @@ def gathered(trainer: "Trainer", own: SavedRandom | Ranks | None) -> Ranks | Non
 
 
 class RandomState:
-    """The random numbers of one fit, taken and given back at the moments that fit where training goes on."""
+    """The random states of one fit, saved and restored at the right moments of training."""
 
     def __init__(self, fit: "Fit") -> None:
         self._fit = fit
@@ -100,17 +100,17 @@ class RandomState:
         self._taps = Taps(validation_loop(fit.trainer))
 
     def load(self, ranks: Sequence[SavedRandom | None]) -> None:
-        """Take what a checkpoint has of this rank."""
+        """Take the random state of this rank from a checkpoint."""
         trainer = self._trainer
         if len(ranks) != trainer.world_size:
             rank_zero_warn(
-                f"The checkpoint has the random states of {len(ranks)} ranks, but this run has {trainer.world_size}. "
-                "Rank zero gets its own back, the others draw new numbers: this run will not end as the one that was "
-                "interrupted."
+                f"The checkpoint has the random states of {len(ranks)} ranks, but this run has {trainer.world_size} "
+                "ranks. Only rank zero gets its random state back; the others draw new numbers. So this run will end "
+                "with other results than an uninterrupted one."
             )
         if len(ranks) == trainer.world_size or trainer.is_global_zero:
             self._given = ranks[trainer.global_rank]
-        self.begin_fit()  # once more: some strategies load after `on_fit_start`
+        self.begin_fit()  # again, because some strategies load after `on_fit_start`
 
     def begin_fit(self) -> None:
         """Lightning is about to draw the order of the first epoch's data."""
@@ -119,15 +119,15 @@ class RandomState:
         self._order = collect(self._trainer)
 
     def begin(self) -> None:
-        """The callbacks begin. What they draw in a resumed run is no part of the run."""
+        """The callbacks are about to begin. In a resumed run, the random numbers they draw do not count."""
         self._at_begin = collect(self._trainer) if self._given is not None else None
 
     def begun(self, *, goes_on_in_epoch: bool) -> None:
         """The callbacks have begun.
 
         Args:
-            goes_on_in_epoch: Whether Lightning goes on in the epoch of the checkpoint. It has drawn an order of the
-                data by now, as it always does.
+            goes_on_in_epoch: Whether Lightning continues the epoch of the checkpoint. In any case it has already drawn
+                an order of the data.
         """
         given, self._given = self._given, None
         if given is None or self._at_begin is None:
@@ -140,13 +140,13 @@ class RandomState:
         if has_all_batches(self._trainer) or self._loader_goes_on():
             restore(self._trainer, given["now"])
         elif batch_progress(self._trainer).current.completed > 0:
-            # The loader begins anew, and draws its order with the first batch: that of the epoch, from its beginning.
+            # The loader starts again and draws the order of the whole epoch with the first batch.
             self._before_first_batch(lambda: restore(self._trainer, given["now"]))
         elif hasattr(validation_loop(self._trainer), FAST_FORWARD):
             self._taps.put(FAST_FORWARD, self._without_trace)
 
     def stop(self) -> None:
-        """Leave everything as it was."""
+        """Restore the validation loop as it was."""
         self._taps.remove()
 
     def _without_trace(self, call: Callable[[], None]) -> Callable[[], None]:
@@ -171,15 +171,15 @@ class RandomState:
             do()
             begin_batch(batch)
 
-        fit.begin_batch = first  # type: ignore[method-assign]  # a flag would be looked at in every batch
+        fit.begin_batch = first  # type: ignore[method-assign]  # a flag would have to be checked in every batch
 
     def begin_epoch(self) -> None:
-        """An epoch begins, and Lightning is about to draw the order of its data; of the first one it has done so."""
+        """An epoch begins, and Lightning is about to draw the order of its data, except in the first epoch."""
         if "on_batch_begin" in self._fit.loop.ran:
             self._order = collect(self._trainer)
 
     def save(self) -> SavedRandom:
-        """What a checkpoint written now keeps of this rank."""
+        """The random states of this rank for a checkpoint written now."""
         trainer = self._trainer
         is_inside = self._fit.loop.in_epoch and not (is_processed(trainer) and has_all_batches(trainer))
         return {"now": collect(trainer), "order": self._order if is_inside else None}

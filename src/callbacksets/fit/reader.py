@@ -1,4 +1,4 @@
-"""Reading the scores of a fit: what the LightningModule logged for an epoch, as soon as it can be computed."""
+"""Reading the scores of a fit: the values that the LightningModule logged for an epoch."""
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 @dataclass
 class Reading:
-    """What was logged, read off at one moment; its values leave the device only when somebody looks at them."""
+    """The logged values at one moment. They are copied from the device only when somebody reads them."""
 
     values: dict[str, torch.Tensor] = field(default_factory=dict)
     logged: dict[str, str] = field(default_factory=dict)
@@ -29,12 +29,12 @@ class Reading:
 
 
 def as_scores(read: Reading | Scores | None) -> Scores | None:
-    """What was read as numbers, taken off the device now."""
+    """The scores of a reading, copied from the device now."""
     return read.scores if isinstance(read, Reading) else read
 
 
 class ScoreReader:
-    """Reads the scores of one fit, and says once what cannot be one and why."""
+    """Reads the scores of one fit. It warns once about each logged value that cannot be a score, with the reason."""
 
     def __init__(self, trainer: "Trainer") -> None:
         self._trainer = trainer
@@ -42,27 +42,27 @@ class ScoreReader:
         self._seen: set[str] = set()
 
     def train(self, *, in_epoch: bool = False) -> Reading | Scores:
-        """The training scores of the batches so far, which inside an epoch may be too few for a metric."""
+        """The training scores of the batches so far. Inside an epoch these may be too few for a metric."""
         return self._agreed(self._read("train", in_epoch))
 
     def valid(self) -> Reading | Scores:
-        """The validation scores; to be called until `on_validation_end`, after which Lightning empties them."""
+        """The validation scores. Call it before `on_validation_end` returns; then Lightning clears them."""
         return self._agreed(self._read("valid"))
 
     def measures(self, loop: str) -> tuple[Measures, dict[str, bool]]:
-        """What is logged in a loop, without computing it; and whether lower is better, of those that say it."""
+        """The measures that are logged in a loop, without computing them, and whether lower is better, if known."""
         entries = _for_epoch(logged_values(self._trainer, loop))
         names = self._short(entries)
         metrics = dict(zip(names, map(_metric, entries), strict=True))
         logged = dict(zip(map(_full_name, entries), names, strict=True))
         higher = {name: getattr(metric, "higher_is_better", None) for name, metric in metrics.items()}
         minimize = {name: not is_better for name, is_better in higher.items() if is_better is not None}
-        if self._trainer.world_size > 1:  # what is decided by them must be decided alike
+        if self._trainer.world_size > 1:  # all ranks must make the same decisions
             names, logged, minimize = self._trainer.strategy.broadcast((names, logged, minimize))
         return Measures({name: metrics.get(name) for name in names}, logged=logged), minimize
 
     def explain_own(self) -> None:
-        """To be called when `epoch_end` has run: what callbacks have logged in it came too late for a score."""
+        """Call it after `on_epoch_end`: warn about values that callbacks have logged there, too late for a score."""
         for entry in self._late():
             self._say_once(
                 entry.meta.name,
@@ -71,11 +71,11 @@ class ScoreReader:
             )
 
     def explain_late(self) -> None:
-        """To be called after an epoch has ended: what its module logged at its very end came too late for a score."""
+        """Call it after an epoch has ended: warn about values that the module logged too late for a score."""
         for entry in self._late():
             self._say_once(
                 entry.meta.name,
-                "is logged in on_train_epoch_end, after the callbacks of the epoch, and so is no score. "
+                "is logged in on_train_epoch_end, after the callbacks have run, so it is not a score. "
                 "Log it in training_step(), with on_epoch=True, or in on_validation_epoch_end().",
             )
 
@@ -90,28 +90,28 @@ class ScoreReader:
         entries = _for_epoch(collection)
         reading = Reading()
         for name, entry in zip(self._short(entries), entries, strict=True):
-            # Both are cached until the next update, so that Lightning does not compute once more. Of a metric that is
-            # its own update: it may be logged once and updated in every batch.
+            # Both results are cached until the next update, so that Lightning does not compute them again. A metric has
+            # its own updates: it may be logged once and updated in every batch.
             try:
                 value = entry.compute() if entry.is_tensor else entry.value.compute()
             except Exception as error:
                 if not may_fail:
                     raise
                 if getattr(entry.value, "_is_synced", False):
-                    entry.value.unsync()  # which torchmetrics leaves undone on an error
-                self._say_once(_full_name(entry), f"could not be computed, and so is no score: {error}")
+                    entry.value.unsync()  # torchmetrics does not do it after an error
+                self._say_once(_full_name(entry), f"could not be computed, so it is not a score: {error}")
                 continue
             if not (isinstance(value, torch.Tensor) and value.numel() == 1):
-                self._say_once(_full_name(entry), "is not a single number and so is no score.")
+                self._say_once(_full_name(entry), "is not a single number, so it is not a score.")
                 continue
-            # a metric may hand out its own state, which the next epoch changes
+            # a metric may return its own state, which the next epoch changes
             reading.values[name] = value.detach().clone()
             reading.logged[_full_name(entry)] = name
             self._seen.add(_full_name(entry))
         return reading
 
     def _agreed(self, reading: Reading) -> Reading | Scores:
-        """Rank zero's scores on every rank: what is decided by them must be decided alike."""
+        """The scores of rank zero on every rank, so that all ranks make the same decisions."""
         if self._trainer.world_size == 1:
             return reading
         scores = reading.scores
@@ -120,14 +120,14 @@ class ScoreReader:
         return Scores(agreed[0], logged=agreed[1])
 
     def _short(self, entries: Collection[Any]) -> list[str]:
-        """The names less the loop in which they were logged, but for those that would fall together."""
+        """The short names, without the loop. Names that would become equal keep their full form."""
         full = [_full_name(entry) for entry in entries]
         names = [_short_name(entry) for entry in entries]
         while twice := {name for name in names if names.count(name) > 1}:
             clash = [name for name, stripped in zip(full, names, strict=True) if stripped in twice]
             if self._unsaid(" ".join(clash)):
                 rank_zero_warn(
-                    f"{listed(clash)} would all be called {listed(sorted(twice))} as scores, so they keep their full "
+                    f"{listed(clash)} have the same short name {listed(sorted(twice))}, so their scores keep the full "
                     "names. Log them under names that differ in more than train and val."
                 )
             names = [name if name in clash else stripped for name, stripped in zip(full, names, strict=True)]
@@ -139,7 +139,8 @@ class ScoreReader:
             if not entry.meta.on_epoch and entry.meta.name not in for_epoch:
                 self._say_once(
                     entry.meta.name,
-                    "is logged per step only and so is no score. Log it for the epoch: self.log(..., on_epoch=True).",
+                    "is logged per step only, so it is not a score. Log it for the epoch: "
+                    "self.log(..., on_epoch=True).",
                 )
 
     def _say_once(self, name: str, what: str) -> None:
@@ -153,8 +154,8 @@ class ScoreReader:
 
 
 def _for_epoch(collection: Mapping[str, Any]) -> Collection[Any]:
-    # What was logged in an earlier epoch, or in a fit of another module, stays in the collection as `has_reset`. A name
-    # logged in two hooks stands there twice, and as in `trainer.callback_metrics` the later one counts.
+    # Values of an earlier epoch, or of a fit of another module, stay in the collection with `has_reset`. A name that is
+    # logged in two hooks appears twice; the later value counts, as in `trainer.callback_metrics`.
     entries = (entry for entry in collection.values() if entry.meta.on_epoch and not entry.has_reset)
     return {_full_name(entry): entry for entry in entries}.values()
 

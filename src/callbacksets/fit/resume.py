@@ -1,4 +1,4 @@
-"""Going on where a checkpoint was saved: restoring the logbook, and doing what the run before has left undone."""
+"""Resuming from a checkpoint: restoring the logbook, and finishing what the earlier run had left undone."""
 
 from typing import TYPE_CHECKING, Any
 
@@ -13,26 +13,26 @@ if TYPE_CHECKING:
 
 
 def restore(fit: "Fit") -> None:
-    """Put a fit that is about to begin where its checkpoint was saved."""
+    """Restore the position of training from the checkpoint, before the fit begins."""
     assert fit.given is not None, "there is something to restore"
     loop, saved = fit.loop, fit.given["loop"]
-    assert saved is not None, "it was saved by a run that had begun"
+    assert saved is not None, "the run that saved it had begun"
     if lightning.batch_progress(fit.trainer).total.ready == 0 < saved["now"][1]:
         rank_zero_warn(
-            f"Lightning starts over, though the checkpoint was written after {saved['now'][1]} batches: a tuner "
-            "among the callbacks, perhaps, has undone the resuming. So the callbacks start over as well. Tune before, "
-            "and resume without it."
+            f"Lightning starts from the beginning, although the checkpoint was written after {saved['now'][1]} batches"
+            ". A tuner among the callbacks may have undone the resuming. So the callbacks start from the beginning as "
+            "well. Tune first, and resume without the tuner."
         )
         fit.given, loop.resumed = None, False
         return
     if not fit.given["exact"]:
         rank_zero_warn(
-            "The checkpoint was written after its fit had ended, when `exit` had changed the network (best weights, "
-            "perhaps). This run goes on from that network, not from where training was."
+            "The checkpoint was written after its fit had ended and on_exit had changed the network, for example to "
+            "the best weights. This run continues from that network, not from the weights at the end of training."
         )
     _warn_of_other_data(saved["data"], data_of(fit.ctx))
     loop.ran = {stage: (moment[0], moment[1]) for stage, moment in saved["ran"].items()}
-    if "on_epoch_end" in loop.ran:  # which may be one that Lightning goes on in, where it counts in steps
+    if "on_epoch_end" in loop.ran:  # with max_steps, Lightning may continue an epoch that had already ended
         loop.now = (max(loop.now[0], loop.ran["on_epoch_end"][0]), loop.now[1])
     fit.step.last_loss = saved["last_loss"]
     loop.terminate, loop.terminated_by = saved["terminate"], saved["terminated_by"]
@@ -42,10 +42,10 @@ def restore(fit: "Fit") -> None:
 
 
 def catch_up(fit: "Fit", saved: SavedLoop) -> bool:
-    """Do what Lightning takes for done and the checkpoint's run had not done, and find where training goes on.
+    """Run the stages that the earlier run had missed and Lightning will not announce. Find the position of training.
 
     Returns:
-        Whether Lightning goes on in the epoch of the checkpoint: to train the rest of it, or to end it.
+        Whether Lightning continues the epoch of the checkpoint, to train the rest of it or only to end it.
     """
     loop = fit.loop
     trained = fit.trainer.current_epoch
@@ -60,7 +60,7 @@ def catch_up(fit: "Fit", saved: SavedLoop) -> bool:
         fit.run_epoch_end()
     goes_on_in_epoch = loop.now[0] > trained
     if goes_on_in_epoch and loop.ran_in_epoch("on_epoch_end") and not lightning.has_all_batches(fit.trainer):
-        del loop.ran["on_epoch_end"]  # it was cut short, and its other batches come now
+        del loop.ran["on_epoch_end"]  # the epoch was interrupted, and its other batches follow now
         loop.ran[REOPENED] = (loop.now[0], position[1])
     if goes_on_in_epoch and loop.in_epoch:
         loop.now = (loop.now[0], position[1])
@@ -71,7 +71,7 @@ def catch_up(fit: "Fit", saved: SavedLoop) -> bool:
 
 
 def _warn_of_other_data(before: dict[str, Any], now: dict[str, Any]) -> None:
-    """Upstream refuses other data. Lightning, and so we, can only tell by their number."""
+    """Warn if the numbers of samples or batches differ. mlr3torch compares the data itself; Lightning cannot."""
     changed = [
         f"{now[what]} {what}, not {before[what]}"
         for what in now
@@ -79,6 +79,6 @@ def _warn_of_other_data(before: dict[str, Any], now: dict[str, Any]) -> None:
     ]
     if changed:
         rank_zero_warn(
-            f"This run has other data than the one it resumes: {'; '.join(changed)}. Resume with the same data, or the "
-            "run will not end as the one that was interrupted."
+            f"This run has other data than the run it resumes: {'; '.join(changed)}. Resume with the same data, or the "
+            "results will differ from those of an uninterrupted run."
         )

@@ -1,4 +1,4 @@
-"""What must happen when a checkpoint is put together, and the weights that one on an exception must hold."""
+"""What must happen before a checkpoint is saved, and the weights for a checkpoint that is saved on an exception."""
 
 import copy
 from collections.abc import Callable
@@ -16,7 +16,7 @@ Weights = dict[str, Any]
 
 
 class Saving:
-    """Stands before the strategy's function for the weights, which come first in a checkpoint."""
+    """Wraps the strategy's function that returns the weights. Lightning calls it first when it saves a checkpoint."""
 
     def __init__(self, trainer: "Trainer", module: "LightningModule", before: Callable[[], None]) -> None:
         self._trainer = trainer
@@ -24,34 +24,34 @@ class Saving:
         self._before = before
         self._taps = Taps(trainer.strategy)
         self.weights: Weights | None = None
-        """The weights from before `exit`, for what saves a checkpoint while an exception is handled."""
+        """The weights from before `on_exit`, for a checkpoint that is saved while an exception is handled."""
 
     def watch(self) -> None:
-        """Look at every checkpoint from now on."""
+        """Notice every checkpoint from now on."""
         self._taps.put(WEIGHTS, self._tapped)
 
     def stop(self) -> None:
-        """Leave everything as it was."""
+        """Restore the strategy as it was."""
         self._taps.remove()
         self.weights = None
 
     def keep_weights(self, checkpoint_class: type) -> None:
-        """Keep a copy of the weights if another callback will save them on the exception, behind us."""
+        """Keep a copy of the weights if a later callback will save them on the exception."""
         trainer = self._trainer
         saves = any(
             isinstance(other, checkpoint_class) and getattr(other, "save_on_exception", True)
             for other in callbacks_of(trainer)
         )
-        # of a sharded module no rank alone has them, and the others may be gone
+        # no rank alone has all weights of a sharded module, and the other ranks may be gone
         whole = trainer.world_size == 1 or "DDP" in type(trainer.strategy).__name__
         if saves and whole:
             try:
-                weights = self._module.state_dict()  # which also carries the versions of the modules
+                weights = self._module.state_dict()  # it also carries the versions of the modules
                 for name, value in weights.items():
                     weights[name] = value.detach().to("cpu", copy=True) if isinstance(value, Tensor) else value
                 self.weights = weights
-            except Exception as error:  # the user's own error is the one to be seen
-                rank_zero_warn(f"The weights from before `exit` could not be kept for a checkpoint: {error}")
+            except Exception as error:  # it must not hide the user's own error
+                rank_zero_warn(f"The weights from before on_exit could not be kept for a checkpoint: {error}")
 
     def _tapped(self, get_weights: Callable[[], Weights]) -> Callable[[], Weights]:
         def watched() -> Weights:

@@ -1,4 +1,4 @@
-"""Tensors of which each rank holds a part, as FSDP and tensor parallelism make them (torch's `DTensor`)."""
+"""Sharded tensors (torch's `DTensor`), as in FSDP and tensor parallelism: each rank holds a part."""
 
 import copy
 from collections import OrderedDict
@@ -9,21 +9,21 @@ from torch import Tensor
 
 
 def is_part(value: object) -> bool:
-    """Whether it is one; told by what it can do, as not every torch has its class, and in the same place."""
+    """Whether a value is a sharded tensor. Its method tells it, because versions of torch differ in the class."""
     return isinstance(value, Tensor) and hasattr(value, "full_tensor")
 
 
 def put_together(state: Any, *, keep: bool) -> Any:
-    """A state with whole tensors on the CPU for parts: of a checkpoint, only rank zero's states are written.
+    """A state with whole tensors on the CPU instead of shards. A checkpoint contains only the states of rank zero.
 
-    All ranks have to call this, as each gives its parts.
+    All ranks must call this, because each rank gives its shards.
 
     Args:
-        state: Anything; what is not a part, nor a list, tuple or dict with parts inside, stays as it is.
-        keep: Whether this rank gets the whole tensors, or None for them.
+        state: Any state. Shards are replaced, also inside lists, tuples and dicts. Other values stay as they are.
+        keep: Whether this rank gets the whole tensors. If False, it gets None for each.
     """
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return state  # and so there are no parts: a long history need not be looked through for them
+        return state  # there are no shards, so a long history need not be searched for them
     if is_part(state):
         whole = state.detach().full_tensor()
         return whole.cpu() if keep else None
@@ -35,11 +35,12 @@ def put_together(state: Any, *, keep: bool) -> Any:
 
 
 def divided(tensors: dict[str, Any], like: dict[str, Any]) -> dict[str, Any]:
-    """Tensors divided among the ranks as those of the same name are. All ranks have to call this.
+    """Shard tensors over the ranks like other tensors with the same names. All ranks must call this.
 
     Args:
-        tensors: Whole tensors, the same on all ranks. What is a part already, or is not to be divided, stays as it is.
-        like: What they are to be divided like.
+        tensors: Whole tensors, the same on all ranks. A tensor stays as it is if it is already sharded, or if the other
+            tensor with its name is not.
+        like: The other tensors.
     """
     return _with_values(tensors, {name: _divided(value, like.get(name)) for name, value in tensors.items()})
 
@@ -53,7 +54,7 @@ def _divided(value: Any, like: Any) -> Any:
 
 
 def _with_values(mapping: dict[str, Any], values: dict[str, Any]) -> dict[str, Any]:
-    """One of the same class, with what else it carries: the state_dict of a module has its versions."""
+    """A copy of the mapping with other values. It keeps attributes, such as the versions in a module's state_dict."""
     result = copy.copy(mapping)
     result.update(values)
     return result

@@ -1,4 +1,4 @@
-"""What a checkpoint keeps of a fit: the callbacks' states, and where training stands."""
+"""The adapter's part of a checkpoint: the states of the callbacks, and the position of training."""
 
 import os
 import pickle
@@ -11,7 +11,7 @@ import torch
 from lightning.pytorch.utilities import rank_zero_warn
 
 from callbacksets.base import CallbackSet
-from callbacksets.checks import did_you_mean, listed
+from callbacksets.checks import did_you_mean, listed, shown
 from callbacksets.fit import lightning
 from callbacksets.fit.context import ContextTorch
 from callbacksets.fit.limits import may_stop
@@ -25,14 +25,14 @@ if TYPE_CHECKING:
     from callbacksets.fit.fit import Fit
 
 KEY = "CallbackSetAdapter"
-"""Where Lightning's checkpoints hold the adapter's part: `checkpoint["callbacks"][KEY]`."""
+"""The key of the adapter's part in Lightning's checkpoints: `checkpoint["callbacks"][KEY]`."""
 
 _VERSION = 2
 _KEPT = ("on_epoch_begin", "on_before_valid", "on_valid_end", "on_epoch_end")
-"""The stages whose moments a checkpoint keeps. A batch or a validation under way runs again."""
+"""The stages whose moments a checkpoint keeps. A batch or validation that was interrupted runs again."""
 
 _FINISHED = (*_KEPT, "on_batch_end")
-"""The stages that Lightning does not make again, if a callback saves in the middle of one."""
+"""The stages that Lightning does not repeat if a callback saves in the middle of one."""
 
 
 class SavedState(TypedDict):
@@ -43,11 +43,11 @@ class SavedState(TypedDict):
 
 
 class SavedLoop(TypedDict):
-    """Where training stands."""
+    """The position of training."""
 
     now: Moment
     ran: dict[str, Moment]
-    to_come: tuple[str, list[str]]  # the stage in the middle of which a callback saves, and whose turn is still to come
+    to_come: tuple[str, list[str]]  # the stage in which a callback saved, and the ids of callbacks that had not run it
     last_loss: float | None
     terminate: bool
     terminated_by: tuple[str | None, str] | None
@@ -62,26 +62,27 @@ class Saved(TypedDict):
 
     version: int
     callbacksets: str  # the version of the package that wrote it
-    begun: bool  # written by a run that had begun; else it only passes on what the run was given
-    exact: bool  # the network was as the last stage of training left it
+    begun: bool  # the run had begun; otherwise this only passes on the data that the run resumed from
+    exact: bool  # the network is as the last stage of training left it
     loop: SavedLoop | None
     callbacks: dict[str, SavedState]
-    random: SavedRandom | Ranks | None  # of this rank, in a checkpoint of all; None for not kept
+    random: SavedRandom | Ranks | None  # of this rank, in a checkpoint of all ranks; None if not kept
 
 
 def nothing_saved() -> Saved:
-    """What is saved by a run that has not begun and continues no other."""
+    """The data of a run that has not begun and resumes no other."""
     return _saved(begun=False, loop=None, callbacks={})
 
 
 def save(fit: "Fit", failures: list[BaseException] | None = None) -> Saved:
-    """What a checkpoint written now keeps.
+    """The data that a checkpoint written now keeps.
 
-    A callback that has not begun is not asked for its state: what was loaded for it is passed on.
+    A callback that has not begun is not asked for its state. Its loaded state is passed on.
 
     Args:
         fit: The fit.
-        failures: Where to put what states raise, so that one that fails does not cost the others; None to raise.
+        failures: A list for the exceptions of states, so that a failing state does not prevent the others; None to
+            raise them.
     """
     if not fit.loop.begun:
         return fit.given or nothing_saved()
@@ -90,9 +91,9 @@ def save(fit: "Fit", failures: list[BaseException] | None = None) -> Saved:
     given = fit.given["callbacks"] if fit.given is not None else {}
     callbacks: dict[str, SavedState] = {}
     for id, callback in fit.sets.items():
-        if id in fit.stateless:  # it has failed to give its state, and was told of
+        if id in fit.stateless:  # its state_dict() has failed before, and that was reported
             continue
-        if id in waiting:  # while one begins, those before it have begun
+        if id in waiting:  # it has not run on_begin yet
             callbacks |= {id: given[id]} if id in given else {}
             continue
         try:
@@ -115,9 +116,9 @@ def _warn_of_unloadable(fit: "Fit", id: str, paths: list[str]) -> None:
         if f"{id}{path}" not in fit.warned:
             fit.warned.add(f"{id}{path}")
             rank_zero_warn(
-                f"The state of callback {id!r} holds, at {path}, what torch.load(..., weights_only=True) refuses, "
-                "and so does a Trainer that resumes. Keep numbers, strings, tensors, and lists, tuples, dicts and "
-                "sets of these."
+                f"The state of callback {id!r} has a value at {path} that torch.load(..., weights_only=True) refuses, "
+                "so a Trainer cannot resume from the checkpoint. Return only numbers, strings, tensors, and lists, "
+                "tuples, dicts and sets of these."
             )
 
 
@@ -139,7 +140,7 @@ def _save_loop(fit: "Fit") -> SavedLoop:
     loop, ctx = fit.loop, fit.ctx
     if _has_batch_to_end(fit):
         fit.step.end()
-    # what was asked for and is still to come; a fit that it has stopped is another one's past
+    # a stop that was requested and has not happened yet; a stop that has happened does not concern a resumed run
     is_looked_at = not loop.in_epoch or (fit.stops_at_validation and loop.ran_now("on_valid_end"))
     pending = loop.terminate and loop.stopped_by is None and not (is_looked_at and may_stop(ctx.trainer, loop))
     return {
@@ -150,16 +151,16 @@ def _save_loop(fit: "Fit") -> SavedLoop:
         "terminate": pending,
         "terminated_by": loop.terminated_by,
         "scores_train": _save_scores(_scores_train(fit)),
-        # a validation under way will run again, or is lost: those of the one before are not its scores
+        # an interrupted validation runs again or is lost, so the scores of the validation before do not count
         "scores_valid": None if loop.in_validation else _save_scores(ctx.last_scores_valid),
-        # a resumed run has no sanity check to know its measures from, and has not trained
+        # a resumed run has no sanity check from which to know the measures
         "minimize": dict(loop.minimize),
         "data": data_of(ctx),
     }
 
 
 def _to_come(fit: "Fit") -> tuple[str, list[str]]:
-    """The stage that a resumed run has to finish, and the callbacks that have not had it."""
+    """The stage that a resumed run has to finish, and the callbacks that have not run it."""
     if _has_batch_to_end(fit):
         return "on_batch_end", list(fit.sets)
     stage = fit.loop.stage
@@ -167,15 +168,18 @@ def _to_come(fit: "Fit") -> tuple[str, list[str]]:
 
 
 def _has_batch_to_end(fit: "Fit") -> bool:
-    """Whether a batch has been trained, and another callback has failed where it ends: Lightning takes it for done."""
+    """Whether a batch was trained but its end is missing, because another Lightning callback failed there.
+
+    Lightning considers such a batch complete.
+    """
     loop = fit.loop
     if not loop.in_batch or loop.ran_now("on_before_valid") or loop.ran_now("on_epoch_end"):
-        return False  # a module that skips the rest of an epoch leaves a batch without its end
+        return False  # a module that skips the rest of an epoch leaves a batch without an end
     return loop.caller is None and lightning.takes_batch_for_done(fit.trainer)
 
 
 def _scores_train(fit: "Fit") -> Scores | None:
-    """The training scores, also of an epoch that has had its batches, and whose end a resumed run may have to make."""
+    """The training scores, also if all batches of the epoch were trained and only a resumed run will end the epoch."""
     is_scored = fit.loop.ran_now("on_before_valid") or not fit.loop.in_epoch
     has_all = lightning.is_processed(fit.trainer) and lightning.has_all_batches(fit.trainer)
     if is_scored or not has_all or (fit.trainer.interrupted and fit.trainer.world_size > 1):
@@ -184,7 +188,7 @@ def _scores_train(fit: "Fit") -> Scores | None:
 
 
 def data_of(ctx: ContextTorch) -> dict[str, Any]:
-    """What lengths tell of the data: a resumed run should have the same. None where a length is unknown."""
+    """The lengths of the data. A resumed run should have the same. None if a length is unknown."""
     return {
         "training samples": _length(ctx.task_train),
         "training batches": _number(ctx.trainer.num_training_batches),
@@ -204,20 +208,20 @@ def _length(task: Any) -> Any:
         return [_length(dataset) for dataset in task]
     try:
         return len(task)
-    except Exception:  # an iterable may have no length, and say so in any way
+    except Exception:  # an iterable without a length may raise any error
         return None
 
 
 def read(saved: Mapping[str, Any]) -> Saved:
-    """The adapter's part of a checkpoint, whichever version wrote it.
+    """The adapter's part of a checkpoint, in the current format.
 
     Raises:
-        RuntimeError: When the checkpoint was written by a newer version.
+        RuntimeError: If a newer version wrote the checkpoint.
     """
     if saved["version"] > _VERSION:
         raise RuntimeError(
-            f"The checkpoint's callback states have version {saved['version']}, but this callbacksets reads up to "
-            f"{_VERSION}. Update it: pip install -U callbacksets."
+            f"The callback states in the checkpoint have format version {saved['version']}, but this callbacksets "
+            f"reads up to version {_VERSION}. Update it: pip install -U callbacksets."
         )
     if saved["version"] == 1:
         loop = _from_version_1(saved["loop"]) if saved["begun"] else None
@@ -226,7 +230,7 @@ def read(saved: Mapping[str, Any]) -> Saved:
 
 
 def _from_version_1(loop: Mapping[str, Any]) -> SavedLoop:
-    """Version 1 had flags for where training stood."""
+    """Version 1 had flags for the position of training."""
     now, before = (loop["epoch"], loop["global_step"]), (loop["epoch"] - 1, -1)
     ran = {"on_epoch_begin": now if loop["epoch"] else before, "on_epoch_end": before if loop["in_epoch"] else now}
     if loop["validated"] or loop.get("epoch_ends"):
@@ -238,11 +242,11 @@ def _from_version_1(loop: Mapping[str, Any]) -> SavedLoop:
 
 
 def check_saved(saved: Saved, callbacks: Mapping[str, CallbackSet], max_epochs: int | None) -> None:
-    """Compare a checkpoint with the run that is to continue it.
+    """Compare a checkpoint with the run that resumes it.
 
     Raises:
-        ValueError: When a state is of another class than the callback with its id, or the run is shorter than what the
-            checkpoint has of it.
+        ValueError: If a state belongs to another class than the callback with its id, or if the checkpoint has more
+            epochs than the run.
     """
     epoch = saved["loop"]["now"][0] if saved["loop"] is not None else 0
     if max_epochs is not None and 0 <= max_epochs < epoch:
@@ -254,20 +258,20 @@ def check_saved(saved: Saved, callbacks: Mapping[str, CallbackSet], max_epochs: 
     if unknown:
         near = did_you_mean(unknown[0], callbacks)
         rank_zero_warn(
-            f"The checkpoint has states of {listed(unknown)}, which are no callbacks of this run and stay unused."
+            f"The checkpoint has states of callbacks that this run does not have: {listed(unknown)}. They are ignored."
             f"{near} This run has {listed(callbacks)}."
         )
     for id, entry in saved["callbacks"].items():
         if id in callbacks and type(callbacks[id]).__name__ != entry["cls"]:
             raise ValueError(
-                f"The checkpoint's state of {id!r} is of a {entry['cls']}, but in this run {id!r} is a "
-                f"{type(callbacks[id]).__name__}. Resume with the callbacks the checkpoint was written with, or give "
-                "the new one an id of its own."
+                f"The state of {id!r} in the checkpoint belongs to a {entry['cls']}, but in this run {id!r} is a "
+                f"{type(callbacks[id]).__name__}. Resume with the callbacks of the checkpoint, or give the new one "
+                "another id."
             )
 
 
 def read_states(checkpoint: str | os.PathLike[str] | Mapping[str, Any], *, weights_only: bool = True) -> dict[str, Any]:
-    """The states of the callbacks in a Lightning checkpoint, by id; no Trainer is needed.
+    """Read the states of the callbacks in a Lightning checkpoint, by id. No Trainer is needed.
 
     Example:
         >>> from callbacksets import read_states
@@ -275,34 +279,37 @@ def read_states(checkpoint: str | os.PathLike[str] | Mapping[str, Any], *, weigh
         {}
 
     Args:
-        checkpoint: The path of a checkpoint (a file, or the folder of a sharded one), or a checkpoint already loaded.
-        weights_only: As for `torch.load`. False for a file one trusts whose states hold other types than numbers,
-            strings, tensors and collections of these.
+        checkpoint: The path of a checkpoint (a file, or the folder of a sharded checkpoint), or a loaded checkpoint.
+        weights_only: As for `torch.load`. Set it to False only for a file that you trust, if its states have other
+            types than numbers, strings, tensors and collections of these.
 
     Raises:
-        FileNotFoundError: When there is no such checkpoint.
-        TypeError: For what is neither, as None, which `latest_checkpoint()` gives for a folder without one.
-        ValueError: When it is no Lightning checkpoint, or not a whole one.
+        FileNotFoundError: If the checkpoint does not exist.
+        TypeError: If `checkpoint` is neither a path nor a mapping. This includes None, which `latest_checkpoint()`
+            returns for a folder without checkpoints.
+        ValueError: If it is not a Lightning checkpoint, or if the file is incomplete.
 
     mlr3torch: `learner$model$callbacks` of a checkpoint.
     """
     loaded = checkpoint if isinstance(checkpoint, Mapping) else _load(checkpoint, weights_only)
     if not isinstance(loaded, Mapping) or not {"callbacks", "state_dict", "loops"} & set(loaded):
-        raise ValueError(f"Expected checkpoint to be one of a Lightning Trainer's but got {_what(checkpoint)}.")
+        raise ValueError(f"Expected checkpoint to be a checkpoint of Lightning but got {_what(checkpoint)}.")
     saved: Saved = loaded.get("callbacks", {}).get(KEY, nothing_saved())
     return {id: copied(entry["state"]) for id, entry in saved["callbacks"].items()}
 
 
 def _load(checkpoint: Any, weights_only: bool) -> Any:
     if not isinstance(checkpoint, str | os.PathLike):
-        raise TypeError(f"Expected checkpoint to be the path of a checkpoint, or a loaded one, but got {checkpoint!r}.")
+        raise TypeError(
+            f"Expected checkpoint to be the path of a checkpoint or a loaded checkpoint but got {shown(checkpoint)}."
+        )
     path = Path(checkpoint)
     if path.is_dir():
-        # a sharded checkpoint is a folder, with all that is no shard in `meta.pt`
+        # a sharded checkpoint is a folder; `meta.pt` contains everything except the shards
         if not (path / "meta.pt").exists():
             raise ValueError(
-                f"Expected checkpoint to be one of a Lightning Trainer's but got {_what(path)}. "
-                "Of a folder of checkpoints, latest_checkpoint(path) finds the newest."
+                f"Expected checkpoint to be a checkpoint of Lightning but got {_what(path)}. "
+                "latest_checkpoint(path) finds the newest checkpoint in a folder."
             )
         path = path / "meta.pt"
     try:
@@ -310,18 +317,18 @@ def _load(checkpoint: Any, weights_only: bool) -> Any:
     except pickle.UnpicklingError as error:
         if weights_only and "weights_only" in str(error).lower():  # torch has read it, and refuses a type in it
             raise ValueError(
-                f"{_what(path).capitalize()} holds other types than weights_only=True admits, hyperparameters perhaps. "
-                f"If you trust it: read_states(..., weights_only=False). torch says: {error}"
+                f"{_what(path).capitalize()} contains types that weights_only=True does not allow, perhaps as "
+                f"hyperparameters. If you trust it: read_states(..., weights_only=False). torch says: {error}"
             ) from error
-        raise ValueError(
-            f"Expected checkpoint to be one of a Lightning Trainer's but {_what(path)}: {error}"
-        ) from error
+        raise _is_no_checkpoint(path, error) from error
     except (KeyError, EOFError, RuntimeError) as error:
-        raise _is_none(path, error) from error
+        raise _is_no_checkpoint(path, error) from error
 
 
-def _is_none(path: Path, error: Exception) -> ValueError:
-    return ValueError(f"Expected checkpoint to be one of a Lightning Trainer's but {_what(path)}: {error}")
+def _is_no_checkpoint(path: Path, error: Exception) -> ValueError:
+    return ValueError(
+        f"Expected checkpoint to be a checkpoint of Lightning but got {_what(path)}, which cannot be read: {error}"
+    )
 
 
 def _what(checkpoint: Any) -> str:

@@ -1,1 +1,1 @@
-"""Tables and pictures for notebooks and terminals."""
+"""Tables and plots for notebooks and terminals."""

@@ -1,4 +1,4 @@
-"""What is known of every epoch: rows as they are collected, columns as they are kept, and the table of them."""
+"""The scores of the epochs: as rows while they are collected, as columns in a state, and as a table."""
 
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -10,7 +10,7 @@ _ORDER = ("epoch", "train.", "valid.")
 
 
 def row_of(epoch: int, train: Mapping[str, float] | None, valid: Mapping[str, float] | None) -> dict[str, Any]:
-    """A row: the epoch, and its scores as `train.<name>` and `valid.<name>`."""
+    """A row: the epoch and its scores, as `train.<name>` and `valid.<name>`."""
     row: dict[str, Any] = {"epoch": epoch}
     for loop, scores in (("train", train), ("valid", valid)):
         row |= {f"{loop}.{name}": score for name, score in (scores or {}).items()}
@@ -18,7 +18,7 @@ def row_of(epoch: int, train: Mapping[str, float] | None, valid: Mapping[str, fl
 
 
 def as_columns(rows: Rows) -> dict[str, list[Any]]:
-    """Equally long lists, with None where there is nothing: the epoch, scores of training, of validation, the rest.
+    """Lists of equal length; a missing value is None. The order is: epoch, training scores, validation scores, others.
 
     Example:
         >>> as_columns([{"epoch": 1, "valid.loss": 0.5, "train.loss": 0.7}])
@@ -30,7 +30,7 @@ def as_columns(rows: Rows) -> dict[str, list[Any]]:
 
 
 def as_rows(columns: Mapping[str, Sequence[Any]]) -> Rows:
-    """The rows of such lists."""
+    """The rows of such columns, without the missing values."""
     return [
         {name: value for name, value in zip(columns, values, strict=True) if value is not None}
         for values in zip(*columns.values(), strict=True)
@@ -38,7 +38,7 @@ def as_rows(columns: Mapping[str, Sequence[Any]]) -> Rows:
 
 
 def as_text(columns: Mapping[str, Sequence[Any]], *, digits: int = 4, best_epoch: int | None = None) -> str:
-    """A table with the best epoch marked, of a long run without the middle.
+    """A table with the best epoch marked. The middle of a long table is left out.
 
     Example:
         >>> print(as_text({"epoch": [1, 2], "train.loss": [0.7, 0.5], "valid.loss": [0.8, None]}, digits=2))
@@ -52,7 +52,7 @@ def as_text(columns: Mapping[str, Sequence[Any]], *, digits: int = 4, best_epoch
 def as_html(
     columns: Mapping[str, Sequence[Any]], *, digits: int = 4, best_epoch: int | None = None, unfolds: bool = True
 ) -> str:
-    """The same in a notebook, where the middle of a long run is folded."""
+    """The same for a notebook. The middle of a long table is folded."""
     return tables.numbers_as_html(*_cells(columns, digits, best_epoch), unfolds=unfolds)
 
 
@@ -79,7 +79,7 @@ def _cell(name: str, value: Any, digits: int) -> str:
 
 
 def score(value: float, digits: int) -> str:
-    """With so many digits after the point, or more where they would all be zeros: 0.00002 is not 0.00.
+    """A number with so many digits after the decimal point, or in another form if they would all be zeros.
 
     Example:
         >>> score(0.1234, 2), score(0.00002, 2)

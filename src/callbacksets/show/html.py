@@ -1,4 +1,4 @@
-"""What a notebook shows of an object: a title and a small table, in the colours and the font of its theme."""
+"""The HTML that a notebook shows for an object: a title and a small table, in the colours and font of its theme."""
 
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
@@ -10,7 +10,7 @@ _LONGEST = 60
 
 
 def card(title: str, about: str | None, rows: Mapping[str, str]) -> str:
-    """A title, a line about it, and what else is to be known, by name; what is empty is left out."""
+    """A title, a line about it, and a table of rows by name. Empty rows are left out."""
     return titled(title, about, tables.as_html((), [row for row in rows.items() if row[1]]))
 
 
@@ -26,17 +26,17 @@ def titled(title: str, about: str | None, body: str) -> str:
 
 
 def values(given: Mapping[str, Any]) -> str:
-    """`a=1, b='x'`, with what is long cut short."""
+    """`a=1, b='x'`, with long values shortened."""
     return ", ".join(f"{name}={_short(value)}" for name, value in given.items())
 
 
 def names(given: Iterable[str]) -> str:
-    """`begin, end` for the stages `on_begin` and `on_end`, or any other names as they are."""
-    return ", ".join(name.removeprefix("on_") for name in given)
+    """`on_begin, on_end`."""
+    return ", ".join(given)
 
 
 def first_line(documented: object) -> str | None:
-    """The first line of an object's own documentation."""
+    """The first line of an object's docstring."""
     return (documented.__doc__ or "").strip().partition("\n")[0] or None
 
 

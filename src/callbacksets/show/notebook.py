@@ -1,4 +1,4 @@
-"""How training goes, in a notebook: one block of HTML that is shown anew now and then, and stays as it was last."""
+"""The progress of training in a notebook: a block of HTML that is updated during training and then stays."""
 
 import base64
 import math
@@ -15,17 +15,17 @@ from callbacksets.show.plotting import need_matplotlib, picture
 from callbacksets.show.terminal import sum_of
 
 _EVERY = 0.4
-"""Seconds between two looks at most; more where a look takes long, of which it may take a sixth."""
+"""The shortest time between two updates, in seconds. It is longer if an update is slow: a sixth of the time at most."""
 
 
 def in_notebook() -> bool:
-    """Whether there is a kernel of Jupyter that can show HTML. A process that was forked from it cannot."""
+    """Whether this process is a Jupyter kernel, which can show HTML. A process forked from it cannot."""
     shell = getattr(sys.modules.get("IPython"), "get_ipython", lambda: None)()
     return hasattr(shell, "kernel") and parent_process() is None
 
 
 class Told(Protocol):
-    """What is told of a run, whenever it is to be shown."""
+    """The source of the values that are shown."""
 
     digits: int
 
@@ -37,13 +37,13 @@ class Told(Protocol):
 
 
 class Notebook:
-    """A bar, how far training is, and the table of the epochs; under it their curves, if they are wanted."""
+    """A bar, the progress of training and the table of the epochs; below it the curves of the scores, if wanted."""
 
     def __init__(self, told: Told, *, plot: bool) -> None:
         self._told, self._plot = told, plot
         self._block, self._picture = _Output(), _Output()
         if plot:
-            need_matplotlib()  # before anything is trained
+            need_matplotlib()  # fail before anything is trained
         self._started, self._steps_before = time.monotonic(), 0
         self._final = ""
 
@@ -62,13 +62,13 @@ class Notebook:
     def validated_batch(self, ctx: Any) -> None:
         """A validation batch has ended."""
         if self._block.is_due():
-            # of several loaders each counts from one
+            # with several loaders, each counts from one
             loaders = ctx.trainer.num_val_batches
             of = f" of {sum_of(loaders)}" if not isinstance(loaders, list) or len(loaders) == 1 else ""
             self._block.show(lambda: self._look(ctx, f"{_epoch(ctx)}, validation, batch {ctx.step_valid}{of}"))
 
     def validated(self, ctx: Any) -> None:
-        """The scores come with the end of the epoch."""
+        """A validation has ended. The scores are shown at the end of the epoch."""
 
     def ended_epoch(self, ctx: Any) -> None:
         """An epoch has ended."""
@@ -106,14 +106,14 @@ class Notebook:
         return {"text/plain": text, "text/html": f"<div>{''.join(parts)}</div>"}
 
     def _progress(self, ctx: Any) -> tuple[float | None, str]:
-        """How much of the run is done, as far as that is known, and the time that is gone and is still to go."""
-        gone = f" · {_seconds(self._told.elapsed())} gone"
+        """The fraction of the run that is done (None if unknown), and a text with the elapsed and remaining time."""
+        gone = f" · {_seconds(self._told.elapsed())} elapsed"
         total, done = ctx.total_steps, ctx.global_step
         if not total:
             return None, gone
         new = done - self._steps_before
         to_go = (time.monotonic() - self._started) * (total - done) / new if new else math.nan
-        return min(done / total, 1.0), gone if math.isnan(to_go) else f"{gone}, about {_seconds(to_go)} to go"
+        return min(done / total, 1.0), gone if math.isnan(to_go) else f"{gone}, about {_seconds(to_go)} left"
 
     def _curves(self) -> dict[str, str] | None:
         columns, best = self._told.columns(), self._told.best()
@@ -125,14 +125,14 @@ class Notebook:
 
 
 class _Output:
-    """One output of the cell, which is made when it is first shown and then changed."""
+    """One output of the cell. It is created when it is first shown, and then updated."""
 
     def __init__(self) -> None:
         self._handle: Any = None
         self._due = -math.inf
 
     def is_due(self) -> bool:
-        """Whether so much time has gone that it may be shown anew: all that a batch costs is this look at the clock."""
+        """Whether enough time has passed for another update. For most batches this check is the only cost."""
         return time.monotonic() >= self._due
 
     def show(self, make: Callable[[], dict[str, str] | None]) -> None:

@@ -1,7 +1,8 @@
-"""What came of a fit: how long it was, what ended it, and what its callbacks have learned."""
+"""The outcome of a fit: how long it took, what ended it, and what its callbacks have learned."""
 
+import math
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any
 
 from callbacksets.show import epochs, html, tables
@@ -12,20 +13,22 @@ class Outcome:
     """How a fit ended.
 
     Attributes:
-        epoch: The last epoch, which was not trained to its end if the fit failed.
-        seconds: How long it took.
-        error: The name of the exception that ended it, if one did.
+        epoch: The last epoch. If the fit failed, this epoch is incomplete.
+        seconds: The duration.
+        error: The name of the exception that ended the fit; None if there was none.
+        minimize: Whether lower is better, by the names of the scores for which it is known.
     """
 
     epoch: int
     seconds: float
     error: str | None = None
+    minimize: Mapping[str, bool] = field(default_factory=dict)
 
 
 def outcome_as_text(
     name: str, outcome: Outcome, sets: Iterable[str], states: Mapping[str, Any], stopped_by: object
 ) -> str:
-    """What came of a fit, as a title and a table.
+    """The outcome of a fit, as a title and a table.
 
     Example:
         >>> stopping = {"best_epochs": 2, "best_score": 0.25, "measure": "loss"}
@@ -44,14 +47,15 @@ def outcome_as_text(
 def outcome_as_html(
     name: str, outcome: Outcome, sets: Iterable[str], states: Mapping[str, Any], stopped_by: object
 ) -> str:
-    """The same in a notebook."""
+    """The same for a notebook."""
     title = _title(outcome)
     return html.card(name, f"{title[0].upper()}{title[1:]}.", _rows(outcome, sets, states, stopped_by))
 
 
 def _title(outcome: Outcome) -> str:
     if outcome.error is not None:
-        return f"failed in epoch {outcome.epoch} after {outcome.seconds:.1f} s"
+        how = "interrupted" if outcome.error == KeyboardInterrupt.__name__ else "failed"
+        return f"{how} in epoch {outcome.epoch} after {outcome.seconds:.1f} s"
     return f"trained {outcome.epoch} epoch{'' if outcome.epoch == 1 else 's'} in {outcome.seconds:.1f} s"
 
 
@@ -60,14 +64,28 @@ def _rows(outcome: Outcome, sets: Iterable[str], states: Mapping[str, Any], stop
     for state in states.values():
         if not isinstance(state, Mapping):
             continue
-        if state.get("epoch") and isinstance(state["epoch"], list):  # a history's
+        if state.get("epoch") and isinstance(state["epoch"], list):  # a history
             rows["last scores"] = _last_scores(state)
-        if state.get("best_epochs") is not None and {"best_score", "measure"} <= state.keys():  # early stopping's
+            rows.setdefault("best", _best_score(state, outcome.minimize))
+        if state.get("best_epochs") is not None and {"best_score", "measure"} <= state.keys():  # early stopping
             restored = ", whose weights were restored" if state.get("best_weights") is not None else ""
             score = epochs.score(state["best_score"], 4)
             rows["best"] = f"{state['measure']} {score} in epoch {state['best_epochs']}{restored}"
     rows = {name: text for name, text in rows.items() if text}
     return rows | {"callbacks": ", ".join(sets) or "none", "states": ", ".join(states) or "none"}
+
+
+def _best_score(columns: Mapping[str, Any], minimize: Mapping[str, bool]) -> str:
+    """The best value of the first validation score; empty if it is unknown whether lower or higher is better."""
+    name = next((column.removeprefix("valid.") for column in columns if column.startswith("valid.")), None)
+    if name is None or name not in minimize:
+        return ""
+    values = zip(columns[f"valid.{name}"], columns["epoch"], strict=False)
+    known = [(value, epoch) for value, epoch in values if isinstance(value, float) and not math.isnan(value)]
+    if not known:
+        return ""
+    score, epoch = (min if minimize[name] else max)(known, key=lambda one: one[0])
+    return f"{name} {epochs.score(score, 4)} in epoch {epoch}"
 
 
 def _last_scores(columns: Mapping[str, Any]) -> str:

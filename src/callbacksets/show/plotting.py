@@ -1,11 +1,11 @@
-"""Pictures of a history, or of several."""
+"""Plots of one history or of several."""
 
 import io
 import math
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
-from callbacksets.checks import did_you_mean, listed, names_of
+from callbacksets.checks import did_you_mean, listed, names_of, shown
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -25,10 +25,10 @@ def plot_history(
     best_epoch: int | Mapping[str, int] | None = None,
     log: bool | str | Sequence[str] = False,
 ) -> "tuple[Figure, Axes | Sequence[Axes]]":
-    """Draw the scores of a history over the epochs, or compare those of several runs.
+    """Plot the scores of a history over the epochs, or compare the scores of several runs.
 
-    There is a panel for each score. Of one run, training and validation have a colour each. Of several, each run has a
-    colour; training is thin and validation strong.
+    There is a panel for each score. With one run, training and validation have different colours. With several runs,
+    each run has a colour; training is a thin line and validation a thick one.
 
     Example:
         >>> fig, ax = plot_history({"epoch": [1, 2], "train.loss": [0.7, 0.5], "valid.loss": [0.8, None]})
@@ -38,20 +38,20 @@ def plot_history(
         >>> fig, ax = plot_history({"sgd": sgd, "adam": adam}, log=True)
 
     Args:
-        state: The state of a history, `adapter.states["history"]`, or a mapping from names of runs to theirs.
-        ax: Where to draw: as many Axes as there are scores, or a single one for all; by default a new figure.
-        best_epoch: An epoch to mark, `adapter.states["early_stopping"]["best_epochs"]`; of several runs a mapping from
-            their names.
-        log: Whether the scores have a logarithmic axis: True for all that are positive, or the names of some.
+        state: The state of a history, `adapter.states["history"]`, or a mapping from names of runs to states.
+        ax: Where to draw: one Axes for each score, or a single Axes for all; by default a new figure.
+        best_epoch: The epoch to mark, `adapter.states["early_stopping"]["best_epochs"]`. With several runs, a mapping
+            from their names to epochs.
+        log: Which scores get a logarithmic axis: True for all positive scores, or the names of some.
 
     Returns:
-        The figure and its Axes: one, or a sequence with one for each score.
+        The figure and its Axes: one Axes, or a sequence with one for each score.
 
     Raises:
-        ModuleNotFoundError: Without matplotlib.
-        TypeError: For what is no state of a history, no Axes, or no epoch.
-        ValueError: When the history has no scores, the number of Axes is not theirs, or one to have a logarithmic axis
-            is unknown or not positive.
+        ModuleNotFoundError: If matplotlib is not installed.
+        TypeError: If `state` is not the state of a history, or if another argument has the wrong type.
+        ValueError: If the history has no scores, if the number of Axes is wrong, or if `log` names a score that does
+            not exist or is not positive.
     """
     need_matplotlib()
     import matplotlib.pyplot as plt
@@ -69,9 +69,9 @@ def plot_history(
     elif isinstance(ax, Axes):
         axes = [ax] * len(scores)
     else:
-        axes = list(getattr(ax, "flat", ax)) if isinstance(ax, Iterable) else [ax]  # plt.subplots() gives an array
+        axes = list(getattr(ax, "flat", ax)) if isinstance(ax, Iterable) else [ax]  # plt.subplots() returns an array
         if not all(isinstance(one, Axes) for one in axes):
-            raise TypeError(f"Expected ax to be one Axes of matplotlib, or one for each score, but got {ax!r}.")
+            raise TypeError(f"Expected ax to be one Axes of matplotlib, or one for each score, but got {shown(ax)}.")
     if len(axes) != len(scores):
         raise ValueError(f"Expected one Axes, or {len(scores)} for {', '.join(scores)}, but got {len(axes)}.")
     _draw(runs, scores, axes, best, logarithmic)
@@ -79,7 +79,7 @@ def plot_history(
 
 
 def picture(state: History, *, best_epoch: int | None = None) -> bytes:
-    """The same for one run as a PNG, without pyplot, which would show the figure once more."""
+    """The same for one run as a PNG, without pyplot, which would show the figure a second time."""
     need_matplotlib()
     from matplotlib.figure import Figure
 
@@ -94,7 +94,7 @@ def picture(state: History, *, best_epoch: int | None = None) -> bytes:
 
 
 def need_matplotlib() -> None:
-    """Raise a `ModuleNotFoundError` that says how to get it, where matplotlib is missing."""
+    """Raise a `ModuleNotFoundError` with the remedy if matplotlib is not installed."""
     try:
         import matplotlib  # noqa: F401
     except ModuleNotFoundError as error:
@@ -140,7 +140,7 @@ def _line(run: int, loop: str, *, several: bool) -> dict[str, Any]:
 
 
 def _names(runs: Iterable[str], best: Mapping[str, int]) -> "Iterator[Artist]":
-    """The runs in their colours, with their best epochs."""
+    """Legend entries for the runs, in their colours, with their best epochs."""
     from matplotlib.lines import Line2D
 
     for i, run in enumerate(runs):
@@ -149,7 +149,7 @@ def _names(runs: Iterable[str], best: Mapping[str, int]) -> "Iterator[Artist]":
 
 
 def _loops() -> "Iterator[Artist]":
-    """Training and validation, in no run's colour."""
+    """Legend entries for training and validation, in grey."""
     from matplotlib.lines import Line2D
 
     for loop, words in _LOOPS.items():
@@ -157,7 +157,7 @@ def _loops() -> "Iterator[Artist]":
 
 
 def _legend(panel: "Axes", entries: "Sequence[Artist]", columns: int) -> None:
-    """Above the panel, where it covers no line, and below the title."""
+    """Place the legend above the panel, where it covers no line, and below the title."""
     legend = panel.legend(
         handles=entries,
         loc="lower center",
@@ -174,13 +174,18 @@ def _legend(panel: "Axes", entries: "Sequence[Artist]", columns: int) -> None:
 
 
 def _points(state: History, column: str) -> list[tuple[Any, float]]:
-    # validation may be rare: a line through the epochs that have a value
+    # some epochs may have no validation: the line connects the epochs that have a value
     values = zip(state["epoch"], state.get(column, ()), strict=False)
     return [(epoch, value) for epoch, value in values if value is not None]
 
 
 def _runs(state: Any) -> tuple[dict[str, History], list[str]]:
-    """The runs by name, a single one as `""`, and their scores."""
+    """The runs by name, and the names of their scores. A single run has the name `""`."""
+    if isinstance(state, list | tuple):
+        raise TypeError(
+            "Expected state to be the state of a history, or a mapping from names of runs to states, but got a "
+            f"{type(state).__name__}. Name the runs: plot_history({{'a': h1, 'b': h2}})."
+        )
     several = isinstance(state, Mapping) and any(isinstance(run, Mapping) for run in state.values())
     runs: dict[str, History] = {str(name): run for name, run in state.items()} if several else {"": state}
     for name, run in runs.items():
@@ -188,10 +193,10 @@ def _runs(state: Any) -> tuple[dict[str, History], list[str]]:
         if not isinstance(run, Mapping) or "epoch" not in run:
             raise TypeError(
                 f"Expected {which} to be the state of a history, adapter.states['history'] or history.state_dict(), "
-                f"but got {listed(map(str, run)) if isinstance(run, Mapping) else repr(run)}."
+                f"but got {listed(map(str, run)) if isinstance(run, Mapping) else shown(run)}."
             )
         if wrong := [column for column, values in run.items() if isinstance(values, str | float | int)]:
-            raise TypeError(f"Expected the columns of {which} to be lists but {wrong[0]!r} is {run[wrong[0]]!r}.")
+            raise TypeError(f"Expected the columns of {which} to be lists but {wrong[0]!r} is {shown(run[wrong[0]])}.")
     scores = list(dict.fromkeys(_scores(runs.values())))
     if not scores:
         raise ValueError("The history has no scores to plot: the module logged none for the epoch.")
@@ -207,19 +212,21 @@ def _best_epochs(given: Any, runs: Mapping[str, History]) -> dict[str, int]:
         return {}
     if not isinstance(given, Mapping):
         if "" not in runs:
-            raise TypeError(f"Expected best_epoch to be a mapping from {listed(runs)} to epochs but got {given!r}.")
+            names = listed(runs)
+            raise TypeError(f"Expected best_epoch to be a mapping from {names} to epochs but got {shown(given)}.")
         return {"": given}
     if unknown := [name for name in given if name not in runs]:
         if "" in runs:
-            raise TypeError(f"Expected best_epoch to be an epoch, as there is one run, but got {given!r}.")
+            raise TypeError(f"Expected best_epoch to be an epoch, because there is one run, but got {shown(given)}.")
         raise ValueError(
-            f"best_epoch has {unknown[0]!r}, which is no run.{did_you_mean(unknown[0], runs)} There are {listed(runs)}."
+            f"best_epoch has {unknown[0]!r}, which is not a run.{did_you_mean(unknown[0], runs)} "
+            f"There are {listed(runs)}."
         )
     return {name: epoch for name, epoch in given.items() if epoch is not None}
 
 
 def _logarithmic(log: Any, runs: Mapping[str, History], scores: Sequence[str]) -> list[str]:
-    """The scores with a logarithmic axis."""
+    """The names of the scores that get a logarithmic axis."""
     positive = [
         score
         for score in scores
@@ -231,8 +238,8 @@ def _logarithmic(log: Any, runs: Mapping[str, History], scores: Sequence[str]) -
     for name in names:
         if name not in scores:
             raise ValueError(
-                f"log has {name!r}, which is no score.{did_you_mean(name, scores)} There are {listed(scores)}."
+                f"log has {name!r}, which is not a score.{did_you_mean(name, scores)} There are {listed(scores)}."
             )
         if name not in positive:
-            raise ValueError(f"A logarithmic axis needs positive scores, but {name!r} has some that are not.")
+            raise ValueError(f"A logarithmic axis needs positive scores, but {name!r} has others too.")
     return names

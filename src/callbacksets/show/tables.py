@@ -1,16 +1,16 @@
-"""Tables as text and as HTML: the one place where cells become columns."""
+"""Tables as text and as HTML: the only place that arranges cells in columns."""
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from html import escape
 from itertools import pairwise
 
-# Notebooks align tables to the right, and some fill the page with them. There is no style sheet, as some viewers drop
-# it, and no colour, as the page may be dark or light.
+# Notebooks align tables to the right, and some stretch them over the page. There is no style sheet, because some
+# viewers drop it, and no colour, because the page may be dark or light.
 _TABLE = "width: auto; margin: 0.3em 0; border-collapse: collapse"
 _CELL = "text-align: left; vertical-align: top; padding: 0.15em 1em 0.15em 0"
 
-_FIRST, _LAST = 3, 5  # the rows of a long table that are always shown
-_FEW = 3  # so many rows more are not worth folding
+_FIRST, _LAST = 3, 5  # the first and last rows of a long table are always shown
+_FEW = 3  # up to so many further rows are not folded
 
 
 def as_text(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
@@ -25,7 +25,7 @@ def as_text(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def as_html(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """The same in a notebook; without a header the first column has the names."""
+    """The same for a notebook. Without a header, the first column contains the names."""
     if header:
         return _table(
             [[f"<b>{escape(name)}</b>" for name in header], *([escape(cell) for cell in row] for row in rows)]
@@ -34,7 +34,7 @@ def as_html(header: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
 
 
 def numbers_as_text(header: Sequence[str], rows: Sequence[Sequence[str]], marked: int | None = None) -> str:
-    """Columns of numbers, aligned to the right; of a long table the middle is left out, but for a marked row.
+    """Columns of numbers, aligned to the right. The middle of a long table is left out, except a marked row.
 
     Example:
         >>> print(numbers_as_text(["epoch", "loss"], [["1", "0.5"], ["2", "0.25"]]))
@@ -52,12 +52,12 @@ def numbers_as_text(header: Sequence[str], rows: Sequence[Sequence[str]], marked
 def numbers_as_html(
     header: Sequence[str], rows: Sequence[Sequence[str]], marked: int | None = None, *, unfolds: bool = True
 ) -> str:
-    """The same in a notebook, with the marked row in bold.
+    """The same for a notebook, with the marked row in bold.
 
-    The middle of a long table can be unfolded. With `unfolds=False` it is left out, for a table that is about to be
-    shown anew: that would fold it again.
+    The middle of a long table can be unfolded. With `unfolds=False` it is left out, for a table that will be updated:
+    an update would fold it again.
     """
-    # What is folded is a table of its own, so that the widths of the columns have to be told.
+    # The folded rows are a separate table, so the widths of the columns must be given.
     widths = [0.65 * max(map(len, column)) + 1.4 for column in zip(header, *rows, strict=True)]
     names = "".join(f"<th>{escape(name)}</th>" for name in header)
     parts, head = [], f'<tr align="right">{names}</tr>'
@@ -94,12 +94,12 @@ def _numbers(widths: Sequence[float], lines: Iterable[str]) -> str:
 
 def _row(cells: Sequence[str], *, bold: bool = False) -> str:
     texts = (f"<b>{escape(cell)}</b>" if bold else escape(cell) for cell in cells)
-    # the attribute, as a style in every cell would be most of a long table, and some viewers drop it
+    # the attribute `align`, because a style in every cell would make a long table large, and some viewers drop it
     return f'<tr align="right">{"".join(f"<td>{text}</td>" for text in texts)}</tr>'
 
 
 def _segments(n: int, marked: int | None) -> Iterator[tuple[bool, range]]:
-    """The rows in runs of those that are shown and those that are folded."""
+    """Ranges of rows, each with whether it is folded."""
     stays = [i for i in range(n) if i < _FIRST or i >= n - _LAST or i == marked]
     gaps = [(low + 1, high) for low, high in pairwise(stays) if high - low - 1 > _FEW]
     start = 0

@@ -1,4 +1,4 @@
-"""How training goes, in a terminal: bars while it runs, and a line that stays for every epoch."""
+"""The progress of training in a terminal: bars during training, and a line that stays for every epoch."""
 
 import sys
 from collections.abc import Mapping
@@ -8,7 +8,7 @@ from tqdm import tqdm
 
 
 class Terminal:
-    """A bar for the epoch's batches and one for the validation's; in a log file, lines only."""
+    """A bar for the batches of the epoch and a bar for those of the validation. In a log file, only the lines."""
 
     def __init__(self, digits: int) -> None:
         self._digits = digits
@@ -16,11 +16,11 @@ class Terminal:
         self._bar_valid: Any = None
 
     def began(self, ctx: Any) -> None:
-        """Shown is something with the first batch only."""
+        """The fit has begun. Nothing is shown before the first batch."""
 
     def trained_batch(self, ctx: Any) -> None:
         """A training batch has ended."""
-        # not when the epoch begins, which a run that is resumed inside an epoch does not see
+        # not in on_epoch_begin, which does not run if a run is resumed inside an epoch
         if self._bar is None:
             self._bar = _bar(epoch_of(ctx), ctx.trainer.num_training_batches)
         elif ctx.step == 1:
@@ -67,7 +67,7 @@ def epoch_of(ctx: Any) -> str:
 
 
 def sum_of(batches: float | list[float]) -> float:
-    """The batches of all validation loaders."""
+    """The number of batches of all validation loaders."""
     return sum(batches) if isinstance(batches, list) else batches
 
 
@@ -78,7 +78,7 @@ def _bar(description: str, total: float) -> Any:
         unit="batch",
         leave=False,
         dynamic_ncols=True,
-        # None: where there is a terminal. A program without a console, as pythonw makes one, has no stream at all.
+        # None shows it in a terminal only. A program without a console, as with pythonw, has no stream at all.
         disable=True if sys.stderr is None else None,
     )
 

@@ -1,4 +1,4 @@
-"""Testing a callback: checks that any callback has to pass, a recorder of stages, a stand-in for `ctx`."""
+"""Tools to test a callback: checks that every callback should pass, a recorder of stages, a stand-in for `ctx`."""
 
 from callbacksets.testing.context import make_context
 from callbacksets.testing.kit import CHECKS, check_callback_set

@@ -1,4 +1,4 @@
-"""What fits come to without the callback: whether what they train can be compared at all."""
+"""Fits without the callback: they show whether fits of this training can be compared at all."""
 
 import tempfile
 from collections.abc import Iterator, Mapping
@@ -15,36 +15,36 @@ from callbacksets.testing.training import Training
 
 @lru_cache(maxsize=4)
 def resumed_without(training: Training) -> Mapping[Moment, str | None]:
-    """How a fit without the callback goes otherwise when it is resumed, by the moment; None where it does not.
+    """How a resumed fit without the callback differs from an uninterrupted one, by moment; None if it does not.
 
     Raises:
-        TrainingAtFault: When it does so between two epochs, or is not the same from the beginning.
+        TrainingAtFault: If they differ after a checkpoint at the end of an epoch, or if two whole fits differ.
     """
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, without_the_callback():
         bench = Bench(CallbackSet, training, Path(folder).resolve())
         if differs := bench.differs_by_itself:
             raise TrainingAtFault(
-                f"Two fits without the callback differ: {differs}. Let training() make everything anew, with weights "
-                "and data from the seeded random numbers of torch, NumPy or Python, and no generators of their own."
+                f"Two fits without the callback differ: {differs}. Let training() make new objects each time, with "
+                "weights and data from the seeded global generators of torch, NumPy or Python, and from no others."
             )
         whole = bench.whole
         found = {moment: first_difference(whole.rest(moment), bench.resumed(moment).rows) for moment in whole.moments}
     for moment, differs in found.items():
         if differs and moment.kind == "epoch":
             raise TrainingAtFault(
-                f"A fit without the callback that is resumed {moment} goes otherwise than one that was never "
-                f"interrupted, first in {differs}. Let training() give a loader with the same order in every epoch "
-                "(shuffle=False), and a module without dropout or other random parts of its own."
+                f"A fit without the callback that is resumed {moment} differs from an uninterrupted fit, first in "
+                f"{differs}. Let training() return a loader with the same order in every epoch (shuffle=False), and a "
+                "module without dropout or other random parts."
             )
     return found
 
 
 @contextmanager
 def without_the_callback() -> Iterator[None]:
-    """What fails without the callback is not its fault.
+    """Convert any failure: without the callback it is the fault of `training`.
 
     Raises:
-        TrainingAtFault: When anything fails.
+        TrainingAtFault: If anything fails.
     """
     try:
         yield

@@ -1,4 +1,4 @@
-"""The fits that the checks make: tiny and quiet, under conditions in which two of them can be compared."""
+"""The fits of the checks: tiny and quiet, under conditions in which two fits can be compared."""
 
 import shutil
 import tempfile
@@ -32,19 +32,19 @@ QUIET: Mapping[str, Any] = {
     "enable_progress_bar": False,
     "enable_model_summary": False,
 }
-"""The arguments of a Trainer on the CPU that prints and writes nothing."""
+"""The arguments of a Trainer that runs on the CPU and prints and writes nothing."""
 
 
 class CannotTrain(AssertionError):
-    """An ordinary fit fails, so that the checks have nothing to say."""
+    """An ordinary fit fails, so the checks cannot run."""
 
 
 class TrainingAtFault(AssertionError):
-    """What the user gave to train cannot be compared, whatever the callback does."""
+    """Fits of the user's `training` cannot be compared, regardless of the callback."""
 
 
 class WrongArgument(TypeError):
-    """What `make` or `training` returned is of the wrong kind."""
+    """`make` or `training` returned a value of the wrong type."""
 
 
 class Interruption(Exception):
@@ -53,13 +53,13 @@ class Interruption(Exception):
 
 @dataclass
 class Outcome:
-    """What a fit has come to.
+    """The outcome of a fit.
 
     Attributes:
         callback: The callback.
-        state: Its state at last.
-        weights: Those of the module at last.
-        begun: What made up training when it began, if that was traced.
+        state: Its final state.
+        weights: The final weights of the module.
+        begun: The weights, optimizers and so on in `on_begin`, if they were traced.
         rows: The trace.
     """
 
@@ -72,31 +72,31 @@ class Outcome:
 
 @dataclass
 class Whole:
-    """A fit that was not interrupted, and the checkpoints that it wrote."""
+    """An uninterrupted fit, and the checkpoints that it wrote."""
 
     outcome: Outcome
     checkpoints: Checkpoints
 
     @property
     def moments(self) -> list[Moment]:
-        """When it wrote them."""
+        """The moments at which it wrote them."""
         return list(self.checkpoints.written)
 
     def rest(self, moment: Moment) -> list[Row]:
-        """What came after a checkpoint."""
+        """The rows of the trace after a checkpoint."""
         return self.outcome.rows[self.checkpoints.written[moment] :]
 
     def last_row(self, moment: Moment) -> Row:
-        """What was traced last before a checkpoint."""
+        """The last row of the trace before a checkpoint."""
         return self.outcome.rows[self.checkpoints.written[moment] - 1]
 
 
 class Bench:
-    """Makes callbacks and lets them train.
+    """Makes callbacks and runs fits with them.
 
-    Every fit has a working directory of its own, starts from the same weights, and sees the same batches. The clock
-    moves by a second with every batch and random numbers depend on the batch alone, so that a state with times or
-    chances in it comes out the same when it should.
+    Every fit has its own working directory, starts from the same weights, and sees the same batches. The clock moves by
+    one second per batch, and random numbers depend only on the batch. So a state with times or random values is the
+    same in equal fits.
     """
 
     def __init__(self, make: Make, training: Training | None, folder: Path) -> None:
@@ -131,13 +131,13 @@ class Bench:
 
         Args:
             callback: The callback.
-            spies: More callbacks. Of the same weight, they run after it.
-            before: More callbacks. Of the same weight, they run before it.
-            natives: More callbacks of Lightning, which run after all these.
-            validation: Whether there is any.
+            spies: Further callbacks. With the same weight, they run after it.
+            before: Further callbacks. With the same weight, they run before it.
+            natives: Further callbacks of Lightning. They run after all others.
+            validation: Whether to validate.
             checkpoint: The checkpoint to resume.
             place: The working directory; by default a new one.
-            trainer_arguments: More arguments of the Trainer.
+            trainer_arguments: Further arguments of the Trainer.
         """
         callback = self.make() if callback is None else callback
         id = identify(type(callback))
@@ -157,28 +157,28 @@ class Bench:
         return Outcome(callback, adapter.states.get(id), module.state_dict(), trace.begun, trace.rows)
 
     def plain_fit(self, callback: CallbackSet | None = None, *spies: CallbackSet, **arguments: Any) -> Outcome:
-        """A fit in which nothing is unusual.
+        """An ordinary fit.
 
         Raises:
-            CannotTrain: When it fails.
+            CannotTrain: If it fails.
         """
         try:
             return self.fit(callback, *spies, **arguments)
         except Exception as error:
             raise CannotTrain(
-                f"It fails in an ordinary fit. {described(error)}. If it needs a module of its own, give one: "
+                f"It fails in an ordinary fit. {described(error)}. If it needs another module, give one: "
                 "check_callback_set(make, training=...)."
             ) from error
 
-    # --- fits that are not interrupted, and their checkpoints --------------------------------------------------------
+    # --- uninterrupted fits, and their checkpoints -------------------------------------------------------------------
 
     @cached_property
     def whole(self) -> Whole:
-        """A fit that is not interrupted and writes the checkpoints."""
+        """An uninterrupted fit that writes the checkpoints. It runs once."""
         return self.written()
 
     def written(self) -> Whole:
-        """One more."""
+        """Another such fit."""
         callback = self.make()
         trace = Trace(callback)
         place = self.new_place()
@@ -188,7 +188,7 @@ class Bench:
 
     @cached_property
     def differs_by_itself(self) -> str | None:
-        """How two whole fits that should be the same differ, so that there is nothing to compare a third with."""
+        """How two equal whole fits differ; None if they do not. If they differ, no other fit can be compared."""
         callback = self.make()
         return apart(self.whole.outcome, self.plain_fit(callback, SameScores(), Trace(callback)))
 
@@ -197,14 +197,14 @@ class Bench:
         assert self.whole
 
     def resumed(self, moment: Moment, watch: Callable[[CallbackSet], None] | None = None) -> Outcome:
-        """How a fit goes on that is resumed at a moment.
+        """The outcome of a fit that is resumed from the checkpoint of a moment.
 
         Args:
             moment: The moment.
-            watch: What to do with the callback before.
+            watch: A function that is called with the callback before the fit.
 
         Raises:
-            AssertionError: When it fails.
+            AssertionError: If the fit fails.
         """
         if moment in self._resumed and watch is None:
             outcome = self._resumed[moment]
@@ -224,9 +224,9 @@ class Bench:
             spies = SameScores(), Trace(callback)
             return self.fit(callback, *spies, checkpoint=written.path(moment), place=place)
         except Exception as error:
-            remedy = "Keep in state_dict() what it goes on from"
+            remedy = "Return in state_dict() everything that it needs to continue"
             if moment.in_epoch:
-                remedy += ", and do not rely on on_epoch_begin: set in __init__ what it sets"
+                remedy += ", and do not rely on on_epoch_begin: set its attributes in __init__ as well"
             failure = AssertionError(
                 f"It fails in a fit that resumes a checkpoint written {moment}. {described(error)}. {remedy}."
             )
@@ -235,7 +235,7 @@ class Bench:
 
     @property
     def typical(self) -> list[Moment]:
-        """The ends of a middle epoch and of the last, if it trained until then."""
+        """The ends of a middle epoch and of the last one, if it trained so long."""
         ends = [moment for moment in self.whole.moments if moment.kind == "epoch"]
         return [*ends[1:2], *ends[-1:]] if len(ends) > 1 else ends
 
@@ -260,22 +260,28 @@ class Bench:
 
 
 def apart(expected: Outcome, got: Outcome, rows: list[Row] | None = None) -> str | None:
-    """When, and in what, a fit first goes otherwise than another; by default than all of it."""
+    """The first difference between two fits, or None.
+
+    Args:
+        expected: The outcome of the first fit.
+        got: The outcome of the second fit.
+        rows: The rows of the first fit to compare; by default all.
+    """
     if differs := first_difference(expected.rows if rows is None else rows, got.rows):
         return f"first in {differs}"
     if differs := difference(expected.state, got.state):
-        return f"at last, the state: {differs}"
-    return (differs := difference(expected.weights, got.weights)) and f"at last, the weights: {differs}"
+        return f"at the end, the state: {differs}"
+    return (differs := difference(expected.weights, got.weights)) and f"at the end, the weights: {differs}"
 
 
 def described(error: BaseException) -> str:
-    """An error with its notes, which say where it was."""
+    """An error with its notes, which say where it happened."""
     notes = "; ".join(getattr(error, "__notes__", ()))
     return f"{type(error).__name__}: {error}{f' ({notes})' if notes else ''}"
 
 
 class _TrustingIO(TorchCheckpointIO):
-    """Loads whatever was saved: that states need `weights_only=False` is for one check to say, not for all."""
+    """Loads any checkpoint. Only the check `weights_only` reports states that need `weights_only=False`."""
 
     def load_checkpoint(self, path: Any, *args: Any, **kwargs: Any) -> dict[str, Any]:
         loaded: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=False)

@@ -12,7 +12,7 @@ _short.maxother = _short.maxstring = 60
 
 
 def difference(expected: object, got: object) -> str | None:
-    """Where two states differ first: `"at ['rows'][2] 4 instead of 3"`, or None when they are the same.
+    """The first difference between two states, as `"at ['rows'][2] 4 instead of 3"`; None if they are equal.
 
     Example:
         >>> difference({"rows": [1, 2, 3]}, {"rows": [1, 2, 4]})
@@ -24,7 +24,7 @@ def difference(expected: object, got: object) -> str | None:
 
 
 def leaves(state: object, path: str = "") -> dict[str, object]:
-    """The values in a state that are no dicts, by their paths.
+    """The values in a state that are not dicts, by their paths.
 
     Example:
         >>> leaves({"best": {"epoch": 3}, "rows": [1, 2]})
@@ -66,18 +66,18 @@ def _differences_of_tensors(expected: Tensor, got: Tensor, path: str) -> Iterato
 
 def _equal(one: Any, other: Any) -> bool:
     if isinstance(one, Tensor):
-        return False  # of other shapes or types
+        return False  # their shapes or types differ
     if hasattr(one, "__dict__") and getattr(type(one), "__eq__", None) is object.__eq__:
         return difference(vars(one), vars(other)) is None
     try:
         same = (one == other) | ((one != one) & (other != other))  # NaN is NaN here; arrays compare by element
         return bool(same.all() if hasattr(same, "all") else same)
-    except Exception:  # tables, sequences of arrays, and whatever else has no single answer
+    except Exception:  # tables, sequences of arrays, and other values whose comparison is not a single bool
         return pickle.dumps(one) == pickle.dumps(other)
 
 
 def _alike(one: object, other: object) -> bool:
-    """Whether values of different types can be the same: numbers, and dicts of whatever class."""
+    """Whether values of different types can be equal: numbers, and dicts of any class."""
     if isinstance(one, bool) or isinstance(other, bool):
         return False
     return any(isinstance(one, kinds) and isinstance(other, kinds) for kinds in ((int, float), dict))

@@ -1,4 +1,4 @@
-"""The conditions under which two fits can be compared: time and chance are a matter of the batch alone."""
+"""The conditions under which two fits can be compared: time and random numbers depend only on the batch."""
 
 import contextlib
 import logging
@@ -18,7 +18,10 @@ import torch
 
 @contextlib.contextmanager
 def comparable(place: Path) -> Iterator[L.Callback]:
-    """Work in a folder, in silence, with a clock and random numbers of its own. The Trainer gets the callback."""
+    """Work in a folder, without output, with an artificial clock and seeded random numbers.
+
+    The Trainer must get the returned callback.
+    """
     clock = _Clock()
     with (
         contextlib.chdir(place),
@@ -28,7 +31,7 @@ def comparable(place: Path) -> Iterator[L.Callback]:
     ):
         warnings.simplefilter("ignore")
         logging.getLogger("lightning.pytorch").setLevel(logging.ERROR)
-        torch.set_num_threads(1)  # several would spend their time on waiting for each other
+        torch.set_num_threads(1)  # several threads would mostly wait for each other
         seed(0)
         yield _EveryBatch(clock)
 
@@ -41,7 +44,7 @@ def seed(number: int) -> None:
 
 
 class _EveryBatch(L.Callback):
-    """Makes time and chance a matter of the batch."""
+    """Sets the clock and seeds the random numbers in every batch."""
 
     def __init__(self, clock: "_Clock") -> None:
         self._clock = clock
@@ -55,7 +58,7 @@ class _EveryBatch(L.Callback):
 
 
 class _Clock:
-    """Stands still unless it is told to go on. Who sleeps does not wait, and finds that time has passed."""
+    """A clock that moves only when it is told to. `sleep()` moves it and returns at once."""
 
     def __init__(self) -> None:
         self.now = 1e9
@@ -77,7 +80,7 @@ class _Clock:
 
 @contextlib.contextmanager
 def _restored() -> Iterator[None]:
-    """Leaves logging, threads, grad mode and random numbers as they were."""
+    """Restores logging, threads, grad mode and random states."""
     logger = logging.getLogger("lightning.pytorch")
     level, threads = logger.level, torch.get_num_threads()
     of_torch, of_python, of_numpy = torch.get_rng_state(), random.getstate(), np.random.get_state()

@@ -1,4 +1,4 @@
-"""A stand-in for `ctx`, to test a method of a callback alone."""
+"""A stand-in for `ctx`, to test a method of a callback without a Trainer."""
 
 from collections.abc import Mapping
 from typing import Any
@@ -14,12 +14,12 @@ _SETTABLE = tuple(name for name in _FIELDS if getattr(getattr(ContextTorch, name
 
 
 def make_context(**fields: Any) -> ContextTorch:
-    """A stand-in for `ctx` that has the given fields and no others, so that a method can be tested without a Trainer.
+    """Make a stand-in for `ctx` with the given fields, to test a method of a callback without a Trainer.
 
-    It behaves as in a fit: what cannot be set there cannot be set here, nor what
-    is misspelled, scores take positions, a batch can be
-    exchanged as in `batch_begin`, `y_hat` is of the `y_hats` that were given, `terminate` is False until it is set, and
-    `minimize()` goes by the scores and measures that were given. For the next moment, make another.
+    Reading any other field is an error. Otherwise it behaves as in a fit. Read-only or misspelled fields cannot be set.
+    Scores can be read by position. The batch can be replaced, as in `on_batch_begin`. `y_hat` is taken from `y_hats`.
+    `terminate` is False at first. `minimize()` uses the given scores and measures. For each moment of a fit, make a new
+    one.
 
     Example:
         >>> from callbacksets import CallbackSet
@@ -39,16 +39,16 @@ def make_context(**fields: Any) -> ContextTorch:
         AttributeError: ctx.epoch is read but was not given. Give it: make_context(epoch=...).
 
     Args:
-        **fields: The fields and their values. `minimize`, a method, may be given as a function.
+        **fields: The fields and their values. For the method `minimize`, give a function.
 
     Raises:
-        TypeError: For a field that a real `ctx` does not have.
+        TypeError: If a real `ctx` does not have the field.
     """
     for name in fields:
         if name not in _FIELDS:
             raise TypeError(
-                f"ctx has no field {name!r}.{did_you_mean(name, _FIELDS)} It has {', '.join(_FIELDS)}. One that your "
-                f"callbacks add is assigned: ctx.{name} = ... ."
+                f"ctx has no field {name!r}.{did_you_mean(name, _FIELDS)} It has {', '.join(_FIELDS)}. Assign a field "
+                f"that your callbacks add: ctx.{name} = ... ."
             )
     if not callable(fields.get("minimize", callable)):
         raise TypeError(f"Expected minimize to be a function of a score's name but got {fields['minimize']!r}.")
@@ -56,11 +56,11 @@ def make_context(**fields: Any) -> ContextTorch:
 
 
 class _StandIn(ContextTorch):
-    """Has what it was given in the place of what a Trainer would say."""
+    """A context with given values instead of those of a Trainer."""
 
     def __init__(self, fields: dict[str, Any]) -> None:
         no: Any = None
-        # keeps and checks what can be set, as in a fit
+        # stores and checks the fields that can be set, as in a fit
         loop = Loop()
         self._real = ContextTorch(no, no, loop, Step(batch=fields.get("batch"), is_open=True), {})
         self._given = {"terminate": False} | fields
@@ -80,7 +80,7 @@ class _StandIn(ContextTorch):
         if name == "y_hat" and name not in self._given and "y_hats" in self._given:
             return first_output(self._given["y_hats"])
         if name not in self._given:
-            raise AttributeError  # which __getattr__ explains
+            raise AttributeError  # __getattr__ explains it
         return self._given[name]
 
     def __getattr__(self, name: str) -> Any:

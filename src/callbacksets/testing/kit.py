@@ -1,4 +1,4 @@
-"""The kit: all checks by name, and the function that makes them."""
+"""The test kit: all checks by name, and the function that runs them."""
 
 import tempfile
 import unittest
@@ -35,13 +35,13 @@ def check_callback_set(
     *,
     training: Training | None = None,
 ) -> None:
-    """Check a callback: that it keeps its state, leaves training alone, and survives what can happen to a fit.
+    """Check that a callback keeps its state, does not disturb training, and handles all situations of a fit.
 
-    It is trained in about eighty tiny fits on the CPU, which takes some seconds. Each has an empty working directory
-    of its own, where a relative path of the callback leads to. The clock moves by a second with every batch and random
-    numbers depend on the batch alone, so that fits can be compared, exactly. Where two whole fits differ nevertheless,
-    through `datetime.now()` or `uuid4()`, `fits_are_independent` fails and may be skipped with that reason; `resume`
-    then compares nothing. What differs without the callback too is the fault of `training`, and said to be.
+    The callback is trained in about eighty tiny fits on the CPU, which takes some seconds. Each fit has its own empty
+    working directory, so relative paths of the callback are safe. The clock moves by one second per batch, and random
+    numbers depend only on the batch. So fits can be compared exactly. If two equal fits still differ, for example
+    because of `datetime.now()` or `uuid4()`, `fits_are_independent` fails. You can skip it with that reason; `resume`
+    then compares nothing. If fits differ without the callback too, the error says that `training` is at fault.
 
     Example:
         >>> from callbacksets import CallbackSetHistory
@@ -49,10 +49,10 @@ def check_callback_set(
         >>> check_callback_set(CallbackSetHistory, checks=["round_trip", "resume"])
         >>> for name, what in CHECKS.items():
         ...     print(f"{name}: {what}")  # doctest: +ELLIPSIS
-        stages: Its stages are spelled and declared as stages are, also those it sets while training runs.
+        stages: Its stages are spelled and declared correctly, also those that it sets during training.
         ...
 
-    With pytest, one test for each check:
+    With pytest, write one test for each check:
 
         @pytest.mark.parametrize("check", CHECKS)
         def test_loss_ema(check):
@@ -60,19 +60,19 @@ def check_callback_set(
 
     Args:
         make: A function that returns a new callback each time it is called, such as its class.
-        checks: The names of some of `CHECKS`, or a single one; by default all. Besides them there is `"ranks"`, which
-            starts two processes: `make` and `training` must then be importable from a module.
-        skip: Checks to leave out, with the reason. When none is left, the test is skipped.
+        checks: The names of some of `CHECKS`, or a single name; by default all. There is also the check `"ranks"`. It
+            starts two processes, so `make` and `training` must be importable from a module.
+        skip: The checks to skip, each with the reason. If no check is left, the test is skipped.
         training: A function that returns a new LightningModule, a training loader of at least two batches and a
-            validation loader, for callbacks that need their own. The module logs for the epoch, and learns the same
-            from the same random numbers; the loader has the same order in every epoch. Where it has no `state_dict`,
-            Lightning does not go on inside an epoch, and `resume` compares nothing there. By default a small classifier
-            with the scores `acc` and `loss`.
+            validation loader, for callbacks that need their own. The module logs scores for the epoch. With the same
+            random numbers it gives the same results. The loader has the same order in every epoch. If the loader has
+            no `state_dict`, Lightning cannot continue inside an epoch, and `resume` compares nothing there. By default
+            a small classifier with the scores `acc` and `loss`.
 
     Raises:
-        AssertionError: When a check fails. It says what is wrong and what to do.
-        TypeError, ValueError: For an argument of the wrong kind, or a check that does not exist.
-        unittest.SkipTest: When all the checks are skipped; pytest takes it for a skip of its own.
+        AssertionError: If a check fails. The message says what is wrong and what to do.
+        TypeError, ValueError: If an argument is wrong, or a check does not exist.
+        unittest.SkipTest: If all the checks are skipped. pytest reports it as a skipped test.
     """
     _check_makes(make)
     names = [_known("checks", name) for name in names_of("checks", CHECKS if checks is None else checks)]
@@ -84,7 +84,9 @@ def check_callback_set(
             f"Expected training to be a function that returns a module and two loaders but got {training!r}."
         )
     if not names:
-        raise ValueError(f"Expected checks to name at least one but got {checks!r}. There are {listed(_FUNCTIONS)}.")
+        raise ValueError(
+            f"Expected checks to name at least one check but got {checks!r}. There are {listed(_FUNCTIONS)}."
+        )
     if set(names) <= set(reasons):
         raise unittest.SkipTest("; ".join(dict.fromkeys(reasons[name] for name in names)))
 
@@ -94,7 +96,7 @@ def check_callback_set(
 
 
 def _make(names: list[str], bench: Bench) -> None:
-    """Make the checks, and tell of all that fail at once."""
+    """Run the checks, and report all failures at once."""
     failures: dict[str, AssertionError] = {}
     callback: CallbackSet | None = None
     for name in names:
@@ -104,15 +106,15 @@ def _make(names: list[str], bench: Bench) -> None:
             callback = callback or _new_each_time(bench)
             _FUNCTIONS[name](bench)
         except TrainingAtFault as error:
-            raise AssertionError(f"The check {name!r} cannot be made, as training= is at fault. {error}") from error
+            raise AssertionError(f"The check {name!r} cannot run, because training= is at fault. {error}") from error
         except AssertionError as error:
             failures[name] = error
             if isinstance(error, CannotTrain) or name == "stages":
-                break  # the others would say the same
+                break  # the other checks would report the same
         except (WrongArgument, unittest.SkipTest):
             raise
         except Exception as error:
-            failures[name] = AssertionError(f"The check ended in an error of its own. {described(error)}")
+            failures[name] = AssertionError(f"The check itself failed with an error. {described(error)}")
             failures[name].__cause__ = error
     if failures:
         who = "The callback" if callback is None else type(callback).__name__
@@ -144,20 +146,20 @@ _SAY_THE_SAME = {
     "resume": {"nothing_to_train", "leaves_training_alone", "round_trip", "begin_keeps_state"},
     "resume_inside_epoch": {"no_validation", "nothing_to_train"},  # a run may miss a validation, or only end
 }
-"""Checks that fail for what others say more of."""
+"""Checks that are skipped if one of these checks has failed, which report the same fault in more detail."""
 
 CHECKS: Mapping[str, str] = MappingProxyType({check.__name__: str(check.__doc__) for check in _DEFAULT})
-"""The checks, and what is so when a callback passes them. Besides them there is `ranks`, made when it is asked for."""
+"""The checks, each with what it checks. There is also `ranks`, which runs only if it is named."""
 
 
 def _check_makes(make: object) -> None:
     hint = ""
     if isinstance(make, CallbackSet):
-        hint = f" Give what makes it: lambda: {type(make).__name__}(...)."
+        hint = f" Give a function that makes it: lambda: {type(make).__name__}(...)."
     elif isinstance(make, TorchCallback):
         hint = " Give its method: descriptor.generate."
     elif isinstance(make, str):
-        hint = f" Of a key of the dictionary: t_clbk({make!r}, ...).generate."
+        hint = f" For a key of the dictionary, give t_clbk({make!r}, ...).generate."
     if hint or not callable(make):
         raise TypeError(f"Expected make to be a function that returns a new CallbackSet but got {make!r}.{hint}")
 

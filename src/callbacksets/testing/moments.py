@@ -13,7 +13,7 @@ Kind = Literal["batch", "inside", "validation", "epoch"]
 
 @dataclass(frozen=True)
 class Moment:
-    """When a checkpoint is written: what has just been, and in which epoch."""
+    """A moment at which a checkpoint is written: what has just happened, and in which epoch."""
 
     kind: Kind
     epoch: int
@@ -21,14 +21,14 @@ class Moment:
 
     @property
     def in_epoch(self) -> bool:
-        """Whether the epoch is still to end."""
+        """Whether the epoch has not ended yet."""
         return self.kind != "epoch"
 
     def __str__(self) -> str:
         where = {
             "batch": f"after batch {self.batch} of",
             "inside": "inside the validation of",
-            "validation": "when validation had ended, before the end of",
+            "validation": "after the validation, before the end of",
             "epoch": "at the end of",
         }
         return f"{where[self.kind]} epoch {self.epoch}"
@@ -36,12 +36,12 @@ class Moment:
 
 @dataclass
 class Checkpoints(L.Callback):
-    """Writes checkpoints at the moments at which Lightning's own callbacks may, and keeps what the fit had written.
+    """Writes checkpoints at the moments at which Lightning's own callbacks can, and copies the fit's working directory.
 
     Args:
-        folder: Where to write them.
-        place: The working directory of the fit, of which each checkpoint has a copy.
-        count: Counts what has been seen of the fit until then.
+        folder: The folder for the checkpoints.
+        place: The working directory of the fit. It is copied with each checkpoint.
+        count: A function that returns the number of rows traced so far.
     """
 
     folder: Path
@@ -54,7 +54,7 @@ class Checkpoints(L.Callback):
         return self.folder / f"{moment.kind}-{moment.epoch}-{moment.batch}.ckpt"
 
     def place_at(self, moment: Moment) -> Path:
-        """A copy of the working directory as it was then."""
+        """The copy of the working directory from that moment."""
         return self.path(moment).with_suffix(".place")
 
     def on_train_batch_end(

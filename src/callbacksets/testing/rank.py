@@ -24,7 +24,7 @@ _COLLECTIVES = ("all_gather", "all_gather_object", "all_reduce", "barrier", "bro
 
 @dataclass
 class Seen:
-    """What a rank has seen of its fit."""
+    """The record of a rank's fit."""
 
     rows: list[Row] = field(default_factory=list)
     printed: str = ""
@@ -36,15 +36,15 @@ class Seen:
 def train(rank: int, port: int, folder: Path, *, make: Callable[[], CallbackSet], training: Training) -> None:
     """Train on a rank, twice, and end the process.
 
-    What it has seen it writes to `<folder>/ordinary <rank>.pt`, and then, of a fit that fails on rank one in its second
-    epoch, to `<folder>/failing <rank>.pt`.
+    The record of an ordinary fit is written to `<folder>/ordinary <rank>.pt`. The record of a fit that fails on rank
+    one in its second epoch is written to `<folder>/failing <rank>.pt`.
 
     Args:
         rank: 0 or 1.
-        port: Where the two meet.
-        folder: Where each has folders of its own.
+        port: The port at which the two processes connect.
+        folder: A folder in which each rank has its own folders.
         make: Makes the callback.
-        training: Makes what is trained.
+        training: Makes the module and the loaders.
     """
     os.environ |= {"LOCAL_RANK": str(rank), "NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     log = os.open(folder / f"log {rank}", os.O_CREAT | os.O_WRONLY)
@@ -57,7 +57,7 @@ def train(rank: int, port: int, folder: Path, *, make: Callable[[], CallbackSet]
         seen = _fit(bench, fails=way == "failing" and rank == 1)
         torch.save(seen, folder / f"{way} {rank}.part")
         (folder / f"{way} {rank}.part").replace(folder / f"{way} {rank}.pt")
-    os._exit(0)  # gloo's threads may abort a process that has done all it had to
+    os._exit(0)  # gloo's threads may abort a process that has already finished
 
 
 def _fit(bench: Bench, *, fails: bool) -> Seen:
@@ -66,7 +66,7 @@ def _fit(bench: Bench, *, fails: bool) -> Seen:
         cluster_environment=LightningEnvironment(),
         process_group_backend="gloo",
         timeout=timedelta(seconds=30),
-        find_unused_parameters=True,  # some are frozen for a while
+        find_unused_parameters=True,  # some parameters may be frozen for a while
     )
     spies = [_See(callback, seen), *([_Fail(callback)] if fails else [])]
     try:
@@ -82,7 +82,7 @@ def _fit(bench: Bench, *, fails: bool) -> Seen:
 
 
 class _See(CallbackSet):
-    """Writes down how it stands behind a callback."""
+    """Records the weights and the optimizer after a callback has run."""
 
     reads_y_hats: bool = False
 
@@ -104,7 +104,7 @@ class _See(CallbackSet):
 
 
 class _Fail(CallbackSet):
-    """Fails on its rank."""
+    """Fails on its rank in the second epoch."""
 
     def __init__(self, callback: CallbackSet) -> None:
         self.weight: float = callback.weight
@@ -116,7 +116,7 @@ class _Fail(CallbackSet):
 
 @contextlib.contextmanager
 def _watched_exit(seen: Seen, callback: CallbackSet) -> Iterator[None]:
-    """Notes which functions that wait for other ranks are called in `on_exit`."""
+    """Records which functions that wait for other ranks are called in `on_exit`."""
     is_in_exit = False
     exit_of_its_own: Any = getattr(callback, "on_exit", None)
 
@@ -132,7 +132,7 @@ def _watched_exit(seen: Seen, callback: CallbackSet) -> Iterator[None]:
         def collective(*args: Any, **kwargs: Any) -> Any:
             if is_in_exit:
                 seen.collectives_in_exit.append(name)
-                return None  # none is made, or a rank would wait
+                return None  # the function is not called, or a rank would wait
             return function(*args, **kwargs)
 
         return collective

@@ -1,4 +1,4 @@
-"""A callback that writes down what happens."""
+"""A callback that records the stages of a fit."""
 
 import copy
 from collections.abc import Callable, Collection, Iterable, Mapping
@@ -9,7 +9,7 @@ from torch import Tensor
 from callbacksets.base import STAGES, CallbackSet
 from callbacksets.checks import choice, names_of, text
 
-_Stage = Callable[..., None]  # naming `self`, a type checker would refuse a subclass that has the stage
+_Stage = Callable[..., None]  # without `self`, so that a type checker accepts a subclass with the stage
 
 
 def _recorded(stage: str) -> _Stage:
@@ -20,10 +20,10 @@ def _recorded(stage: str) -> _Stage:
 
 
 class StageRecorder(CallbackSet):
-    """Records the stages of a fit, with the values that some fields of `ctx` have in them.
+    """Records the stages of a fit, each with the values of some fields of `ctx`.
 
-    Of tensors, scores and other collections it keeps copies, so that what happens later does not show. Where a field
-    is not there yet, as `y_hat` before the forward call, it records None.
+    It copies tensors, scores and other collections, so that later changes do not affect the record. If a field is not
+    available yet, such as `y_hat` before the forward call, it records None.
 
     Example:
         >>> from callbacksets.testing import StageRecorder, make_context
@@ -40,12 +40,12 @@ class StageRecorder(CallbackSet):
         stages: The stages to record; by default all.
 
     Attributes:
-        rows: A tuple for every stage that came: its name, and the values of the fields.
+        rows: A tuple for every stage that ran: its name and the values of the fields.
 
     Raises:
-        TypeError: For what is no name.
-        ValueError: For what is no stage, or an empty name.
-        AttributeError: In a fit, for a field that `ctx` does not have.
+        TypeError: If a name is not a string.
+        ValueError: If a stage does not exist, or if a name is empty.
+        AttributeError: In a fit, if `ctx` does not have the field.
     """
 
     def __init__(self, *fields: str, stages: str | Iterable[str] = STAGES) -> None:
@@ -70,13 +70,13 @@ class StageRecorder(CallbackSet):
     on_exit: ClassVar[_Stage] = _recorded("on_exit")
 
     def at(self, stage: str) -> list[tuple[Any, ...]]:
-        """The values of the fields each time a stage came.
+        """The values of the fields for each time a stage ran.
 
         Args:
-            stage: Its name, `"on_epoch_end"`.
+            stage: The name of the stage, such as `"on_epoch_end"`.
 
         Raises:
-            ValueError: For what is no stage.
+            ValueError: If the stage does not exist.
         """
         choice("stage", stage, STAGES)
         return [row[1:] for row in self.rows if row[0] == stage]
@@ -84,7 +84,7 @@ class StageRecorder(CallbackSet):
     def _read(self, field: str) -> Any:
         try:
             return _copied(getattr(self.ctx, field))
-        except RuntimeError:  # the context's word for what is not there yet
+        except RuntimeError:  # the context raises it for values that are not available yet
             return None
 
 

@@ -1,4 +1,4 @@
-"""What a fit did, written down so that two of them can be compared."""
+"""The trace of a fit, with which two fits can be compared."""
 
 import copy
 import math
@@ -12,32 +12,32 @@ from callbacksets.base import CallbackSet
 from callbacksets.testing.compare import difference
 
 NOTHING: Any = object()
-"""Where None could be a state."""
+"""The value if there is no state; None could be a state."""
 
 
 @dataclass
 class Row:
-    """How it stood at a moment of a fit."""
+    """The values at a moment of a fit."""
 
     moment: str
     values: Mapping[str, Any]
 
 
 def first_difference(expected: list[Row], got: list[Row]) -> str | None:
-    """When, and in what, a fit first went otherwise than another: `on_end, the weights: ...`."""
+    """The first difference between two fits, as `on_end, the weights: ...`; None if they are equal."""
     for one, other in zip(expected, got, strict=False):
         if one.moment != other.moment:
-            return f"there came {other.moment} instead of {one.moment}"
+            return f"{other.moment} ran instead of {one.moment}"
         for what in [what for what in one.values if what in other.values]:
             if differs := difference(one.values[what], other.values[what]):
                 return f"{other.moment}, {what}: {differs}"
     if len(got) < len(expected):
-        return f"there never came {expected[len(got)].moment}"
-    return f"there came {got[len(expected)].moment}, and nothing" if len(got) > len(expected) else None
+        return f"{expected[len(got)].moment}, which did not run"
+    return f"{got[len(expected)].moment}, which should not run" if len(got) > len(expected) else None
 
 
 class Trace(CallbackSet):
-    """Writes down, behind a callback, what has come of the batches, validations and epochs."""
+    """Records the state and training after each batch, validation and epoch, when a callback has run."""
 
     def __init__(self, callback: CallbackSet) -> None:
         self._callback = callback
@@ -62,7 +62,7 @@ class Trace(CallbackSet):
 
     def _write(self, moment: str) -> None:
         ctx = self.ctx
-        # how a layer is set matters where it trains: a resumed run may set it in the first batch
+        # modes and requires_grad matter only when a layer trains: a resumed run may set them in the first batch
         left_out = ("hooks",) if "batch" in moment else ("hooks", "requires_grad", "the mode `training`")
         values = {
             "the state": state_of(self._callback),
@@ -74,7 +74,7 @@ class Trace(CallbackSet):
 
 
 class SameScores(CallbackSet):
-    """Makes the logged training scores a matter of the epoch: Lightning forgets those of batches before it resumes."""
+    """Sets the logged training scores from the epoch alone: a resumed run loses those of earlier batches."""
 
     weight: float = -math.inf
     reads_y_hats: bool = False
@@ -92,15 +92,15 @@ class SameScores(CallbackSet):
 
 
 def state_of(callback: CallbackSet) -> Any:
-    """A copy of its state; `NOTHING` where it has none, as it need not before it has begun."""
+    """A copy of the state of a callback; `NOTHING` if it has none, which is allowed before `on_begin`."""
     try:
         return copy.deepcopy(callback.state_dict())
-    except Exception:  # another check, or the fit itself, says so where it matters
+    except Exception:  # if it matters, another check or the fit itself reports it
         return NOTHING
 
 
 def trained(ctx: Any) -> dict[str, dict[str, Any]]:
-    """What makes up training, copied: weights, buffers, what is frozen, modes of modules, hooks, the optimizers."""
+    """Copies of everything that training changes: weights, buffers, requires_grad, modes, hooks, the optimizers."""
     learner = ctx.learner
     return {
         "the weights": {name: _copied(tensor) for name, tensor in learner.named_parameters()},

@@ -1,4 +1,4 @@
-"""What the fits of the checks train, unless the user gives something else."""
+"""The module and the data of the checks, unless the user gives others."""
 
 from collections.abc import Callable
 from functools import partial
@@ -14,17 +14,16 @@ from callbacksets.supervised import SupervisedModule
 from callbacksets.testing.conditions import seed
 
 Training = Callable[[], tuple[L.LightningModule, Any, Any]]
-"""Makes a module, a loader to train on, and one to validate on."""
+"""A function that makes a module, a training loader and a validation loader."""
 
 
 def small_classifier() -> tuple[L.LightningModule, Any, Any]:
-    """A module, a loader of three batches and one of two for validation: two classes of random points.
+    """A classifier of two classes of random points, a loader of three batches and a validation loader of two.
 
-    Its last two layers do nothing unless a callback that walks over all modules wakes them: one is frozen, and both are
-    in eval mode. The batches come in the same order in every epoch, and nothing in the network is random: this is the
-    place to change that, as soon as resumed runs get their random state back.
+    Its last two layers have no effect unless a callback sets the modes of all modules: one is frozen, and both are in
+    eval mode. The batches have the same order in every epoch, and nothing in the network is random.
     """
-    seed(355)  # with it both validation scores get worse, better and worse again, so that states have something to say
+    seed(355)  # with this seed both validation scores get worse, better and worse again, so that states change
     frozen, asleep = nn.PReLU(init=1.0).requires_grad_(False), nn.Dropout(0.5)
     network = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 2), frozen.eval(), asleep.eval())
     module = SupervisedModule(
@@ -41,7 +40,7 @@ def small_classifier() -> tuple[L.LightningModule, Any, Any]:
 
 
 class _Continued(DataLoader[Any]):
-    """Goes on in the middle of an epoch where it was when a checkpoint was written."""
+    """A loader that continues inside an epoch, at the batch at which a checkpoint was written."""
 
     _done = _skip = 0
 

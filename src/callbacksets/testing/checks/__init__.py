@@ -1,1 +1,1 @@
-"""What any callback has to pass. Every check is a function; its docstring says what is so when it passes."""
+"""The checks. Each is a function; its docstring says what is true of a callback that passes it."""

@@ -1,4 +1,4 @@
-"""Leaving training alone: as one without the callback, unless the callback changes it in a stage of training."""
+"""The callback must not disturb training: it may change training only in the stages of training."""
 
 from functools import lru_cache
 from pathlib import Path
@@ -22,7 +22,7 @@ _WAYS: dict[str, dict[str, Any]] = {
 
 
 def leaves_training_alone(bench: Bench) -> None:
-    """What it changes for a validation it puts back, whatever happens; what is to last, it changes in other stages."""
+    """It always undoes the changes that it makes for a validation. It makes lasting changes in other stages."""
     bench.require_training()
     for way in _WAYS:
         _check_way(bench, way)
@@ -35,14 +35,14 @@ def _check_way(bench: Bench, way: str) -> None:
     if watch.damage:
         raise AssertionError(f"In {way}, it {watch.damage}")
     if error is not None:
-        return  # that it fails then, `no_validation` says
+        return  # the check `no_validation` reports this failure
     with without_the_callback():
         expected = _rows_without(bench.training, way)
     if differs := first_difference(expected[: len(watch.rows)], watch.rows):
         raise AssertionError(
-            f"With it, {way} goes otherwise than without, and no stage of it shows why. First {differs}. Does it draw "
-            "random numbers, or change data, the Trainer or what else is not its own? If it means to, skip this check "
-            "with that reason."
+            f"With the callback, {way} differs from the same fit without it, and none of its stages shows why. First "
+            f"difference: {differs}. Does it draw random numbers, or change the data, the Trainer or other objects? If "
+            "that is intended, skip this check with that reason."
         )
 
 
@@ -72,9 +72,9 @@ def _check_interrupted_validation(bench: Bench) -> None:
         for what, values in (expected if got else {}).items():
             if what != "the mode `training`" and (differs := difference(values, got[what])):
                 raise AssertionError(
-                    f"A fit that is interrupted inside the validation of epoch 1, in {stage}, before its own {stage}, "
-                    f"does not leave {what} as one that is interrupted just before the validation: {differs}. "
-                    "on_valid_end does not run then: put back in on_exit what on_before_valid has changed."
+                    f"If a fit is interrupted inside the validation of epoch 1, in {stage}, before its own {stage}, "
+                    f"it does not restore {what}: {differs}, compared with a fit that is interrupted just before the "
+                    "validation. on_valid_end does not run then. Undo in on_exit what on_before_valid has changed."
                 )
 
 
@@ -85,26 +85,26 @@ def _interrupted(bench: Bench, stage: str) -> dict[str, dict[str, Any]]:
     except Interruption:
         return spy.left()
     except Exception:
-        return {}  # that it fails then, `interruption` says
+        return {}  # the check `interruption` reports this failure
     return {}
 
 
 def _check_saved_in_validation(bench: Bench) -> None:
-    """A run that is resumed from a checkpoint written inside a validation does not train on with what is lent to it."""
+    """A run that is resumed from a checkpoint inside a validation does not train with the values for validation."""
     for moment in bench.whole.moments:
         if moment.kind != "inside":
             continue
         try:
             resumed = bench.resumed(moment)
         except AssertionError:
-            continue  # which `resume_inside_epoch` says
+            continue  # the check `resume_inside_epoch` reports this failure
         expected = bench.whole.last_row(moment).values
-        found = [resumed.begun, *(row.values for row in resumed.rows[:1])]  # it may put them back in epoch_end
+        found = [resumed.begun, *(row.values for row in resumed.rows[:1])]  # it may restore them in on_epoch_end
         for what in ("the weights", "the optimizer"):
             differs = [difference(expected[what], values[what]) for values in found]
             if all(differs):
                 raise AssertionError(
-                    f"A checkpoint written {moment} holds {what} as on_before_valid has changed it for the validation, "
-                    f"and a run that is resumed from it trains on with that: {differs[0]}. Keep in state_dict() what "
-                    "is set aside, and put it back in on_begin."
+                    f"A checkpoint written {moment} contains {what} as on_before_valid has changed it for the "
+                    f"validation. A run that is resumed from it trains with these values: {differs[0]}. Keep the "
+                    "original values in state_dict(), and restore them in on_begin."
                 )

@@ -12,17 +12,17 @@ from callbacksets.testing.checks.spies import fails
 
 
 def clone(bench: Bench) -> None:
-    """It can be cloned before and after a fit, and the clone can train."""
+    """It can be cloned before and after a fit, and the clone can be trained."""
     for deep in (False, True):
         how = f"clone(deep={deep})"
         _check_copies(bench, how, partial(_clone, deep=deep), "Do not override clone() or __deepcopy__ without need.")
 
 
 def pickles(bench: Bench) -> None:
-    """What it holds can be pickled before and after a fit, as when processes are started, and the copy can train."""
+    """It can be pickled before and after a fit, as for starting processes, and the copy can be trained."""
     remedy = (
-        "Define the functions it holds in a module, not in a function and not as lambdas. Leave open files and the "
-        "like out in __getstate__(), or close them in on_exit."
+        "Define the functions that it holds in a module, not inside a function and not as lambdas. Omit open files and "
+        "the like in __getstate__(), or close them in on_exit."
     )
     _check_copies(bench, "pickle", _pickled, remedy)
 
@@ -38,7 +38,7 @@ def _check_copies(bench: Bench, how: str, copied: Callable[[CallbackSet], Any], 
         except Exception as error:
             raise fails(f"in {how}, {when} a fit", error, remedy) from error
         if type(twin) is not type(callback) or twin is callback:
-            raise AssertionError(f"{how} gave {twin!r}, {when} a fit, and no copy. {remedy}")
+            raise AssertionError(f"{how} {when} a fit returned {twin!r}, which is not a copy. {remedy}")
         if when == "before":
             try:
                 bench.fit(twin)
@@ -47,7 +47,7 @@ def _check_copies(bench: Bench, how: str, copied: Callable[[CallbackSet], Any], 
 
 
 def _pickled(callback: CallbackSet) -> Any:
-    """A copy through pickle; the class itself may be one that a test or a notebook has made on the way."""
+    """A copy through pickle. The class itself is not pickled: a test or a notebook may have made it locally."""
 
     class Pickler(pickle.Pickler):
         def persistent_id(self, thing: Any) -> str | None:

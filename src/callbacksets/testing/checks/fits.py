@@ -1,4 +1,4 @@
-"""What can happen to a fit: stages, no validation, nothing to train, interruption."""
+"""Checks of situations in a fit: stages, no validation, nothing to train, interruption."""
 
 import gc
 import inspect
@@ -11,17 +11,21 @@ from callbacksets.testing.checks.spies import FailsAtOnce, Interrupt, Witness, f
 from callbacksets.testing.recorder import StageRecorder
 
 _ALIKE = {name.replace("_", ""): stage for stage in STAGES for name in (stage, stage.removeprefix("on_"))}
-_WITHOUT_SCORES = "Expect in on_epoch_end that ctx.last_scores_valid is None or empty, or refuse: raise in on_begin."
+_WITHOUT_SCORES = (
+    "In on_epoch_end, ctx.last_scores_valid may be None or empty: handle it, or raise an error in on_begin."
+)
 
 
 def stages(bench: Bench) -> None:
-    """Its stages are spelled and declared as stages are, also those it sets while training runs."""
+    """Its stages are spelled and declared correctly, also those that it sets during training."""
     callback = bench.make()
     for name in dir(type(callback)):
         stage = _ALIKE.get(name.replace("_", "").lower())
         is_method = callable(inspect.getattr_static(callback, name)) and not hasattr(CallbackSet, name)
         if is_method and stage is not None and name != stage and stage not in callback.stages:
-            raise AssertionError(f"{name}() looks like a stage, but no loop calls it. Call it {stage}.")
+            raise AssertionError(
+                f"{name}() looks like a stage, but the training loop never calls it. Rename it {stage}."
+            )
     for method, arguments in (("state_dict", ()), ("load_state_dict", ({},))):
         try:
             inspect.signature(getattr(callback, method)).bind(*arguments)
@@ -38,7 +42,7 @@ def stages(bench: Bench) -> None:
 
 
 def no_validation(bench: Bench) -> None:
-    """It trains without validation, or refuses to in `on_begin`; and with validation every other epoch."""
+    """It can be trained with validation every other epoch, and without validation or raises an error in `on_begin`."""
     bench.require_training()
     callback = bench.make()
     begun = StageRecorder(stages="on_begin")
@@ -54,8 +58,8 @@ def no_validation(bench: Bench) -> None:
 
 
 def nothing_to_train(bench: Bench) -> None:
-    """It comes through a fit that trains nothing, where only `on_begin`, `on_end` and `on_exit` run."""
-    remedy = "Expect in on_end and on_exit that no epoch and no batch have been."
+    """It does not fail in a fit that trains nothing, in which only `on_begin`, `on_end` and `on_exit` run."""
+    remedy = "on_end and on_exit must work if there was no epoch and no batch."
     bench.require_training()
     _survive(bench, "that trains nothing (max_epochs=0)", remedy, max_epochs=0)
     for moment in bench.typical[-1:]:
@@ -64,7 +68,7 @@ def nothing_to_train(bench: Bench) -> None:
 
 
 def interruption(bench: Bench) -> None:
-    """Its `on_exit` and `state_dict()` work wherever training was interrupted."""
+    """Its `on_exit` and `state_dict()` work after an interruption in any stage."""
     bench.require_training()
     _interrupt(bench, None)
     for stage in STAGES:
@@ -73,7 +77,7 @@ def interruption(bench: Bench) -> None:
 
 
 def ctx_released(bench: Bench) -> None:
-    """It keeps no reference to `ctx`, and with it to the network and the data, when the fit has ended."""
+    """After the fit it keeps no reference to `ctx`, which would keep the network and the data in memory."""
     witness = Witness()
     callback = bench.plain_fit(None, witness).callback
     gc.collect()
@@ -82,19 +86,20 @@ def ctx_released(bench: Bench) -> None:
     holders = [name for name, value in vars(callback).items() if value is ctx or ctx in gc.get_referents(value)]
     where = f" in self.{holders[0]}" if holders else ""
     raise AssertionError(
-        f"It still holds ctx{where} after the fit. Read self.ctx where it is needed, keep the values and not ctx "
-        "itself, and let go in on_exit."
+        f"It still holds ctx{where} after the fit. Read self.ctx when you need it, keep values instead of ctx itself, "
+        "and release references in on_exit."
     )
 
 
 def fits_are_independent(bench: Bench) -> None:
-    """A new callback knows nothing of an earlier fit: two fits alike end alike."""
+    """A new callback is independent of earlier fits: two equal fits have equal results."""
     if differs := bench.differs_by_itself:
-        resumed_without(bench.training)  # which is at fault if it cannot be compared
+        resumed_without(bench.training)  # it raises if training= is at fault
         raise AssertionError(
-            f"Of two fits with the same data, each with a callback of its own, the second ends otherwise: {differs}. "
-            "Set in __init__ what a class attribute or a mutable default argument holds. If make() hands all callbacks "
-            "the same object, let it make a new one. If this is about the time of day or unique names, skip this check."
+            f"Two fits with the same data, each with a new callback, have different results: {differs}. Set in "
+            "__init__ what is now a class attribute or a mutable default argument. If the callbacks of make() share an "
+            "object, let make() make a new one each time. If the difference is the time of day or a unique name, skip "
+            "this check."
         )
 
 
@@ -116,6 +121,6 @@ def _interrupt(bench: Bench, stage: str | None) -> None:
         others = [note for note in getattr(error, "__notes__", ()) if note.startswith("There was also")]
         if not isinstance(error, Interruption) or others:
             raise AssertionError(
-                f"It fails when training is interrupted {where}. {others[0] if others else described(error)} Let "
-                "on_exit expect that any of the other stages has not run, and make what it needs in __init__."
+                f"It fails when training is interrupted {where}. {others[0] if others else described(error)} on_exit "
+                "must work if any other stage has not run: set the attributes that it needs in __init__."
             ) from error

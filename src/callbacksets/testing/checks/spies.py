@@ -1,4 +1,4 @@
-"""Callbacks that the checks put beside the one they check."""
+"""Callbacks that the checks add to a fit beside the checked callback."""
 
 import copy
 import math
@@ -17,12 +17,12 @@ from callbacksets.testing.trace import NOTHING, state_of, trained
 
 
 def fails(situation: str, error: BaseException, remedy: str) -> AssertionError:
-    """The finding that a callback raised something, with what to do."""
+    """The error of a check that a callback raised an exception, with the remedy."""
     return AssertionError(f"It fails {situation}. {described(error)} {remedy}")
 
 
 def state_methods_of(callback: CallbackSet) -> tuple[bool, bool]:
-    """Whether it has a `state_dict()` and a `load_state_dict()` of its own."""
+    """Whether it defines `state_dict()`, and whether it defines `load_state_dict()`."""
     saves = getattr(callback.state_dict, "__func__", None) is not CallbackSet.state_dict
     return saves, getattr(callback.load_state_dict, "__func__", None) is not CallbackSet.load_state_dict
 
@@ -35,7 +35,7 @@ class FailsAtOnce(L.Callback):
 
 
 class Interrupt(CallbackSet):
-    """Ends the fit at a stage, and can tell afterwards how it left what it trained."""
+    """Ends the fit at a stage. Afterwards `left()` shows the state of training."""
 
     weight: float = -math.inf
 
@@ -44,7 +44,7 @@ class Interrupt(CallbackSet):
         setattr(self, stage, self._interrupt)
 
     def left(self) -> dict[str, dict[str, Any]]:
-        """What makes up training, but the optimizer."""
+        """The state of training, without the optimizer."""
         return trained(_Only(self._learner))
 
     def _interrupt(self) -> None:
@@ -53,7 +53,7 @@ class Interrupt(CallbackSet):
 
 
 class _Only:
-    """In the place of a context: a fit that is over has a module, and its optimizers no longer matter."""
+    """A stand-in for a context after a fit: it has the module, but no optimizers."""
 
     def __init__(self, learner: Any) -> None:
         self.learner = learner
@@ -61,14 +61,14 @@ class _Only:
 
 
 class Witness(CallbackSet):
-    """Remembers `ctx` without holding it."""
+    """Keeps a weak reference to `ctx`."""
 
     def on_begin(self) -> None:
         self.seen: weakref.ref[ContextTorch] = weakref.ref(self.ctx)
 
 
 class Keeper(CallbackSet):
-    """Keeps the states of a callback as they are handed out, with copies."""
+    """Keeps the states that a callback returns, each with a copy."""
 
     def __init__(self, callback: CallbackSet) -> None:
         self._callback = callback
@@ -83,7 +83,7 @@ class Keeper(CallbackSet):
 
 
 class Begin(CallbackSet):
-    """Ends the fit when a callback has begun, and keeps the states that it had until then."""
+    """Ends the fit after a callback has run `on_begin`, and keeps the states that it had until then."""
 
     def __init__(self, callback: CallbackSet) -> None:
         self._callback = callback
@@ -95,12 +95,12 @@ class Begin(CallbackSet):
 
     @property
     def loads_in_begin(self) -> bool:
-        """Whether loading leaves it to `on_begin` to take the state over."""
+        """Whether `load_state_dict()` leaves it to `on_begin` to restore the state."""
         return self.given is NOTHING or difference(self.before, self.given) is None
 
     @property
     def loaded(self) -> Any:
-        """The state when it was taken over."""
+        """The state after it was restored."""
         return self.begun if self.loads_in_begin else self.given
 
     def on_begin(self) -> None:
@@ -115,7 +115,7 @@ class Begin(CallbackSet):
 
 
 def begin(bench: Bench, callback: CallbackSet, checkpoint: Path | None) -> Begin:
-    """Let a callback begin, and nothing more."""
+    """Run a fit until a callback has run `on_begin`."""
     probe = Begin(callback)
     try:
         bench.fit(callback, probe, checkpoint=checkpoint)
@@ -129,7 +129,7 @@ def begin(bench: Bench, callback: CallbackSet, checkpoint: Path | None) -> Begin
 def watch_loading(
     callback: CallbackSet, before: Callable[[Any], None], after: Callable[[Any], None] = lambda state: None
 ) -> None:
-    """Be told of what a callback loads."""
+    """Call functions before and after a callback loads a state."""
     load = callback.load_state_dict
 
     def watched(state_dict: Any) -> None:

@@ -1,4 +1,4 @@
-"""What becomes of a state: saved, loaded, handed out, written to a file."""
+"""Checks of the state of a callback: saving, loading, copying, writing to a file."""
 
 import copy
 import io
@@ -21,12 +21,12 @@ def state_methods(bench: Bench) -> None:
     if saves != loads:
         has, lacks = ("state_dict", "load_state_dict") if saves else ("load_state_dict", "state_dict")
         raise AssertionError(
-            f"It defines {has}() without {lacks}(), so that a resumed run starts over. Define both, or neither."
+            f"It defines {has}() without {lacks}(), so a resumed run starts from the beginning. Define both or neither."
         )
 
 
 def round_trip(bench: Bench) -> None:
-    """A state that it has loaded is the state that it has, in a new callback and in one that was used before."""
+    """`state_dict()` returns the state that was loaded, in a new callback and in one that was used before."""
     if not all(state_methods_of(bench.make())):
         return
     for moment in bench.typical:
@@ -35,8 +35,8 @@ def round_trip(bench: Bench) -> None:
         probe = begin(bench, bench.make(), bench.checkpoint(moment))
         if differs := difference(saved, probe.loaded):
             raise AssertionError(
-                f"load_state_dict() was given the state of a checkpoint written {moment}, and state_dict() then "
-                f"returned another: {differs}. Restore all that state_dict() returns."
+                f"load_state_dict() got the state of a checkpoint written {moment}, but state_dict() then returned "
+                f"another state: {differs}. Restore everything that state_dict() returns."
             )
         _check_outside_of_a_fit(bench, saved)
         if moment is bench.typical[-1] or probe.loads_in_begin:
@@ -47,9 +47,9 @@ def round_trip(bench: Bench) -> None:
 
 
 def _check_outside_of_a_fit(bench: Bench, saved: Any) -> None:
-    """Where a new callback takes a state over outside of a fit, one that was in a fit does as well.
+    """If a new callback restores a state outside of a fit, a used callback must do so too.
 
-    In a fit, `start_over()` has put away by then what is left of the one before.
+    In a fit, `start_over()` has already reset the used callback.
     """
     if difference(saved, _loaded(bench.make(), saved)) is None:
         used = bench.plain_fit().callback
@@ -65,13 +65,13 @@ def _loaded(callback: CallbackSet, saved: Any) -> Any:
 
 
 _MIXTURE = (
-    "A callback that had been in a fit was given the state of another, and state_dict() then returned a mixture: {}. "
-    "Replace in load_state_dict() what was there, do not add to it."
+    "A callback that was in a fit got the state of another callback, and state_dict() then returned a mixture: {}. "
+    "load_state_dict() must replace the old values, not add to them."
 )
 
 
 def begin_keeps_state(bench: Bench) -> None:
-    """What was loaded is still there after `on_begin`."""
+    """`on_begin` does not overwrite the loaded state."""
     if not all(state_methods_of(bench.make())):
         return
     for moment in bench.typical:
@@ -86,21 +86,21 @@ def begin_keeps_state(bench: Bench) -> None:
             differs = difference(value, now)
             if was_restored and differs and difference(new.get(path, NOTHING), now) is None:
                 raise AssertionError(
-                    f"on_begin sets state{path} to what it is where no state was loaded, though load_state_dict() has "
-                    f"just restored it: {differs} (checkpoint written {moment}). Set it in __init__, or in on_begin "
-                    "only if not self.ctx.resumed."
+                    f"on_begin resets state{path} to its initial value, although load_state_dict() has just restored "
+                    f"it: {differs} (checkpoint written {moment}). Set it in __init__, or in on_begin only if not "
+                    "self.ctx.resumed."
                 )
 
 
 def no_aliasing(bench: Bench) -> None:
-    """A state that it has handed out, or was given, does not change afterwards."""
+    """A state that it has returned or loaded does not change afterwards."""
     callback = bench.make()
     keeper = Keeper(callback)
     bench.plain_fit(callback, keeper)
     for state, copied in keeper.states:
         if differs := difference(copied, state):
             raise AssertionError(
-                f"A state that state_dict() had returned changed while training went on: now there is {differs}. "
+                f"A state that state_dict() had returned changed during further training: {differs}. "
                 "Return a copy: list(self.values), dict(...), tensor.clone() or copy.deepcopy(...)."
             )
     if not all(state_methods_of(callback)) or not bench.typical:
@@ -111,23 +111,23 @@ def no_aliasing(bench: Bench) -> None:
     def keep(callback: Any) -> None:
         watch_loading(callback, before=lambda state: given.append((state, copy.deepcopy(state))))
 
-    with suppress(AssertionError):  # that it fails, `resume` says
+    with suppress(AssertionError):  # the check `resume` reports this failure
         bench.resumed(moment, keep)
     for state, copied in given:
         if differs := difference(copied, state):
             raise AssertionError(
-                f"The state that load_state_dict() was given changed while training went on: now there is {differs}. "
-                "Keep a copy of what is in it: list(state_dict['values']), copy.deepcopy(...)."
+                f"The state that load_state_dict() got changed during further training: {differs}. "
+                "Keep a copy of its values: list(state_dict['values']), copy.deepcopy(...)."
             )
 
 
 def weights_only(bench: Bench) -> None:
-    """A checkpoint with its state loads with `weights_only=True`, as a Trainer that resumes loads it."""
+    """A checkpoint with its state can be loaded with `weights_only=True`, as a Trainer loads it to resume."""
     state = bench.whole.outcome.state
     if paths := list(unloadable(state)):
         raise AssertionError(
-            f"Its state holds, at {'; '.join(paths)}, what torch.load(..., weights_only=True) refuses{_worse(state)}. "
-            "Keep numbers, strings, tensors, and lists, tuples, dicts and sets of these."
+            f"Its state has a value at {'; '.join(paths)} that torch.load(..., weights_only=True) refuses"
+            f"{_worse(state)}. Return only numbers, strings, tensors, and lists, tuples, dicts and sets of these."
         )
 
 

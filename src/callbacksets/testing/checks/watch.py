@@ -1,4 +1,4 @@
-"""Watching what a callback changes of training, and whether it puts back what it changes for a validation."""
+"""Watching the changes that a callback makes to training, and whether it undoes changes for a validation."""
 
 from dataclasses import dataclass
 from functools import partial
@@ -13,40 +13,40 @@ from callbacksets.testing.compare import difference
 from callbacksets.testing.trace import Row, trained
 
 _FOR_VALIDATION = ("on_before_valid", "on_batch_valid_begin", "on_batch_valid_end")
-"""The stages in which what is changed is lent to the validation: it must be back when training goes on."""
+"""The stages whose changes are only for the validation. They must be undone before training continues."""
 _GOES_ON = ("on_epoch_begin", "on_batch_begin", "on_end")
-"""The stages that come after that."""
+"""The stages that run when training continues."""
 _MAY_WAKE = ("on_begin", "on_epoch_begin", "on_valid_end", "on_end", "on_exit")
-"""The stages in which modes are set for what comes, or are set anew by Lightning, or no longer matter."""
+"""The stages in which a callback may set modes, because Lightning sets them again or they no longer matter."""
 _NOT_COMPARED = ("the batch", "gradients", "hooks", "attributes of the module")
-"""What is looked at only to see who changes it: another fit has objects of its own."""
+"""Values that are watched within a fit but not compared between fits, because each fit has its own objects."""
 
-_GRAD = "Use `with torch.no_grad():`, which puts back what was."
+_GRAD = "Use `with torch.no_grad():`, which restores the former mode."
 _ONLY_IF_IT_VALIDATES = (
-    "on_valid_end does not run there: change it in on_before_valid only `if self.ctx.validates`. What is meant to "
-    "last belongs in a stage of training, such as on_epoch_end."
+    "on_valid_end does not run there: change it in on_before_valid only `if self.ctx.validates`. Make lasting changes "
+    "in a stage of training, such as on_epoch_end."
 )
 _PUT_BACK = (
-    "Put it back in on_valid_end, and in on_exit for a fit that fails before. What is meant to last belongs in a stage "
-    "of training, such as on_epoch_end."
+    "Undo the change in on_valid_end, and in on_exit for a fit that fails before. Make lasting changes in a stage of "
+    "training, such as on_epoch_end."
 )
 _NO_VALIDATION = (
-    "and so the validation runs in it, with dropout and statistics of batches. Put back the mode of each module: "
+    "so the validation runs with dropout and batch statistics. Restore the mode of each module: "
     "modes = {m: m.training for m in network.modules()}."
 )
 _WERE_ASLEEP = (
-    "which were in eval mode, as frozen layers are. network.train() sets all of them: put back the mode of each "
-    "module, modes = {m: m.training for m in network.modules()}."
+    "which were in eval mode, like frozen layers. network.train() sets all modules: restore the mode of each module, "
+    "modes = {m: m.training for m in network.modules()}."
 )
 _NO_TRAINING = (
-    "and so training goes on in it. Put back the mode of each module: modes = {m: m.training for m in "
+    "so training continues in eval mode. Restore the mode of each module: modes = {m: m.training for m in "
     "network.modules()}."
 )
 
 
 @dataclass
 class Lent:
-    """What was changed for a validation: as it was found, and where."""
+    """A value that was changed for a validation: the original, and where it was changed."""
 
     found: Any
     stage: str
@@ -55,20 +55,20 @@ class Lent:
 
 
 class Watch:
-    """Looks at training just before and just after each stage of a callback.
+    """Compares training just before and just after each stage of a callback.
 
-    What a callback changes in a stage of training it means to change, and so what it changes in `valid_end`. What it
-    changes in the stages before, when a validation may follow or not, is lent: it must be back when training goes on.
-    Nothing may be left that no callback means: gradients switched off, the network in the other mode.
+    Changes in a stage of training, or in `on_valid_end`, are intended. Changes in the stages of a validation, before
+    `on_valid_end`, are temporary: they must be undone before training continues. Some changes are never intended:
+    gradients switched off, or the network left in the wrong mode.
 
     Args:
         callback: The callback.
 
     Attributes:
-        before: The spy that has to run just before it.
-        after: The spy that has to run just after it.
-        damage: What it has done first that it should not.
-        rows: How it stood before the stages, until it first changed something that it means to change.
+        before: The spy that must run just before it.
+        after: The spy that must run just after it.
+        damage: The first fault of the callback.
+        rows: The values before each stage, until the first intended change.
     """
 
     def __init__(self, callback: CallbackSet) -> None:
@@ -85,10 +85,10 @@ class Watch:
         self._found = _looked_at(ctx)
         if stage in _GOES_ON:
             self._expect_back(stage, ctx)
-        if not self._means_to and stage not in ("on_end", "on_exit"):  # a fit may well end earlier
+        if not self._means_to and stage not in ("on_end", "on_exit"):  # a callback may end a fit earlier
             scores = {"the validation scores": dict(ctx.last_scores_valid or {})} if stage == "on_valid_end" else {}
             values = {what: value for what, value in self._found.items() if what not in _NOT_COMPARED}
-            values = {} if self._lent else values | scores  # what is lent may well change the validation
+            values = {} if self._lent else values | scores  # temporary changes may change the validation
             self.rows.append(Row(_where(stage, ctx), values))
 
     def _after(self, stage: str, ctx: Any) -> None:
@@ -110,10 +110,10 @@ class Watch:
 
     def _lend(self, what: str, stage: str, ctx: Any) -> None:
         if what == "the mode `training`" and ctx.validates:
-            return  # Lightning sets each module to what it was before the validation
+            return  # after the validation, Lightning restores the mode of each module
         if what == "the batch":
             self._means_to = True
-        elif what != "gradients":  # they are those of the batch before, and nobody needs them
+        elif what != "gradients":  # they belong to the batch before, and nobody needs them
             self._lent.setdefault(what, Lent(self._found[what], stage, ctx.epoch, ctx.validates))
 
     def _expect_back(self, stage: str, ctx: Any) -> None:
@@ -122,13 +122,13 @@ class Watch:
                 follows = "no validation follows" if not lent.validates else "a validation follows"
                 remedy = _ONLY_IF_IT_VALIDATES if not lent.validates else _PUT_BACK
                 self._note(
-                    f"changes {what} in {lent.stage} of epoch {lent.epoch}, where {follows}, and has not put it "
-                    f"back {_where(stage, ctx)}: {differs}. {remedy}"
+                    f"changes {what} in {lent.stage} of epoch {lent.epoch}, where {follows}, and has not undone the "
+                    f"change {_where(stage, ctx)}: {differs}. {remedy}"
                 )
         self._lent.clear()
 
     def _check_modes(self, stage: str, ctx: Any, found: dict[str, Any], left: dict[str, Any]) -> None:
-        """Of the whole network: a callback may well mean to set the mode of some of its layers."""
+        """Check the mode of the whole network. Changes of the modes of some layers may be intended."""
         was, now = ([looked["the mode `training`"][name] for name in _whole(ctx)] for looked in (found, left))
         if stage in ("on_end", "on_exit") or was == now:
             return
@@ -138,7 +138,7 @@ class Watch:
             self._note(f"leaves the network in eval mode {_where(stage, ctx)}, {_NO_TRAINING}")
 
     def _check_woken(self, stage: str, ctx: Any, found: dict[str, Any], left: dict[str, Any]) -> None:
-        """Of layers that were in eval mode, unless they are unfrozen, or training begins."""
+        """Check layers that were in eval mode, unless they are unfrozen or training begins."""
         if stage in _MAY_WAKE or ctx.validates or difference(found["requires_grad"], left["requires_grad"]):
             return
         before, after = found["the mode `training`"], left["the mode `training`"]
@@ -146,20 +146,20 @@ class Watch:
             self._note(f"sets {listed(woken)} to training mode {_where(stage, ctx)}, {_WERE_ASLEEP}")
 
     def _check_hooks(self, stage: str, found: dict[str, Any], left: dict[str, Any]) -> None:
-        """Those of the fit go with it; unless the parameters are others now, as those that are pruned."""
+        """Check that hooks of the fit are removed, unless the parameters have changed, as by pruning."""
         if stage == "on_begin":
             self._at_first = found
         if stage != "on_exit" or not self._at_first or list(left["the weights"]) != list(self._at_first["the weights"]):
             return
         if differs := difference(self._at_first["hooks"], left["hooks"]):
-            self._note(f"leaves hooks at the network when the fit has ended: {differs}. Remove them in on_exit.")
+            self._note(f"leaves hooks on the network after the fit: {differs}. Remove them in on_exit.")
 
     def _note(self, damage: str) -> None:
         self.damage = self.damage or damage
 
 
 class _Spy(CallbackSet):
-    """Tells of every stage."""
+    """Reports every stage."""
 
     reads_y_hats: bool = False
 
@@ -184,7 +184,7 @@ def _looked_at(ctx: Any) -> dict[str, Any]:
 
 
 def _own(module: Any) -> list[tuple[str, Any]]:
-    """What a callback may have replaced: functions, losses, layers."""
+    """The attributes that a callback may have replaced: functions, losses, layers."""
     own = [(name, value) for name, value in vars(module).items() if not name.startswith("_") and callable(value)]
     return own + list(module.named_children())
 
