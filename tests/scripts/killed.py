@@ -1,9 +1,8 @@
 """Trains in processes that are killed, each at another moment: `python -m tests.scripts.killed FOLDER PLUGIN`.
 
-A moment is when a process opens, writes, renames or removes something in the folder of its checkpoints, and comes as one
-of Python's audit events. Other files do not count: how often Python opens them, for bytecode say, differs from process
-to process. The run that is killed at moment n writes its checkpoints to `FOLDER/n`. The last process, which is not
-killed, shows how many moments there are.
+A moment is when a process opens, writes, renames or removes something in the folder of its checkpoints: one of Python's
+audit events. Other files do not count, because each process opens other ones, for bytecode say. The run that is killed
+at moment n writes its checkpoints to `FOLDER/n`. The last process is not killed. It shows how many moments there are.
 """
 
 import itertools

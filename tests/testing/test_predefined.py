@@ -16,6 +16,7 @@ from tests.testing.helpers import PREDEFINED, Make, failed
 STATE_CHECKS = ["round_trip", "begin_keeps_state", "no_aliasing", "resume"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", PREDEFINED)
 def test_predefined(name: str) -> None:
     assert not failed(PREDEFINED[name])
@@ -137,6 +138,7 @@ def test_a_state_made_worse_is_found(mutant: str) -> None:
     assert any(failed(OF_STATE[mutant], checks=check, training=TRAINING.get(mutant)) for check in STATE_CHECKS)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", STATEFUL)
 def test_no_mutant_is_found_for_being_one(name: str) -> None:
     assert not failed(subclass(STATEFUL[name]), checks=["leaves_training_alone", *STATE_CHECKS])
