@@ -85,7 +85,7 @@ def test_one_rank_stops_both_in_begin(run: Run) -> None:
     assert [[row["stage"] for row in rows] for rows in outcome.rows] == [["begin", "end", "exit", "report"]] * 2
 
 
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [0, pytest.param(1, marks=pytest.mark.slow)])
 def test_one_rank_stops_both_after_a_validation_of_an_endless_epoch(run: Run, rank: int) -> None:
     outcome = run(f"endless.batch_end.{rank}", "ddp")
     assert outcome.returncode == 0, outcome.stderr
@@ -162,7 +162,7 @@ def test_only_rank_zero_prints_and_writes(run: Run) -> None:
 
 
 @pytest.mark.parametrize("strategy", ["ddp", SPAWN])
-@pytest.mark.parametrize("rank", [0, 1])
+@pytest.mark.parametrize("rank", [pytest.param(0, marks=pytest.mark.slow), 1])
 def test_an_exception_on_one_rank_ends_the_run_says_on_which_and_every_exit_runs(
     run: Run, rank: int, strategy: str
 ) -> None:

@@ -133,6 +133,7 @@ for name, make in STATEFUL.items():
             OF_STATE[f"{name}: without {removed}"] = subclass(make, load_state_dict=mutant)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mutant", OF_STATE)
 def test_a_state_made_worse_is_found(mutant: str) -> None:
     assert any(failed(OF_STATE[mutant], checks=check, training=TRAINING.get(mutant)) for check in STATE_CHECKS)
@@ -163,6 +164,7 @@ OF_TRAINING: dict[str, dict[str, Any]] = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("mutation", OF_TRAINING)
 @pytest.mark.parametrize("name", [name for name in PREDEFINED if ", " not in name])
 def test_harm_to_training_is_found(name: str, mutation: str) -> None:
