@@ -4,7 +4,7 @@ import re
 from collections import OrderedDict
 from collections.abc import Iterable, Mapping
 from functools import partial
-from typing import Any, Generic, Self, TypeVar, overload
+from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
 
 from torchmetrics import Metric
 
@@ -75,6 +75,10 @@ class ByName(dict[str, V], Generic[V]):
                 return plain(name)
         near = did_you_mean(key, [name for name in (*self, *self.logged) if name != key])
         raise KeyError(f"{shown(key)} does not exist.{near} There are {listed(self)}.")
+
+    if TYPE_CHECKING:  # at run time the lookup of a name stays that of a dict
+
+        def __getitem__(self, key: str | int, /) -> V: ...
 
     def __missing__(self, key: str | int) -> V:
         return self[self.name(key)]
