@@ -33,8 +33,8 @@ def resumed_without(training: Training) -> Mapping[Moment, str | None]:
         if differs and moment.kind == "epoch":
             raise TrainingAtFault(
                 f"A fit without the callback that is resumed {moment} goes otherwise than one that was never "
-                f"interrupted, first in {differs}. Let training() give a loader with the same order in every epoch "
-                "(shuffle=False), and a module without dropout or other random parts of its own."
+                f"interrupted, first in {differs}. Let training() give a loader and a module that draw from the random "
+                "numbers of torch, NumPy or Python, which a resumed run gets back, and no generator of their own."
             )
     return found
 

@@ -16,7 +16,7 @@ from callbacksets.adapter import CallbackSetAdapter
 from callbacksets.base import CallbackSet, identify
 from callbacksets.fit.states import read_states
 from callbacksets.testing.compare import difference
-from callbacksets.testing.conditions import comparable
+from callbacksets.testing.conditions import comparable, seed
 from callbacksets.testing.moments import Checkpoints, Moment
 from callbacksets.testing.trace import Row, SameScores, Trace, first_difference
 from callbacksets.testing.training import Training, small_classifier
@@ -94,9 +94,9 @@ class Whole:
 class Bench:
     """Makes callbacks and lets them train.
 
-    Every fit has a working directory of its own, starts from the same weights, and sees the same batches. The clock
-    moves by a second with every batch and random numbers depend on the batch alone, so that a state with times or
-    chances in it comes out the same when it should.
+    Every fit has a working directory of its own and starts from the same weights and random numbers; one that is
+    resumed starts from others, as a new process does, until it gets those of the checkpoint back. The clock moves by a
+    second with every batch. So a state with times or chances in it comes out the same when it should.
     """
 
     def __init__(self, make: Make, training: Training | None, folder: Path) -> None:
@@ -146,6 +146,8 @@ class Bench:
         with comparable(place or self.new_place()) as conditions:
             adapter = CallbackSetAdapter(earlier | {id: callback} | later)
             module, train, valid = self._training_data()
+            if checkpoint is not None:
+                seed(1)
             arguments: dict[str, Any] = {
                 "max_epochs": EPOCHS,
                 "plugins": [_TrustingIO()],

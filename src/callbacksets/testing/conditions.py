@@ -1,4 +1,4 @@
-"""The conditions under which two fits can be compared: time and chance are a matter of the batch alone."""
+"""The conditions under which two fits can be compared: time is a matter of the batches, chance of the seed."""
 
 import contextlib
 import logging
@@ -18,7 +18,7 @@ import torch
 
 @contextlib.contextmanager
 def comparable(place: Path) -> Iterator[L.Callback]:
-    """Work in a folder, in silence, with a clock and random numbers of its own. The Trainer gets the callback."""
+    """Work in a folder, in silence, with a clock of its own and a seed. The Trainer gets the callback."""
     clock = _Clock()
     with (
         contextlib.chdir(place),
@@ -41,17 +41,13 @@ def seed(number: int) -> None:
 
 
 class _EveryBatch(L.Callback):
-    """Makes time and chance a matter of the batch."""
+    """Makes time a matter of the batches."""
 
     def __init__(self, clock: "_Clock") -> None:
         self._clock = clock
 
-    def on_train_epoch_start(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        seed(trainer.global_step)
-
     def on_train_batch_start(self, trainer: L.Trainer, *args: Any) -> None:
         self._clock.now += 1
-        seed(trainer.global_step)
 
 
 class _Clock:

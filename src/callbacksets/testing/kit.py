@@ -39,9 +39,9 @@ def check_callback_set(
 
     It is trained in about eighty tiny fits on the CPU, which takes some seconds. Each has an empty working directory
     of its own, where a relative path of the callback leads to. The clock moves by a second with every batch and random
-    numbers depend on the batch alone, so that fits can be compared, exactly. Where two whole fits differ nevertheless,
-    through `datetime.now()` or `uuid4()`, `fits_are_independent` fails and may be skipped with that reason; `resume`
-    then compares nothing. What differs without the callback too is the fault of `training`, and said to be.
+    numbers are seeded once and go on in resumed runs, so that fits can be compared, exactly. Where two whole fits
+    differ nevertheless, through `datetime.now()` or `uuid4()`, `fits_are_independent` fails and may be skipped with
+    that reason; `resume` then compares nothing. What differs without the callback too is the fault of `training`, and said to be.
 
     Example:
         >>> from callbacksets import CallbackSetHistory
@@ -64,10 +64,11 @@ def check_callback_set(
             starts two processes: `make` and `training` must then be importable from a module.
         skip: Checks to leave out, with the reason. When none is left, the test is skipped.
         training: A function that returns a new LightningModule, a training loader of at least two batches and a
-            validation loader, for callbacks that need their own. The module logs for the epoch, and learns the same
-            from the same random numbers; the loader has the same order in every epoch. Where it has no `state_dict`,
-            Lightning does not go on inside an epoch, and `resume` compares nothing there. By default a small classifier
-            with the scores `acc` and `loss`.
+            validation loader, for callbacks that need their own. The module logs for the epoch. Both may
+            draw (`shuffle=True`, dropout) from the random numbers of torch, NumPy and Python, but from no generator of
+            their own. Where the loader has no `state_dict`, Lightning does not go on inside an epoch, and `resume`
+            compares nothing there. By default a small classifier with the scores `acc` and `loss`, a shuffled loader
+            and dropout.
 
     Raises:
         AssertionError: When a check fails. It says what is wrong and what to do.
