@@ -1,0 +1,45 @@
+"""Two ranks that draw, resumed from every kind of checkpoint, end as if they had not been interrupted."""
+
+import json
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+from packaging.version import Version
+
+from tests.helpers import script
+
+pytestmark = [
+    pytest.mark.slow,
+    pytest.mark.xdist_group("drawn"),
+    pytest.mark.skipif(sys.platform == "win32", reason="gloo between processes is for POSIX"),
+]
+KINDS = ["epoch end", "epoch end with workers", "save last", "own"]
+if Version(L.__version__) >= Version("2.5"):  # resumed inside an epoch, Lightning 2.4 validates at once
+    KINDS += ["validation end", "on exception"]
+    KINDS += ["inside"] if find_spec("torchdata") else []
+
+
+@pytest.fixture(scope="module")
+def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
+    folder: Path = tmp_path_factory.mktemp("drawn") / "ranks"
+    done = script("drawn", folder, str(folder), *KINDS)
+    assert done.returncode == 0, done.stderr
+    return [json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)]
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_each_rank_ends_as_if_it_had_not_been_interrupted(kind: str, ranks: list[dict[str, Any]]) -> None:
+    after = 5 if kind == "inside" else 4
+    for rank in ranks:
+        whole, parts = rank[kind]["whole"], rank[kind]["parts"]
+        assert [row[0] for row in whole["seen"]] == [1, 2, 3, 4, 5, 6, 7, 8]
+        assert parts == whole | {"seen": whole["seen"][after:]}
+    zero, one = (rank[kind]["whole"] for rank in ranks)
+    assert zero["seen"][-1] != one["seen"][-1]
+    assert zero["drawn"] != one["drawn"]
+    assert zero["weights"] == one["weights"]
+    assert zero["history"] == one["history"]
