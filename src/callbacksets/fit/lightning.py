@@ -163,7 +163,7 @@ def set_epoch_of_samplers(trainer: "Trainer") -> None:
         for sampler in (getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)):
             for one in (sampler, getattr(sampler, "sampler", None)):
                 if callable(set_epoch := getattr(one, "set_epoch", None)):
-                    set_epoch(trainer.fit_loop.epoch_progress.current.processed)
+                    set_epoch(epoch_progress(trainer).current.processed)
 
 
 def validation_loop(trainer: "Trainer") -> object:
