@@ -467,7 +467,7 @@ TRAINING = [
     Entry(
         CallbackSetJitters,
         "resume",
-        r"at the end of epoch 1 goes otherwise.*first in on_batch_end of batch 1 of epoch 2, the weights: at",
+        r"goes otherwise.*first in on_batch_end of batch \d of epoch \d, the weights: at",
         CallbackSetJittersOn,
     ),
     Entry(

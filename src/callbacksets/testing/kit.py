@@ -41,7 +41,8 @@ def check_callback_set(
     of its own, where a relative path of the callback leads to. The clock moves by a second with every batch and random
     numbers are seeded once and go on in resumed runs, so that fits can be compared, exactly. Where two whole fits
     differ nevertheless, through `datetime.now()` or `uuid4()`, `fits_are_independent` fails and may be skipped with
-    that reason; `resume` then compares nothing. What differs without the callback too is the fault of `training`, and said to be.
+    that reason; `resume` then compares nothing. What differs without the callback too is the fault of `training`,
+    and said to be.
 
     Example:
         >>> from callbacksets import CallbackSetHistory
