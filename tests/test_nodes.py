@@ -79,5 +79,6 @@ def test_a_run_that_has_lost_a_node_ends_as_one_that_has_not(tmp_path: Path) -> 
     assert [row.pop("resumed") for row in whole] == [False, False]
     assert [row.pop("resumed") for row in resumed] == [True, True]
     assert resumed == whole
+    assert whole[0].pop("drawn") != whole[1].pop("drawn")  # each rank draws its own noise
     assert whole[0] == whole[1]
     assert whole[0]["states"]["history"]["epoch"] == [1, 2, 3, 4]

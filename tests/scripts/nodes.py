@@ -1,7 +1,8 @@
 """Trains on one of two nodes, as torchrun starts it, from the newest checkpoint in a folder on.
 
 `torchrun ... -m tests.scripts.nodes FOLDER [EPOCH]`. With EPOCH, this node's process says in the middle of that epoch
-that it waits to be killed, with its id, and goes no further. Every rank writes how it ends to `FOLDER/<rank>.jsonl`.
+that it waits to be killed, with its id, and goes no further. Each rank draws noise of its own, and
+writes how it ends to `FOLDER/<rank>.jsonl`.
 """
 
 import os
@@ -40,12 +41,12 @@ class CallbackSetReport(Writing):
         ctx = self.ctx
         weights = [parameter.flatten().tolist() for parameter in ctx.network.parameters()]
         states = {id: ctx.callbacks[id].state_dict() for id in ("history", "lr")}
-        self.write(weights=weights, states=states, resumed=ctx.resumed)
+        self.write(weights=weights, states=states, resumed=ctx.resumed, drawn=torch.rand(1).item())
 
 
 class Module(Tiny):
     def loss(self, batch: Any) -> torch.Tensor:
-        return super().loss(batch[0])
+        return super().loss(batch[0] + 0.1 * torch.randn_like(batch[0]))
 
 
 def main(path: str, epoch: str | None = None) -> None:
@@ -53,6 +54,8 @@ def main(path: str, epoch: str | None = None) -> None:
     torch.set_num_threads(1)
     torch.manual_seed(0)
     data = TensorDataset(torch.randn(24, 2))
+    module = Module()
+    torch.manual_seed(1 + int(os.environ["RANK"]))
     sets: dict[str, Any] = {
         "history": CallbackSetHistory(),
         "lr": t_clbk("lr_step", step_size=2, gamma=0.5),
@@ -69,7 +72,7 @@ def main(path: str, epoch: str | None = None) -> None:
         max_epochs=EPOCHS,
     )
     loader = DataLoader(data, batch_size=4, shuffle=True)
-    trainer.fit(Module(), loader, DataLoader(data, batch_size=4), ckpt_path=latest_checkpoint(folder / "checkpoints"))
+    trainer.fit(module, loader, DataLoader(data, batch_size=4), ckpt_path=latest_checkpoint(folder / "checkpoints"))
 
 
 if __name__ == "__main__":

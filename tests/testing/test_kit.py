@@ -163,6 +163,12 @@ def shuffled() -> tuple[L.LightningModule, Any, Any]:
     return module, DataLoader(train.dataset, batch_size=8, shuffle=True), valid
 
 
+def shuffled_by_its_own() -> tuple[L.LightningModule, Any, Any]:
+    module, train, valid = small_classifier()
+    generator = torch.Generator().manual_seed(1)
+    return module, DataLoader(train.dataset, batch_size=8, shuffle=True, generator=generator), valid
+
+
 def of_one_module(module: L.LightningModule) -> tuple[L.LightningModule, Any, Any]:
     return module, *small_classifier()[1:]
 
@@ -171,14 +177,19 @@ def broken() -> tuple[L.LightningModule, Any, Any]:
     return SupervisedModule(nn.Linear(3, 2), nn.MSELoss(), partial(torch.optim.SGD, lr=0.1)), *small_classifier()[1:]
 
 
-def test_a_shuffled_loader_is_at_fault_and_not_the_callback() -> None:
+def test_a_shuffled_loader_goes_on_exactly() -> None:
+    check_callback_set(CallbackSetLooks, checks=["resume", "leaves_training_alone"], training=shuffled)
+    assert failed(states.CallbackSetDecays, checks="resume", training=shuffled) == ["resume"]
+
+
+def test_a_loader_with_a_generator_of_its_own_is_at_fault_and_not_the_callback() -> None:
     message = (
         r"(?s)^The check 'resume' cannot run, because training= is at fault. A fit without the callback that is "
-        r"resumed at the end of epoch 1.*first in on_batch_end of batch 1 of epoch 2, the weights.*shuffle=False"
+        r"resumed at the end of epoch 1.*first in on_batch_end of batch 1 of epoch 2, the weights.*a generator of their"
     )
     with pytest.raises(AssertionError, match=message):
-        check_callback_set(CallbackSetLooks, checks="resume", training=shuffled)
-    check_callback_set(CallbackSetLooks, checks="leaves_training_alone", training=shuffled)
+        check_callback_set(CallbackSetLooks, checks="resume", training=shuffled_by_its_own)
+    check_callback_set(CallbackSetLooks, checks="leaves_training_alone", training=shuffled_by_its_own)
 
 
 @pytest.mark.parametrize("check", ["fits_are_independent", "resume"])
@@ -194,14 +205,10 @@ def test_a_callback_that_draws_random_numbers_changes_what_training_draws() -> N
         def on_batch_begin(self) -> None:
             self.noise = torch.rand(1)
 
-    def training() -> tuple[L.LightningModule, Any, Any]:
-        module, *loaders = small_classifier()
-        module.network.append(nn.Dropout(0.5))
-        return module, *loaders
-
     message = "differs from the same fit.*First difference: in on_batch_end of batch 1 of epoch 1, the weights.*random"
     with pytest.raises(AssertionError, match=f"(?s){message}"):
-        check_callback_set(CallbackSetDraws, checks="leaves_training_alone", training=training)
+        check_callback_set(CallbackSetDraws, checks="leaves_training_alone")
+    check_callback_set(CallbackSetDraws, checks="resume")
 
 
 def test_what_is_meant_to_last_may_be_skipped_with_that_reason() -> None:

@@ -261,6 +261,43 @@ class CallbackSetUnfreezesFrom(CallbackSetUnfreezesAt):
         self.ctx.network[0].requires_grad_(self.ctx.epoch >= self.at)
 
 
+class CallbackSetJitters(CallbackSet):
+    """Adds noise from a generator of its own, which starts anew in a resumed run."""
+
+    def __init__(self) -> None:
+        self.generator = torch.Generator().manual_seed(1)
+
+    def on_batch_begin(self) -> None:
+        x, _ = self.ctx.batch
+        x.add_(0.1 * torch.randn(x.shape, generator=self.generator))
+
+
+class CallbackSetJittersOn(CallbackSetJitters):
+    def state_dict(self) -> Any:
+        return {"generator": self.generator.get_state()}
+
+    def load_state_dict(self, state_dict: Any) -> None:
+        self.generator.set_state(state_dict["generator"])
+
+
+class CallbackSetSeeds(CallbackSet):
+    """Probes the network with the same points in every epoch; the dropout and the order of the data are seeded too."""
+
+    def on_epoch_begin(self) -> None:
+        self._probe()
+
+    def _probe(self) -> None:
+        torch.manual_seed(1)
+        with torch.no_grad():
+            self.norm = torch.linalg.matrix_norm(self.ctx.network[0].weight @ torch.randn(4, 8)).item()
+
+
+class CallbackSetSeedsApart(CallbackSetSeeds):
+    def on_epoch_begin(self) -> None:
+        with torch.random.fork_rng(devices=[]):
+            self._probe()
+
+
 class CallbackSetPrunesForValidation(CallbackSet):
     """Means to change weights where others only lend them: it has to say so."""
 
@@ -427,6 +464,18 @@ TRAINING = [
         CallbackSetUnfreezesFrom,
     ),
     Entry(CallbackSetUnfreezesAtThird, "resume", "after batch 2 of epoch 3", CallbackSetUnfreezesFrom),
+    Entry(
+        CallbackSetJitters,
+        "resume",
+        r"goes otherwise.*first in on_batch_end of batch \d of epoch \d, the weights: at",
+        CallbackSetJittersOn,
+    ),
+    Entry(
+        CallbackSetSeeds,
+        ALONE,
+        r"no stage of it shows why. First in on_batch_end of batch 1 of epoch 1, the weights.*draw random numbers",
+        CallbackSetSeedsApart,
+    ),
     Entry(
         CallbackSetPrunesForValidation, ALONE, "changes the weights in on_before_valid.*on_epoch_end", CallbackSetPrunes
     ),

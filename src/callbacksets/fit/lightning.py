@@ -146,6 +146,26 @@ def draws_order_again(trainer: "Trainer") -> bool:
     return not hasattr(trainer.fit_loop, "is_resuming")
 
 
+LOAD_LOADERS = "_load_combined_loader_states"
+"""The method of the fit loop that Lightning calls when it has the loaders, before it makes the first iterator of a fit.
+
+tests/test_ranks_resumed.py
+"""
+
+
+def set_epoch_of_samplers(trainer: "Trainer") -> None:
+    """Tell samplers which epoch comes. In a resumed run Lightning does so when the first iterator has been made.
+
+    A distributed sampler draws its order from the epoch, and a loader with workers asks for that order at once.
+    tests/test_ranks_resumed.py
+    """
+    for loader in trainer.fit_loop._combined_loader.flattened:  # type: ignore[union-attr]
+        for sampler in (getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)):
+            for one in (sampler, getattr(sampler, "sampler", None)):
+                if callable(set_epoch := getattr(one, "set_epoch", None)):
+                    set_epoch(epoch_progress(trainer).current.processed)
+
+
 def validation_loop(trainer: "Trainer") -> object:
     """The validation loop of a fit."""
     return trainer.fit_loop.epoch_loop.val_loop

@@ -15,11 +15,13 @@ from torch.utils._pytree import tree_leaves
 
 from callbacksets.fit.lightning import (
     FAST_FORWARD,
+    LOAD_LOADERS,
     Taps,
     batch_progress,
     draws_order_again,
     has_all_batches,
     is_processed,
+    set_epoch_of_samplers,
     validation_loop,
 )
 
@@ -98,6 +100,7 @@ class RandomState:
         self._given: SavedRandom | None = None
         self._at_begin: Numbers | None = None
         self._taps = Taps(validation_loop(fit.trainer))
+        self._loader_taps = Taps(fit.trainer.fit_loop)
 
     def load(self, ranks: Sequence[SavedRandom | None]) -> None:
         """Take the random state of this rank from a checkpoint."""
@@ -116,6 +119,9 @@ class RandomState:
         """Lightning is about to draw the order of the first epoch's data."""
         if self._given is not None:
             restore(self._trainer, self._given["order"] or self._given["now"])
+            self._loader_taps.remove()
+            if hasattr(self._trainer.fit_loop, LOAD_LOADERS):
+                self._loader_taps.put(LOAD_LOADERS, self._in_the_epoch_to_come)
         self._order = collect(self._trainer)
 
     def begin(self) -> None:
@@ -148,6 +154,15 @@ class RandomState:
     def stop(self) -> None:
         """Restore the validation loop as it was."""
         self._taps.remove()
+        self._loader_taps.remove()
+
+    def _in_the_epoch_to_come(self, load: Callable[[], None]) -> Callable[[], None]:
+        def loaded() -> None:
+            self._loader_taps.remove()
+            set_epoch_of_samplers(self._trainer)
+            load()
+
+        return loaded
 
     def _without_trace(self, call: Callable[[], None]) -> Callable[[], None]:
         def isolated() -> None:

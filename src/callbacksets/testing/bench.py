@@ -16,7 +16,7 @@ from callbacksets.adapter import CallbackSetAdapter
 from callbacksets.base import CallbackSet, identify
 from callbacksets.fit.states import read_states
 from callbacksets.testing.compare import difference
-from callbacksets.testing.conditions import comparable
+from callbacksets.testing.conditions import comparable, seed
 from callbacksets.testing.moments import Checkpoints, Moment
 from callbacksets.testing.trace import Row, SameScores, Trace, first_difference
 from callbacksets.testing.training import Training, small_classifier
@@ -94,9 +94,9 @@ class Whole:
 class Bench:
     """Makes callbacks and runs fits with them.
 
-    Every fit has its own working directory, starts from the same weights, and sees the same batches. The clock moves by
-    one second per batch, and random numbers depend only on the batch. So a state with times or random values is the
-    same in equal fits.
+    Every fit has its own working directory and starts from the same weights and random numbers. A resumed fit starts
+    from other random numbers, as a new process does, until it gets those of the checkpoint back. The clock moves by one
+    second per batch. So a state with times or random values is the same in equal fits.
     """
 
     def __init__(self, make: Make, training: Training | None, folder: Path) -> None:
@@ -146,6 +146,8 @@ class Bench:
         with comparable(place or self.new_place()) as conditions:
             adapter = CallbackSetAdapter(earlier | {id: callback} | later)
             module, train, valid = self._training_data()
+            if checkpoint is not None:
+                seed(1)
             arguments: dict[str, Any] = {
                 "max_epochs": EPOCHS,
                 "plugins": [_TrustingIO()],

@@ -38,10 +38,11 @@ def check_callback_set(
     """Check that a callback keeps its state, does not disturb training, and handles all situations of a fit.
 
     The callback is trained in about eighty tiny fits on the CPU, which takes some seconds. Each fit has its own empty
-    working directory, so relative paths of the callback are safe. The clock moves by one second per batch, and random
-    numbers depend only on the batch. So fits can be compared exactly. If two equal fits still differ, for example
-    because of `datetime.now()` or `uuid4()`, `fits_are_independent` fails. You can skip it with that reason; `resume`
-    then compares nothing. If fits differ without the callback too, the error says that `training` is at fault.
+    working directory, so relative paths of the callback are safe. The clock moves by one second per batch. Every fit
+    has the same seed, and a resumed fit gets its random numbers back. So fits can be compared exactly. If two equal
+    fits still differ, for example because of `datetime.now()` or `uuid4()`, `fits_are_independent` fails. You can skip
+    it with that reason; `resume` then compares nothing. If fits differ without the callback too, the error says that
+    `training` is at fault.
 
     Example:
         >>> from callbacksets import CallbackSetHistory
@@ -64,10 +65,11 @@ def check_callback_set(
             starts two processes, so `make` and `training` must be importable from a module.
         skip: The checks to skip, each with the reason. If no check is left, the test is skipped.
         training: A function that returns a new LightningModule, a training loader of at least two batches and a
-            validation loader, for callbacks that need their own. The module logs scores for the epoch. With the same
-            random numbers it gives the same results. The loader has the same order in every epoch. If the loader has
-            no `state_dict`, Lightning cannot continue inside an epoch, and `resume` compares nothing there. By default
-            a small classifier with the scores `acc` and `loss`.
+            validation loader, for callbacks that need their own. The module logs scores for the epoch. Module and
+            loader may draw random numbers of torch, NumPy and Python (`shuffle=True`, dropout), but may not have a
+            generator of their own. If the loader has no `state_dict`, Lightning cannot continue inside an epoch, and `resume`
+            compares nothing there. By default a small classifier with dropout and the scores `acc` and `loss`, and a
+            shuffled loader.
 
     Raises:
         AssertionError: If a check fails. The message says what is wrong and what to do.
