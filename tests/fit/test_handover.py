@@ -24,7 +24,8 @@ def test_states_come_back_from_child_processes(tmp_path: Path, strategy: str) ->
     folder = tmp_path / "children"
     result = script("children", folder, strategy, TMPDIR=str(folder))
     assert result.returncode == 0, result.stderr
-    stopped, failed, *killed = map(json.loads, result.stdout.splitlines())
+    in_a_checkpoint, stopped, failed, *killed = map(json.loads, result.stdout.splitlines())
+    assert in_a_checkpoint == [1, 2]
     by = "callback 'guard' set ctx.terminate in on_epoch_end, epoch 2 was the last"
     assert stopped == {"epochs": [1, 2], "weight": [1, 2], "stopped_by": by, "files": 0}
     assert failed == {"epochs": [1, 2], "weight": [1, 2], "stopped_by": "None", "files": 0}

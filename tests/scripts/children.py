@@ -8,11 +8,12 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import pytest
 import torch
 from torch import nn
 
-from callbacksets import CallbackSet, CallbackSetAdapter, CallbackSetHistory
+from callbacksets import CallbackSet, CallbackSetAdapter, CallbackSetHistory, read_states
 from tests.helpers import Tiny, ones, quiet
 
 
@@ -38,9 +39,10 @@ class CallbackSetGuard(CallbackSet):
         return {"weight": self.ctx.network.weight.detach()}
 
 
-def fit(adapter: CallbackSetAdapter, strategy: str) -> None:
+def fit(adapter: CallbackSetAdapter, strategy: str) -> L.Trainer:
     trainer = quiet(callbacks=[adapter], devices=2, strategy=strategy, use_distributed_sampler=False, max_epochs=5)
     trainer.fit(Tiny(nn.Linear(2, 1)), ones(2), ones(1))
+    return trainer
 
 
 def show(adapter: CallbackSetAdapter) -> None:
@@ -54,7 +56,10 @@ def main(strategy: str) -> None:
     torch.set_num_threads(1)
     guard = CallbackSetGuard(2, fails=False)
     adapter = CallbackSetAdapter({"history": CallbackSetHistory(), "guard": guard})
-    fit(adapter, strategy)
+    trainer = fit(adapter, strategy)
+    path = Path(tempfile.gettempdir()) / "saved.ckpt"
+    trainer.save_checkpoint(path)  # before anybody has asked for the states
+    print(json.dumps(read_states(path)["history"]["epoch"]), flush=True)
     show(adapter)
     guard.fails = True
     with pytest.raises(Exception, match="boom"):  # of the launcher's class for what is raised in a child
