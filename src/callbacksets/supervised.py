@@ -219,6 +219,8 @@ class Measures(nn.ModuleDict):
 
 
 def _remedy(value: object) -> str:
+    if isinstance(value, str):
+        return f" Give one by its id: {{{value!r}: torchmetrics.Metric(...)}}."
     return f" Call it: {value.__name__}(...)." if isinstance(value, type) else ""
 
 

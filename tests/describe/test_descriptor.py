@@ -74,6 +74,8 @@ def test_a_parameter_is_no_attribute() -> None:
         descriptor.patience = 7
     with pytest.raises(AttributeError, match=re.escape("'patience' is a parameter. Set it with set_values(")):
         descriptor.param_set.patience = 7
+    with pytest.raises(AttributeError, match=re.escape("`values` is read-only. Set values with set_values(...).")):
+        descriptor.param_set.values = {"patience": 7}
     assert descriptor.param_set.values == {"patience": 5}
     descriptor.label = "still a field"
     descriptor.note = "one's own"

@@ -220,6 +220,8 @@ REFUSED = [
     ),
     (refused(on_train_start=nothing), TypeError, "It is a hook of Lightning; here it is 'on_begin'."),
     (refused(initialise=nothing), TypeError, "callback_set() has no argument 'initialise'. Did you mean 'initialize'?"),
+    (refused(init=nothing), TypeError, "callback_set() has no argument 'init'. Did you mean 'initialize'?"),
+    (refused(parent_env=1), TypeError, "in which it is written, so leave parent_env out."),
     (refused(name="Ema"), ValueError, "Expected classname to be a name that starts with 'CallbackSet' but got 'Ema'."),
     (refused(name="CallbackSet Ema"), ValueError, "but got 'CallbackSet Ema'."),
     (refused(name=""), ValueError, "Expected classname to be a non-empty string"),

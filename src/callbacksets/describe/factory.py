@@ -309,12 +309,19 @@ def _check_function(name: str, function: Any, *parameters: str) -> Callable[...,
     return function
 
 
+_OF_R = {
+    "parent_env": " A function of Python finds names in the module in which it is written, so leave parent_env out.",
+    "init": " Did you mean 'initialize'?",
+}
+
+
 def _refuse_unknown(given: Iterable[str], *functions: Callable[..., Any]) -> None:
     """Raise a `TypeError` if a function does not have an argument. The class itself checks the stages."""
     known = [*STAGES, *(name for function in functions for name in inspect.signature(function).parameters)]
     for name in given:
         if name not in known and not name.startswith("on_"):
-            raise TypeError(f"{functions[0].__name__}() has no argument {name!r}.{did_you_mean(name, known)}")
+            remedy = _OF_R.get(name) or did_you_mean(name, known)
+            raise TypeError(f"{functions[0].__name__}() has no argument {name!r}.{remedy}")
 
 
 def _caller() -> str:

@@ -58,6 +58,8 @@ class ParamSet:
     def __setattr__(self, name: str, value: Any) -> None:
         if not name.startswith("_") and not hasattr(type(self), name) and self.takes(name):
             raise AttributeError(f"{name!r} is a parameter. Set it with set_values({name}={shown(value)}).")
+        if name == "values":
+            raise AttributeError("`values` is read-only. Set values with set_values(...).")
         super().__setattr__(name, value)
 
     @classmethod
