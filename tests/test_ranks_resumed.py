@@ -36,6 +36,9 @@ def test_each_rank_ends_as_if_it_had_not_been_interrupted(kind: str, ranks: list
     after = 5 if kind == "inside" else 4
     for rank in ranks:
         whole, parts = rank[kind]["whole"], rank[kind]["parts"]
+        if kind == "inside":  # Lightning's training scores of that epoch are those of the remaining batches
+            for runs in (whole, parts):
+                del runs["history"]["train.loss"][2]
         assert [row[0] for row in whole["seen"]] == [1, 2, 3, 4, 5, 6, 7, 8]
         assert parts == whole | {"seen": whole["seen"][after:]}
     zero, one = (rank[kind]["whole"] for rank in ranks)
