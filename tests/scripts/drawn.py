@@ -115,5 +115,4 @@ def main(folder: Path, *kinds: str) -> None:
 
 if __name__ == "__main__":
     os.environ.setdefault("MASTER_ADDR", "127.0.0.1")
-    os.environ.pop("PL_GLOBAL_SEED", None)  # by which Lightning would seed all ranks alike
     run(main, Path(sys.argv[1]), *sys.argv[2:])
