@@ -473,7 +473,7 @@ TRAINING = [
     Entry(
         CallbackSetSeeds,
         ALONE,
-        r"none of its stages shows why. First difference: in on_batch_end of batch 1 of epoch 1, the weights.*draw random",
+        r"none of its stages shows why. First difference: in on_batch_end of batch 1 of epoch 1, the weights.*random",
         CallbackSetSeedsApart,
     ),
     Entry(
