@@ -323,8 +323,7 @@ class CallbackSetAdapter(AdapterHooks, Callback):
     Raises:
         KeyError: If a string is not a key of the dictionary.
         TypeError: If something is not a callback, or an argument has the wrong type.
-        ValueError: If two callbacks have the same id, if one instance is given twice, or if `terminate_at` is neither
-            `"epoch"` nor `"validation"`.
+        ValueError: If two callbacks have the same id, one instance is given twice, or `terminate_at` is unknown.
         AttributeError: In a fit, if the module has no attribute with the name given as `network` or `loss_fn`.
 
     mlr3torch: the training loop of `LearnerTorch`.
