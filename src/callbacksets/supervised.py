@@ -220,7 +220,7 @@ class Measures(nn.ModuleDict):
 
 def _remedy(value: object) -> str:
     if isinstance(value, str):
-        return f" Give one by its id: {{{value!r}: torchmetrics.Metric(...)}}."
+        return f" Give one by its id: {{{shown(value)}: torchmetrics.Metric(...)}}."
     return f" Call it: {value.__name__}(...)." if isinstance(value, type) else ""
 
 
