@@ -159,11 +159,10 @@ def set_epoch_of_samplers(trainer: "Trainer") -> None:
     A distributed sampler draws its order from the epoch, and a loader with workers asks for that order at once.
     tests/test_ranks_resumed.py
     """
+    from lightning.fabric.utilities.data import _set_sampler_epoch  # the function that Lightning calls itself
+
     for loader in trainer.fit_loop._combined_loader.flattened:  # type: ignore[union-attr]
-        for sampler in (getattr(loader, "sampler", None), getattr(loader, "batch_sampler", None)):
-            for one in (sampler, getattr(sampler, "sampler", None)):
-                if callable(set_epoch := getattr(one, "set_epoch", None)):
-                    set_epoch(epoch_progress(trainer).current.processed)
+        _set_sampler_epoch(loader, epoch_progress(trainer).current.processed)
 
 
 def validation_loop(trainer: "Trainer") -> object:
