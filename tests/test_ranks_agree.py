@@ -8,6 +8,8 @@ import pytest
 
 from tests.helpers import script
 
+pytestmark = pytest.mark.xdist_group("agreed")  # they share what `ranks` has done
+
 
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
