@@ -25,5 +25,6 @@ def test_the_demo_learns_and_ends_with_its_report(
     assert str(tmp_path / "history.png") in out
 
 
+@pytest.mark.slow
 def test_its_callback_is_sound() -> None:
     check_callback_set(demo.CallbackSetGradientNorm)

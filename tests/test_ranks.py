@@ -113,7 +113,7 @@ def test_the_output_is_the_networks_and_gradients_are_synced(run: Run, scenario:
     assert len(one) == 2 * len(outcome.at("epoch_end")[0])
 
 
-@pytest.mark.parametrize("strategy", ["ddp", "ddp_spawn"])
+@pytest.mark.parametrize("strategy", ["ddp", SPAWN])
 def test_scores_that_are_not_synced_do_not_split_the_ranks(run: Run, strategy: str) -> None:
     outcome = run("unsynced", strategy)
     assert outcome.returncode == 0, outcome.stderr

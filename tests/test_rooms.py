@@ -1,6 +1,8 @@
 """Imports go one way, from the rooms on the left to those on their right."""
 
 import ast
+import subprocess
+import sys
 from pathlib import Path
 
 import callbacksets
@@ -46,3 +48,17 @@ def test_imports_go_one_way() -> None:
         for name in imported(path):
             there = name.split(".")[1]
             assert there == room(path) or LEVELS[there] > LEVELS[room(path)], f"{path} imports {name}"
+
+
+def test_what_is_not_asked_for_is_not_imported() -> None:
+    code = """
+import sys, lightning
+had = {*sys.modules}
+import callbacksets
+optional = {"callbacksets.testing", "matplotlib", "pandas", "pytest", "pytorch_lightning", "sklearn", "tensorboard"}
+print(optional & {*sys.modules} - had)
+import callbacksets.testing
+print("pytest" in sys.modules)
+"""
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout.split() == ["set()", "False"]

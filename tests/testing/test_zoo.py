@@ -28,11 +28,6 @@ def test_a_broken_callback_fails_its_check_and_no_other(entry: Entry, every: boo
         check_callback_set(entry.broken, checks=None if every else [check])
 
 
-@pytest.mark.parametrize("entry", ZOO, ids=lambda entry: entry.broken.__name__)
-def test_its_sound_twin_passes_that_check(entry: Entry) -> None:
-    check_callback_set(entry.sound, checks=[entry.check])
-
-
 SOUND = [
     CallbackSet,
     StageRecorder,
