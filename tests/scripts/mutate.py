@@ -1,36 +1,44 @@
 """Changes the core in one line at a time, and tells which changes no test notices.
 
-`python -m tests.scripts.mutate [FILE...]`, with files relative to `src/callbacksets`, by default the adapter and all of
-`fit`. Each line is changed once: a comparison or a condition is turned round, an `and` made an `or`, a number raised by
-one, a statement left out. Then the tests of the file run, those that are named like it first, until one fails. A
-process forked for it runs them, in which torch is there already, so that most changes take seconds.
+`python -m tests.scripts.mutate [FILE[:LINE]...]`, with files relative to `src/callbacksets`, by default the adapter and
+all of `fit`. Each line is changed once: a comparison or a condition is turned round, an `and` made an `or`, a number
+raised by one, a statement left out.
+
+All happens in one run of pytest. Once the tests are collected, a first pass notes which test runs which lines, and how
+long it takes. Then a process is forked for each change. It gives the functions of the changed file their new code, and
+runs the tests that run the line until one fails, or for two minutes. Tests marked slow do not run, and processes that
+tests start have the files as they are.
 """
 
 import ast
-import importlib.machinery
-import multiprocessing
+import gc
+import inspect
+import json
 import os
+import signal
 import sys
-from collections.abc import Iterable, Iterator
+import tempfile
+import time
+from bisect import bisect
+from collections import defaultdict
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
+from itertools import accumulate, pairwise
 from pathlib import Path
+from types import CodeType, FunctionType
 from typing import Any, NamedTuple
 
-import lightning  # noqa: F401  # forked processes have what takes long to import
+import coverage
 import pytest
-import pytorch_lightning  # noqa: F401
 import torch
-import torchmetrics  # noqa: F401
 
 from tests.helpers import ROOT
 
 SOURCES = ROOT / "src" / "callbacksets"
 FILES = ("adapter.py", *sorted(f"fit/{path.name}" for path in (SOURCES / "fit").glob("[!_]*.py")))
-TESTS = (
-    *("test_adapter.py", "test_golden_traces.py", "test_golden_runs.py", "test_scores.py", "test_resume.py"),
-    *("callbacks/test_checkpoint.py", "callbacks/test_early_stopping.py"),
-)
-PROCESSES = ("test_handover.py", "test_shards.py")
-LIMIT = 300  # seconds for the tests of one change, which may have made a loop without end
+JOBS = os.cpu_count() or 1
+SHARE = 100  # tests that one process of the first pass runs
+ENOUGH = 120.0  # seconds of tests for one change
 
 OPPOSITE = {
     ast.Eq: ast.NotEq,
@@ -81,7 +89,8 @@ def mutant(node: Any) -> tuple[str, ast.AST] | None:
         case ast.Expr(value=ast.Constant()):
             return None  # a docstring
         case _ if isinstance(node, LEFT_OUT):
-            return "left out", ast.Pass()
+            # not `pass`: what a function closes over, and that it is a generator, stays
+            return "left out", ast.If(ast.Constant(False), [node], [])
     return None
 
 
@@ -115,55 +124,162 @@ def changes(source: str) -> list[Change]:
     return [found[line] for line in sorted(found)]
 
 
-def tests_of(file: str) -> list[str]:
-    own = [f"fit/test_{Path(file).name}", f"test_{Path(file).name}"]
-    # less those that start processes, which have the files as they are
-    fit = sorted(
-        f"fit/{path.name}" for path in (ROOT / "tests" / "fit").glob("test_*.py") if path.name not in PROCESSES
-    )
-    return [f"tests/{name}" for name in dict.fromkeys((*own, *fit, *TESTS)) if (ROOT / "tests" / name).exists()]
+def functions_in(code: CodeType) -> Iterator[CodeType]:
+    """The code of the functions and methods of a module, without those inside other functions."""
+    for constant in code.co_consts:
+        if isinstance(constant, CodeType):
+            if constant.co_flags & inspect.CO_NEWLOCALS:
+                yield constant
+            else:  # the body of a class
+                yield from functions_in(constant)
 
 
-def child(path: Path, tree: ast.Module, tests: list[str]) -> None:
-    """Run the tests with a file changed."""
-    original = importlib.machinery.SourceFileLoader.get_code
+def forked(work: Callable[[], bool]) -> int:
+    """Do the work in a process of its own, which ends with 0 if it was done."""
+    if process := os.fork():
+        return process
+    done = False
+    try:
+        signal.signal(signal.SIGALRM, signal.SIG_DFL)
+        silent = os.open(os.devnull, os.O_WRONLY)
+        os.dup2(silent, 1)
+        os.dup2(silent, 2)
+        done = work()
+    finally:
+        os._exit(0 if done else 1)
 
-    def get_code(loader: importlib.machinery.SourceFileLoader, name: str) -> Any:
-        return compile(tree, path, "exec") if loader.path == str(path) else original(loader, name)
 
-    importlib.machinery.SourceFileLoader.get_code = get_code  # type: ignore[method-assign]
-    for name in [name for name in sys.modules if name.split(".")[0] in ("callbacksets", "tests")]:
-        del sys.modules[name]
-    silent = os.open(os.devnull, os.O_WRONLY)
-    os.dup2(silent, 1)
-    os.dup2(silent, 2)
-    os._exit(pytest.main(["-q", "-x", "-m", "not slow", "-p", "no:xdist", *tests]))
+def in_processes(works: Iterable[tuple[str, Callable[[], bool]]]) -> Iterator[tuple[str, bool]]:
+    """Do each work in a process of its own, a few at once, and tell which ended well."""
+    running: dict[int, str] = {}
+
+    def ended() -> tuple[str, bool]:
+        process, status = os.wait()
+        return running.pop(process), status == 0
+
+    for what, work in works:
+        if len(running) == JOBS:
+            yield ended()
+        running[forked(work)] = what
+    while running:
+        yield ended()
 
 
-def survives(path: Path, tree: ast.Module, tests: list[str]) -> bool:
-    process = multiprocessing.get_context("fork").Process(target=child, args=(path, tree, tests))
-    process.start()
-    process.join(LIMIT)
-    if process.is_alive():
-        process.kill()
-        process.join()
-    return process.exitcode == 0
+class Mutate:
+    """The plugin of pytest that runs the tests for each change."""
+
+    def __init__(self, files: Iterable[str]) -> None:
+        self.lines: dict[Path, set[int]] = {}  # of a file; none stands for all
+        for file, _, line in (file.partition(":") for file in files):
+            self.lines.setdefault(SOURCES / file, set()).update([int(line)] if line else [])
+        self.files = list(self.lines)
+        self.seconds: dict[str, float] = {}  # what each test takes; only those that pass are here
+        self.runs: dict[tuple[Path, int], set[str]] = defaultdict(set)  # the tests that run a line
+        self.failed = False
+
+    def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
+        self.failed |= report.failed
+
+    def pytest_runtestloop(self, session: pytest.Session) -> bool:
+        torch.set_num_threads(1)
+        paths = set(map(str, self.files))
+        self.functions = [
+            item for item in gc.get_objects() if type(item) is FunctionType and item.__code__.co_filename in paths
+        ]
+        gc.freeze()
+        tests = {item.nodeid: item for item in session.items}
+        with tempfile.TemporaryDirectory() as folder:
+            self.note(session.items, Path(folder))
+        Path("/tmp/seconds.json").write_text(json.dumps(self.seconds))  # XX
+        print(f"{len(self.seconds)} of {len(tests)} tests pass with nothing changed", flush=True)
+        total = survivors = 0
+        for what, survived in in_processes(self.works(tests)):
+            total += 1
+            if survived:
+                survivors += 1
+                print(what, flush=True)
+        print(f"{survivors} of {total} changes were not noticed")
+        return True
+
+    def passes(self, item: pytest.Item, following: pytest.Item | None) -> bool:
+        self.failed = False
+        item.config.hook.pytest_runtest_protocol(item=item, nextitem=following)
+        return not self.failed
+
+    def note(self, items: list[pytest.Item], folder: Path) -> None:
+        """Which test runs which lines, and how long it takes."""
+
+        def work(number: int, share: list[pytest.Item]) -> bool:
+            os.environ["PYTEST_DEBUG_TEMPROOT"] = str(folder)
+            data = coverage.Coverage(str(folder / f"{number}.coverage"), include=list(map(str, self.files)))
+            data.set_option("run:disable_warnings", ["no-data-collected"])
+            seconds = {}
+            for item, following in pairwise([*share, None]):
+                data.start()
+                data.switch_context(item.nodeid)
+                start = time.monotonic()
+                if self.passes(item, following):
+                    seconds[item.nodeid] = time.monotonic() - start
+                data.stop()
+            data.save()
+            return bool((folder / f"{number}.json").write_text(json.dumps(seconds)))
+
+        shares = [items[start : start + SHARE] for start in range(0, len(items), SHARE)]
+        for number, done in in_processes(
+            (str(number), partial(work, number, share)) for number, share in enumerate(shares)
+        ):
+            if not done:
+                sys.exit("The tests do not run to their end with nothing changed.")
+            self.seconds |= json.loads((folder / f"{number}.json").read_text())
+            data = coverage.CoverageData(str(folder / f"{number}.coverage"))
+            data.read()
+            for path in self.files:
+                for line, tests in data.contexts_by_lineno(str(path)).items():
+                    self.runs[path, line].update(self.seconds.keys() & tests)
+
+    def works(self, tests: dict[str, pytest.Item]) -> Iterator[tuple[str, Callable[[], bool]]]:
+        """What each change is, and whether the tests pass with it."""
+        for path in self.files:
+            lines = path.read_text().splitlines()
+            for change in changes(path.read_text()):
+                if self.lines[path] and change.line not in self.lines[path]:
+                    continue
+                chosen = self.chosen(path, change.line)
+                what = f"{path.relative_to(SOURCES)}:{change.line}: {lines[change.line - 1].strip()}  # {change.what}"
+                work = partial(self.survives, path, change, [tests[name] for name in chosen])
+                yield f"{what}; {len(chosen)} of {len(self.runs[path, change.line])} tests", work
+
+    def chosen(self, path: Path, line: int) -> list[str]:
+        """The tests for a line: first those of its file, then those of its folder, each time the quickest first."""
+
+        def rank(test: str) -> tuple[bool, bool, float]:
+            file = Path(test.partition("::")[0])
+            return file.name != f"test_{path.name}", file.parent.name != path.parent.name, self.seconds[test]
+
+        tests = sorted(self.runs[path, line], key=rank)
+        took = list(accumulate(self.seconds[test] for test in tests))
+        return tests[: bisect(took, ENOUGH)]
+
+    def survives(self, path: Path, change: Change, tests: list[pytest.Item]) -> bool:
+        """Whether the tests pass; a change that makes a loop without end is noticed as well."""
+        new = {
+            (code.co_qualname, code.co_firstlineno): code for code in functions_in(compile(change.tree, path, "exec"))
+        }
+        for function in self.functions:
+            code = function.__code__
+            if code.co_filename == str(path) and (changed := new.get((code.co_qualname, code.co_firstlineno))):
+                function.__code__ = changed
+        with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
+            os.environ["PYTEST_DEBUG_TEMPROOT"] = folder
+            for item, following in pairwise([*tests, None]):
+                signal.alarm(60 + round(20 * self.seconds[item.nodeid]))
+                if not self.passes(item, following):
+                    return False
+        return True
 
 
 def main(files: Iterable[str]) -> None:
-    torch.set_num_threads(1)
-    survivors, total = [], 0
-    for file in files:
-        path, tests = SOURCES / file, tests_of(file)
-        if not survives(path, ast.parse(path.read_text()), tests):
-            sys.exit(f"The tests of {file} fail, or take longer than {LIMIT} seconds, with nothing changed.")
-        lines = path.read_text().splitlines()
-        for change in changes(path.read_text()):
-            total += 1
-            if survives(path, change.tree, tests):
-                survivors.append(f"{file}:{change.line}: {lines[change.line - 1].strip()}  # {change.what}")
-                print(survivors[-1], flush=True)
-    print(f"{len(survivors)} of {total} changes were not noticed")
+    sys.exit(pytest.main(["-q", "-s", "-m", "not slow", "-p", "no:xdist"], plugins=[Mutate(files)]))
 
 
 if __name__ == "__main__":
