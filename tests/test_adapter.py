@@ -1019,3 +1019,14 @@ def test_a_failed_setup_leaves_nothing_behind() -> None:
         fit(adapter)
     assert log.rows == []
     assert log.ctx is None
+
+
+def test_a_fit_that_is_refused_has_no_result_of_the_fit_before() -> None:
+    given = ["history", "progress"]
+    adapter = CallbackSetAdapter(given)
+    fit(adapter)
+    assert adapter.callbacks is given
+    assert list(adapter.states) == ["history", "progress"]
+    with pytest.raises(ValueError, match="2 CallbackSetAdapters"):
+        quiet(max_epochs=1, callbacks=[adapter, CallbackSetAdapter("history")]).fit(Tiny(), ones(2))
+    assert (adapter.states, adapter.stopped_by) == ({}, None)

@@ -468,6 +468,8 @@ def test_what_is_assigned_to_the_batch_reaches_the_forward_call(case: str) -> No
     assert all(torch.equal(first(batch), nine) for batch in module.seen)
     assert len(log.rows) == 6
     assert all(torch.equal(first(batch), nine) for _, batch in log.rows)
+    if case == "dict":
+        assert [list(batch) for batch in module.seen] == [["x"]] * 4
     assert torch.equal(first(train), before[0])  # what the loader hands out again is as it was
     assert torch.equal(first(valid), before[1])
     assert size is None or len(train) == len(valid) == size

@@ -10,6 +10,7 @@ import lightning as L
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.strategies import SingleDeviceStrategy
 from lightning.pytorch.tuner import Tuner
 from torch import nn
 from torch.utils.data import DataLoader, IterableDataset
@@ -409,3 +410,19 @@ def test_another_generator_of_numpys_fails_no_fit(tmp_path: Path) -> None:
 def test_an_unknown_callback_of_the_run_names_those_there_are() -> None:
     with pytest.raises(KeyError, match=r"'predictions' does not exist\. There are 'act', 'history'"):
         fit([Act(on_begin=lambda ctx: ctx.callbacks["predictions"]), CallbackSetHistory()])
+
+
+class Telling(SingleDeviceStrategy):
+    def __init__(self) -> None:
+        super().__init__("cpu")
+        self.told: list[BaseException] = []
+
+    def on_exception(self, exception: BaseException) -> None:
+        self.told.append(exception)
+
+
+def test_the_strategy_is_told_of_an_exception_as_well() -> None:
+    strategy = Telling()
+    with pytest.raises(ZeroDivisionError) as raised:
+        fit(Act(on_epoch_end=lambda ctx: 1 // 0), strategy=strategy)
+    assert strategy.told == [raised.value]

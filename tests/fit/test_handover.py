@@ -15,7 +15,9 @@ import torch
 
 from callbacksets import CallbackSetAdapter
 from callbacksets.fit.handover import Handover
-from tests.helpers import fit, script
+from callbacksets.fit.loop import StoppedBy
+from callbacksets.fit.states import KEY
+from tests.helpers import Tiny, fit, ones, quiet, script
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="gloo between processes, and ddp_notebook, are for POSIX")
@@ -125,6 +127,29 @@ def test_until_a_child_gives_there_is_nothing_of_the_fit_before(monkeypatch: pyt
     assert adapter.states == {"history": 1}
     adapter._handover.at_end(lambda: None, gives=True)
     assert (adapter.states, adapter.stopped_by) == ({}, None)
+
+
+@pytest.mark.parametrize("look", ["states", "stopped_by", "html", "checkpoint"])
+def test_whatever_one_looks_at_first_is_what_a_child_left(look: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    adapter = CallbackSetAdapter("history")
+    fit(adapter, max_epochs=2)
+    left = adapter._result, StoppedBy("a child", "on_epoch_end", 2), adapter._outcome
+    trainer = quiet(max_epochs=1, callbacks=[adapter])
+    trainer.fit(Tiny(), ones(2))
+    with monkeypatch.context() as patch:
+        patch.setattr("multiprocessing.parent_process", os_process)
+        adapter._handover.give(left)
+    checkpoint: dict[str, Any] = {"callbacks": {}}
+    looks = {
+        "states": lambda: adapter.states["history"]["epoch"],
+        "stopped_by": lambda: [1, 2] if adapter.stopped_by else [],
+        "html": lambda: [1, 2] if "a child" in adapter._repr_html_() else [],
+        "checkpoint": lambda: (
+            adapter.on_save_checkpoint(trainer, trainer.lightning_module, checkpoint),
+            checkpoint["callbacks"][KEY]["callbacks"]["history"]["state"]["epoch"],
+        )[1],
+    }
+    assert looks[look]() == [1, 2]
 
 
 def test_a_copy_of_an_adapter_has_a_handover_of_its_own(monkeypatch: pytest.MonkeyPatch) -> None:

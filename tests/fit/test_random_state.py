@@ -60,7 +60,7 @@ class Seen(CallbackSet):
         self.rows: list[Any] = []
 
     def on_begin(self) -> None:
-        torch.rand(3)  # what callbacks draw when they begin is no part of the run
+        torch.rand(3)  # what callbacks draw when they begin is no part of a resumed run
 
     def on_batch_end(self) -> None:
         self.rows.append([self.ctx.global_step, self.ctx.batch.tolist(), self.ctx.last_loss])
@@ -70,6 +70,13 @@ class Seen(CallbackSet):
 
     def load_state_dict(self, state_dict: Any) -> None:
         self.rows = list(state_dict)
+
+
+class CallbackSetDraws(CallbackSet):
+    """Draws as each epoch begins, before the order of its data is drawn."""
+
+    def on_epoch_begin(self) -> None:
+        torch.rand(1)
 
 
 class InterruptedFit(Exception):
@@ -146,18 +153,19 @@ def test_resumed_is_uninterrupted(kind: str, sanity: int, workers: int, tmp_path
     assert parts == whole
 
 
-def stateful_parts(tmp_path: Path, workers: int) -> tuple[Any, Any]:
-    """A whole run, and one resumed after the second batch of its second epoch."""
+def stateful_parts(tmp_path: Path, workers: int, step: int = 6) -> tuple[Any, Any]:
+    """A whole run, and one resumed after a step, by default the second of the second epoch."""
     stateful = pytest.importorskip("torchdata.stateful_dataloader").StatefulDataLoader
-    kwargs: dict[str, Any] = {"workers": workers, "loader": stateful}
-    save = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=6, save_top_k=-1)
-    train(None, save, interrupt("on_train_batch_start", 7), **kwargs)
-    return train(**kwargs), train(tmp_path / "step=6.ckpt", **kwargs)
+    kwargs: dict[str, Any] = {"workers": workers, "loader": stateful, "own": (CallbackSetDraws(),)}
+    save = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=step, save_top_k=-1)
+    train(None, save, interrupt("on_train_batch_start", step + 1), **kwargs)
+    return train(**kwargs), train(tmp_path / f"step={step}.ckpt", **kwargs)
 
 
 @INSIDE_EPOCH
-def test_inside_an_epoch_a_stateful_loader_goes_on_exactly(tmp_path: Path) -> None:
-    whole, parts = stateful_parts(tmp_path, workers=0)
+@pytest.mark.parametrize("step", [2, 6])
+def test_inside_an_epoch_a_stateful_loader_goes_on_exactly(step: int, tmp_path: Path) -> None:
+    whole, parts = stateful_parts(tmp_path, workers=0, step=step)
     assert parts == whole
 
 
@@ -173,15 +181,17 @@ def test_inside_an_epoch_worker_processes_draw_new_numbers_until_it_ends(tmp_pat
 
 
 @INSIDE_EPOCH
-def test_inside_an_epoch_a_plain_loader_begins_with_the_order_of_that_epoch(tmp_path: Path) -> None:
-    whole, _ = train()
-    save = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=6, save_top_k=-1)
-    train(None, save, interrupt("on_train_batch_start", 7))
-    parts, _ = train(tmp_path / "step=6.ckpt")
+@pytest.mark.parametrize("step", [2, 6])
+def test_inside_an_epoch_a_plain_loader_begins_with_the_order_of_that_epoch(step: int, tmp_path: Path) -> None:
+    own = (CallbackSetDraws(),)
+    whole, _ = train(own=own)
+    save = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=step, save_top_k=-1)
+    train(None, save, interrupt("on_train_batch_start", step + 1), own=own)
+    parts, _ = train(tmp_path / f"step={step}.ckpt", own=own)
     order = [[sample[0] for sample in row[1]] for row in parts]
     expected = [[sample[0] for sample in row[1]] for row in whole]
-    assert order[:6] == expected[:6]
-    assert order[6:8] == expected[4:6]  # the first batches of the second epoch, and not its last
+    assert order[:step] == expected[:step]
+    assert order[step : step + 2] == expected[step - 2 : step]  # the first batches of the epoch, and not its last
 
 
 def drawn() -> tuple[float, float, float]:

@@ -1,12 +1,13 @@
 """The random numbers of a fit: a resumed run draws the same numbers as an uninterrupted run.
 
-Lightning does not restore random states. It draws the order of the data when it makes the iterator of an epoch. In the
-first epoch of a fit this happens before `on_train_start`, in the other epochs after `on_train_epoch_start`.
+Lightning does not restore random states. It makes the iterator of an epoch after `on_train_epoch_start`, but that of
+the first epoch of a fit before `on_train_start`. The order of the data is drawn then, or with the first batch if the
+loader has no worker processes.
 """
 
 import random
 from collections.abc import Callable, Sequence
-from typing import TYPE_CHECKING, Any, TypedDict
+from typing import TYPE_CHECKING, Any, NotRequired, TypedDict
 
 import numpy as np
 import torch
@@ -38,7 +39,8 @@ class SavedRandom(TypedDict):
     """The random states of one rank in a checkpoint."""
 
     now: Numbers
-    order: Numbers | None  # the states before this epoch's data order was drawn, if the resumed run continues the epoch
+    order: Numbers | None  # the states before this epoch's iterator was made, if the resumed run continues the epoch
+    begun: NotRequired[Numbers | None]  # the same when the first epoch of a fit has begun, which has its iterator then
 
 
 def collect(trainer: "Trainer") -> Numbers:
@@ -97,6 +99,7 @@ class RandomState:
         self._fit = fit
         self._trainer = fit.trainer
         self._order: Numbers | None = None
+        self._begun: Numbers | None = None
         self._given: SavedRandom | None = None
         self._at_begin: Numbers | None = None
         self._taps = Taps(validation_loop(fit.trainer))
@@ -138,7 +141,8 @@ class RandomState:
         given, self._given = self._given, None
         if given is None or self._at_begin is None:
             return
-        restore(self._trainer, self._at_begin)
+        self._begun = given.get("begun")
+        restore(self._trainer, self._begun or self._at_begin)
         if not goes_on_in_epoch:
             if draws_order_again(self._trainer):
                 restore(self._trainer, given["now"])
@@ -189,12 +193,16 @@ class RandomState:
         fit.begin_batch = first  # type: ignore[method-assign]  # a flag would have to be checked in every batch
 
     def begin_epoch(self) -> None:
-        """An epoch begins, and Lightning is about to draw the order of its data, except in the first epoch."""
+        """An epoch begins. Lightning is about to make its iterator; in the first epoch of a fit, it has made it."""
+        numbers = collect(self._trainer)
         if "on_batch_begin" in self._fit.loop.ran:
-            self._order = collect(self._trainer)
+            self._order, self._begun = numbers, None
+        else:
+            self._begun = numbers
 
     def save(self) -> SavedRandom:
         """The random states of this rank for a checkpoint written now."""
         trainer = self._trainer
         is_inside = self._fit.loop.in_epoch and not (is_processed(trainer) and has_all_batches(trainer))
-        return {"now": collect(trainer), "order": self._order if is_inside else None}
+        order, begun = (self._order, self._begun) if is_inside else (None, None)
+        return {"now": collect(trainer), "order": order, "begun": begun}
