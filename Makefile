@@ -27,7 +27,7 @@ test-matrix:  ## run them with each Lightning that is supported, in both namespa
 test-gpu: $(READY)  ## run what needs a GPU: tests and measurements in one table
 	$(BIN)/python -m tests.scripts.gpu
 
-mutate: $(READY)  ## change the core in one place at a time, and tell which changes no test notices; takes hours
+mutate: $(READY)  ## change the core in one place at a time, and tell which changes no test notices; takes an hour
 	$(BIN)/python -m tests.scripts.mutate
 
 check: $(READY)  ## lint and type-check; every public name has a type

@@ -181,13 +181,15 @@ def test_inside_an_epoch_worker_processes_draw_new_numbers_until_it_ends(tmp_pat
 
 
 @INSIDE_EPOCH
-@pytest.mark.parametrize("step", [2, 6])
-def test_inside_an_epoch_a_plain_loader_begins_with_the_order_of_that_epoch(step: int, tmp_path: Path) -> None:
-    own = (CallbackSetDraws(),)
-    whole, _ = train(own=own)
+@pytest.mark.parametrize(("step", "workers"), [(2, 0), (6, 0), (2, 2)])
+def test_inside_an_epoch_a_plain_loader_begins_with_the_order_of_that_epoch(
+    step: int, workers: int, tmp_path: Path
+) -> None:
+    kwargs: dict[str, Any] = {"own": (CallbackSetDraws(),), "workers": workers}
+    whole, _ = train(**kwargs)
     save = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=step, save_top_k=-1)
-    train(None, save, interrupt("on_train_batch_start", step + 1), own=own)
-    parts, _ = train(tmp_path / f"step={step}.ckpt", own=own)
+    train(None, save, interrupt("on_train_batch_start", step + 1), **kwargs)
+    parts, _ = train(tmp_path / f"step={step}.ckpt", **kwargs)
     order = [[sample[0] for sample in row[1]] for row in parts]
     expected = [[sample[0] for sample in row[1]] for row in whole]
     assert order[:step] == expected[:step]
