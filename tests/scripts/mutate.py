@@ -20,7 +20,7 @@ import sys
 import tempfile
 import time
 from bisect import bisect
-from collections import defaultdict
+from collections import Counter, defaultdict
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from itertools import accumulate, pairwise
@@ -175,6 +175,7 @@ class Mutate:
         self.files = list(self.lines)
         self.seconds: dict[str, float] = {}  # what each test takes; only those that pass are here
         self.runs: dict[tuple[Path, int], set[str]] = defaultdict(set)  # the tests that run a line
+        self.noticed = Path()  # a file of the tests that noticed changes
         self.failed = False
 
     def pytest_runtest_logreport(self, report: pytest.TestReport) -> None:
@@ -189,16 +190,17 @@ class Mutate:
         gc.freeze()
         tests = {item.nodeid: item for item in session.items}
         with tempfile.TemporaryDirectory() as folder:
+            self.noticed = Path(folder) / "noticed"
+            self.noticed.touch()
             self.note(session.items, Path(folder))
-        Path("/tmp/seconds.json").write_text(json.dumps(self.seconds))  # XX
-        print(f"{len(self.seconds)} of {len(tests)} tests pass with nothing changed", flush=True)
-        total = survivors = 0
-        for what, survived in in_processes(self.works(tests)):
-            total += 1
-            if survived:
-                survivors += 1
-                print(what, flush=True)
-        print(f"{survivors} of {total} changes were not noticed")
+            print(f"{len(self.seconds)} of {len(tests)} tests pass with nothing changed", flush=True)
+            total = survivors = 0
+            for what, survived in in_processes(self.works(tests)):
+                total += 1
+                if survived:
+                    survivors += 1
+                    print(what, flush=True)
+            print(f"{survivors} of {total} changes were not noticed")
         return True
 
     def passes(self, item: pytest.Item, following: pytest.Item | None) -> bool:
@@ -250,11 +252,13 @@ class Mutate:
                 yield f"{what}; {len(chosen)} of {len(self.runs[path, change.line])} tests", work
 
     def chosen(self, path: Path, line: int) -> list[str]:
-        """The tests for a line: first those of its file, then those of its folder, each time the quickest first."""
+        """The tests for a line. Those come first that have noticed most changes so far, and those of its folder."""
+        noticed = Counter(self.noticed.read_text().splitlines())
 
-        def rank(test: str) -> tuple[bool, bool, float]:
+        def rank(test: str) -> tuple[int, bool, bool, float]:
             file = Path(test.partition("::")[0])
-            return file.name != f"test_{path.name}", file.parent.name != path.parent.name, self.seconds[test]
+            is_other = file.name != f"test_{path.name}", file.parent.name != path.parent.name
+            return -noticed[test], *is_other, self.seconds[test]
 
         tests = sorted(self.runs[path, line], key=rank)
         took = list(accumulate(self.seconds[test] for test in tests))
@@ -274,6 +278,8 @@ class Mutate:
             for item, following in pairwise([*tests, None]):
                 signal.alarm(60 + round(20 * self.seconds[item.nodeid]))
                 if not self.passes(item, following):
+                    with self.noticed.open("a") as noticed:
+                        noticed.write(f"{item.nodeid}\n")
                     return False
         return True
 
