@@ -949,7 +949,12 @@ BAD = {
     "loss_fn": (
         lambda: fit(Fine(), adapter={"loss_fn": "lss"}),
         AttributeError,
-        "no callable 'lss'.*It has .*'network'",
+        r"no callable 'lss' for the adapter's argument loss_fn\. It has 'network'\.$",
+    ),
+    "network that no callback reads": (
+        lambda: fit("history", adapter={"network": "netwrok"}),
+        AttributeError,
+        "Tiny has no submodule 'netwrok'",
     ),
     "loss_fn that is no name": (
         lambda: CallbackSetAdapter(Fine(), loss_fn=torch.mean),

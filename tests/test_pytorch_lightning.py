@@ -55,9 +55,11 @@ def test_runs_in_a_trainer_of_pytorch_lightning(alone: bool) -> None:
     reason="there, Lightning refuses what is no Callback of its own namespace with an error of its own",
 )
 def test_the_wrong_adapter_says_which_to_import() -> None:
+    message = "Expected a Trainer of {} but got one of {}. Use: from {} import CallbackSetAdapter"
     wrong = callbacksets.CallbackSetAdapter(["history"])
-    with pytest.raises(TypeError, match=r"Use: from callbacksets\.pytorch_lightning import CallbackSetAdapter"):
+    namespaces = "lightning.pytorch", "pytorch_lightning"
+    with pytest.raises(TypeError, match=message.format(*namespaces, "callbacksets.pytorch_lightning")):
         pl.Trainer(callbacks=[wrong], **QUIET).fit(Old(), ones(2))
     other = callbacksets.pytorch_lightning.CallbackSetAdapter(["history"])
-    with pytest.raises(TypeError, match="Use: from callbacksets import CallbackSetAdapter"):
+    with pytest.raises(TypeError, match=message.format(*reversed(namespaces), "callbacksets")):
         L.Trainer(callbacks=[other], **QUIET).fit(Tiny(), ones(2))

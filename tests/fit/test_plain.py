@@ -1,6 +1,7 @@
 """Copying states, and finding what a checkpoint could not be read with, without walking what is plain."""
 
 from collections import OrderedDict
+from fractions import Fraction
 from typing import Any
 
 import numpy as np
@@ -45,6 +46,7 @@ def test_a_state_may_hold_itself() -> None:
         ({"deep": [({"here": frozenset({1})},)]}, ["['deep'][0][0]['here'] (a builtins.frozenset)"]),
         ([bytearray(b"x")], []),  # torch reads it
         ({"n": np.float64(1.0)}, ["['n'] (a numpy.float64)"]),
+        ({torch.float32: 1, Fraction(1): 2}, ["[Fraction(1, 1)] (the key, a Fraction)"]),
     ],
 )
 def test_what_could_not_be_loaded_is_found_wherever_it_is(value: Any, paths: list[str]) -> None:

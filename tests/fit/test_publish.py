@@ -111,10 +111,13 @@ def test_a_name_that_the_module_logs_is_its_own_and_it_is_said_once() -> None:
             self.log("train_extra", 5.0)
 
     add = Act(on_before_valid=lambda ctx: ctx.last_scores_train.update(extra=1.0))
-    trainer = quiet(max_epochs=3, callbacks=[CallbackSetAdapter(add)])
+    seen: list[Any] = []
+    look = seen_by("on_validation_start", "train_extra", seen)
+    trainer = quiet(max_epochs=3, callbacks=[CallbackSetAdapter(add), look])
     with warnings.catch_warnings(record=True) as record:
         warnings.simplefilter("always")
         trainer.fit(Clashing(), ones(1), ones(1))
+    assert [value.item() for value in seen[-2:]] == [5.0, 5.0]  # after the first epoch, the name is known to be taken
     said = [str(one.message) for one in record if "itself, so Lightning does not get" in str(one.message)]
     assert len(said) == 1
     assert trainer.callback_metrics["train_extra"].item() == 5.0
