@@ -6,6 +6,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.profilers import SimpleProfiler
 from packaging.version import Version
 from torch import nn
@@ -51,6 +52,34 @@ def test_a_stage_added_in_the_run_counts_from_the_next_epoch_and_one_removed_at_
 
     fit(Changing(), None, ones(2), max_epochs=3)
     assert seen == [3, 4, "exit"]
+
+
+class CallbackSetCountsFromBegin(CallbackSet):
+    def __init__(self) -> None:
+        self.count = 0
+
+    def on_begin(self) -> None:
+        self.on_batch_end = self._count
+
+    def _count(self) -> None:
+        self.count += 1
+
+    def state_dict(self) -> Any:
+        return self.count
+
+    def load_state_dict(self, state_dict: Any) -> None:
+        self.count = state_dict
+
+
+@INSIDE_EPOCH
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`", "ignore:You're resuming from a checkpoint")
+def test_a_stage_set_in_begin_runs_from_the_first_batch_also_in_a_run_resumed_inside_an_epoch(tmp_path: Path) -> None:
+    save = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1)
+    whole = fit(CallbackSetCountsFromBegin(), Tiny(), ones(3), native=(save,), enable_checkpointing=True)
+    assert list(whole.states.values()) == [3]
+    trainer = quiet(max_epochs=1, callbacks=[rest := CallbackSetAdapter(CallbackSetCountsFromBegin())])
+    trainer.fit(Tiny(), ones(3), ckpt_path=tmp_path / "step=1.ckpt")
+    assert list(rest.states.values()) == [3]
 
 
 def test_a_method_that_is_no_function_is_a_stage_as_well() -> None:
