@@ -20,7 +20,7 @@ from torch.utils.data import DataLoader
 import callbacksets
 from callbacksets import CallbackSet, CallbackSetAdapter, CallbackSetHistory, read_states
 from callbacksets.fit.plain import unloadable
-from callbacksets.fit.states import KEY
+from callbacksets.fit.states import KEY, read
 from tests.helpers import ROOT, Act, Tiny, fit, ones, quiet
 
 # checkpoints are written and read here in all combinations of callbacks
@@ -115,13 +115,12 @@ def test_what_would_not_load_with_weights_only(state: Any, paths: list[str] | No
 
 
 def test_saving_such_a_state_warns_once_with_id_and_path(tmp_path: Path) -> None:
-    adapter = CallbackSetAdapter([CallbackSetKeep({"when": [np.float64(1)]})])
-    trainer = quiet(callbacks=[adapter], max_epochs=1)
+    save = Act(on_epoch_end=lambda ctx: ctx.trainer.save_checkpoint(tmp_path / "a.ckpt"))
+    adapter = CallbackSetAdapter([CallbackSetKeep({"when": [np.float64(1)]}), save])
     with pytest.warns(
         UserWarning, match=r"callback 'keep' has a value at \['when'\]\[0\] \(a numpy.float64\)"
     ) as warned:
-        trainer.fit(Tiny(), ones(2), ones(1))
-    trainer.save_checkpoint(tmp_path / "a.ckpt")
+        fit(adapter, None, ones(2), ones(1), max_epochs=2)
     assert len([warning for warning in warned if "has a value at" in str(warning.message)]) == 1
 
 
@@ -178,6 +177,51 @@ def test_other_data_than_the_checkpoints_run_had_warns_and_says_what_changed(tmp
     ) as said:
         trainer.fit(Tiny(), other, other, ckpt_path=tmp_path / "a.ckpt")
     assert len([one for one in said if "other data" in str(one.message)]) == 1
+
+
+@pytest.mark.parametrize("named", [False, True])
+def test_other_data_of_several_loaders_is_compared_one_by_one(named: bool, tmp_path: Path) -> None:
+    save = Act(on_epoch_end=lambda ctx: ctx.trainer.save_checkpoint(tmp_path / "a.ckpt"))
+    train = {name: DataLoader(torch.ones(4, 2), batch_size=2) for name in "ab"} if named else ones(2)
+    valid = [DataLoader(torch.ones(n, 2), batch_size=2) for n in (4, 6)]
+    module = Tiny()
+    module.loss = lambda batch: module.network(batch["a"] if isinstance(batch, dict) else batch).pow(2).mean()
+    fit(save, module, train, valid)
+    trainer = quiet(max_epochs=2, callbacks=[CallbackSetAdapter("history")])
+    with pytest.warns(UserWarning, match=r"\[6, 4\] validation samples, not \[4, 6\]\. Resume") as said:
+        trainer.fit(module, train, valid[::-1], ckpt_path=tmp_path / "a.ckpt")
+    assert "training samples" not in str([one.message for one in said])
+    if named:
+        train["b"] = DataLoader(torch.ones(3, 2), batch_size=2)
+        trainer = quiet(max_epochs=2, callbacks=[CallbackSetAdapter("history")])
+        with pytest.warns(UserWarning, match="{'a': 4, 'b': 3} training samples, not {'a': 4, 'b': 4}"):
+            trainer.fit(module, train, valid, ckpt_path=tmp_path / "a.ckpt")
+
+
+VERSION_1 = {"epoch": 2, "global_step": 6, "in_epoch": True, "validated": False, "scored_at": 6, "scores_valid": None}
+VERSION_1 |= dict.fromkeys(("last_loss", "terminate", "terminated_by", "scores_train", "minimize"))
+
+
+@pytest.mark.parametrize(
+    ("flags", "ran"),
+    [
+        ({}, {"on_epoch_begin": (2, 6), "on_epoch_end": (1, -1)}),
+        ({"in_epoch": False}, {"on_epoch_begin": (2, 6), "on_epoch_end": (2, 6)}),
+        ({"epoch": 0, "in_epoch": False}, {"on_epoch_begin": (-1, -1), "on_epoch_end": (0, 6)}),
+        ({"epoch_ends": True}, {"on_epoch_begin": (2, 6), "on_epoch_end": (1, -1), "on_before_valid": (2, 6)}),
+        ({"validated": True}, {"on_epoch_begin": (2, 6), "on_epoch_end": (1, -1), "on_before_valid": (2, 6)}),
+        (
+            {"validated": True, "scores_valid": {"loss": 1.0}},
+            {"on_epoch_begin": (2, 6), "on_epoch_end": (1, -1), "on_before_valid": (2, 6), "on_valid_end": (2, 6)},
+        ),
+    ],
+)
+def test_the_flags_of_version_1_become_stages_that_ran(flags: dict[str, Any], ran: dict[str, tuple[int, int]]) -> None:
+    loop = read({"version": 1, "begun": True, "loop": VERSION_1 | flags})["loop"]
+    assert loop is not None
+    assert loop["ran"] == ran
+    assert loop["now"] == ((VERSION_1 | flags)["epoch"], 6)
+    assert read({"version": 1, "begun": False, "loop": {}})["loop"] is None
 
 
 def test_a_checkpoint_says_which_callbacksets_wrote_it(tmp_path: Path) -> None:
@@ -387,12 +431,13 @@ def test_a_checkpoint_on_an_exception_has_the_weights_from_before_and_what_other
     assert "lightning_module_state_dict" not in vars(trainer.strategy)
 
 
-@pytest.mark.parametrize("bad", ["missing.ckpt", "other.pt", "half.pt"])
+@pytest.mark.parametrize("bad", ["missing.ckpt", "other.pt", "half.pt", "text.pt"])
 def test_read_states_refuses_what_is_no_checkpoint(bad: str, tmp_path: Path) -> None:
     torch.save({"weight": torch.zeros(1)}, tmp_path / "other.pt")
     whole = (tmp_path / "other.pt").read_bytes()
     (tmp_path / "half.pt").write_bytes(whole[: len(whole) // 2])
-    with pytest.raises((FileNotFoundError, ValueError), match=bad):
+    (tmp_path / "text.pt").write_text("no checkpoint")
+    with pytest.raises((FileNotFoundError, ValueError), match=rf"file.*{bad}"):
         read_states(tmp_path / bad)
 
 
