@@ -320,6 +320,24 @@ def test_an_error_says_that_on_epoch_begin_did_not_run(epoch: int, is_noted: boo
     assert raised.value.__notes__[0].endswith(note) == is_noted
 
 
+@INSIDE_EPOCH
+@pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`", "ignore:You're resuming from a checkpoint")
+def test_a_checkpoint_that_was_written_without_the_adapter_and_inside_an_epoch(tmp_path: Path) -> None:
+    save = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1)
+    quiet(max_epochs=1, callbacks=[save], enable_checkpointing=True).fit(Tiny(), ones(3))
+    log = StageLog("epoch", "step", stages=("on_epoch_begin", "on_batch_end", "on_before_valid", "on_epoch_end"))
+    trainer = quiet(max_epochs=2, callbacks=[CallbackSetAdapter(log)])
+    trainer.fit(Tiny(), ones(3), ckpt_path=tmp_path / "step=1.ckpt")
+    rest = [("batch_end", 1, 2), ("batch_end", 1, 3), ("before_valid", 1, 3), ("epoch_end", 1, 3)]
+    assert log.rows[:4] == rest  # the epoch has begun, and so on_epoch_begin does not run
+    assert log.rows[4:] == [
+        ("epoch_begin", 2, 3),  # the step of the last batch
+        *(("batch_end", 2, step) for step in (1, 2, 3)),
+        ("before_valid", 2, 3),
+        ("epoch_end", 2, 3),
+    ]
+
+
 @pytest.mark.parametrize("stage", STAGES)
 def test_stop_iteration_does_not_end_training_silently(stage: str) -> None:
     error, _ = failed_fit({"bad": Act(**{stage: lambda ctx: next(iter(()))})}, RuntimeError)
