@@ -118,6 +118,21 @@ def test_the_output_whatever_is_compiled(kind: str) -> None:
     assert not torch.equal(seen[0], seen[1])
 
 
+@pytest.mark.parametrize("kind", [kind for kind in MODULES if kind.startswith("compiled")])
+def test_what_is_compiled_and_has_run_before(kind: str) -> None:
+    module = MODULES[kind]()
+    quiet(max_epochs=1).fit(module, ones(3), ones(2))
+    log = StageLog("y_hat", stages=STAGES)
+    if kind in ("compiled network", "compiled in the network"):
+        fit(log, module, ones(3), ones(2))
+    else:
+        with pytest.raises(RuntimeError, match=r"ran before this fit.* call torch\.compiler\.reset\(\) before the fit"):
+            fit(log, module, ones(3), ones(2))
+        torch.compiler.reset()
+        fit(log, module, ones(3), ones(2))
+    assert len(log.rows) == 2 * 3 + 2
+
+
 @pytest.mark.parametrize("kind", ["plain", "the module itself"])
 def test_a_copy_of_the_network_in_a_fit_is_one_of_the_network_only(kind: str) -> None:
     class Data(Batches):

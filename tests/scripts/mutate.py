@@ -252,13 +252,13 @@ class Mutate:
                 yield f"{what}; {len(chosen)} of {len(self.runs[path, change.line])} tests", work
 
     def chosen(self, path: Path, line: int) -> list[str]:
-        """The tests for a line. Those come first that have noticed most changes so far, and those of its folder."""
+        """The tests for a line: first those of its file, then those that have noticed most changes so far."""
         noticed = Counter(self.noticed.read_text().splitlines())
 
-        def rank(test: str) -> tuple[int, bool, bool, float]:
+        def rank(test: str) -> tuple[bool, int, bool, float]:
             file = Path(test.partition("::")[0])
-            is_other = file.name != f"test_{path.name}", file.parent.name != path.parent.name
-            return -noticed[test], *is_other, self.seconds[test]
+            is_other = file.name != f"test_{path.name}"
+            return is_other, -noticed[test], file.parent.name != path.parent.name, self.seconds[test]
 
         tests = sorted(self.runs[path, line], key=rank)
         took = list(accumulate(self.seconds[test] for test in tests))

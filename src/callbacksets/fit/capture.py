@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from callbacksets.checks import listed
 from callbacksets.fit.lightning import Taps
 from callbacksets.fit.step import Step
 
@@ -80,15 +81,12 @@ class Capture:
             ]
         else:
             self._hooks = [(self._within_reach(network).register_forward_hook, _Hook(self._keep))]
-        if self._has_compiled_steps() or any(map(_is_compiled, self._learner.modules())):
+        if _has_compiled_steps(self._learner) or any(map(_is_compiled, self._learner.modules())):
             self._handles, self._hooks = [register(hook) for register, hook in self._hooks], []
 
     def _within_reach(self, network: nn.Module) -> nn.Module:
         """The network; in a compiled step, the module inside the wrapper of `torch.compile`, whose hooks do not run."""
-        return getattr(network, "_orig_mod", network) if self._has_compiled_steps() else network
-
-    def _has_compiled_steps(self) -> bool:
-        return any(hasattr(getattr(self._learner, name), "_torchdynamo_orig_callable") for name in _STEPS)
+        return getattr(network, "_orig_mod", network) if _has_compiled_steps(self._learner) else network
 
     def stop(self) -> None:
         """Restore the strategy and the network as they were."""
@@ -124,6 +122,35 @@ class _Hook:
 
     def __reduce__(self) -> Any:
         return _Hook, (_nothing,)
+
+
+def why_no_output(learner: "LightningModule", network: nn.Module, name: str | None) -> str:
+    """The message for a step that has run and left no output of the network.
+
+    Args:
+        learner: The module of the fit.
+        network: The network whose output is missing.
+        name: Its name in the module, if it has one.
+    """
+    if isinstance(network, torch.jit.ScriptModule):
+        return "The output of a scripted network (torch.jit) is not available, because it does not run hooks."
+    described = f"{type(network).__name__} {name or ''}".rstrip()
+    what = f"The step did not call the network ({described}), so it has no output."
+    if _has_compiled_steps(learner):
+        what = (
+            f"The compiled step has no output of the network ({described}). If the module ran before this fit, its "
+            "compiled code ignores the adapter's hook: call torch.compiler.reset() before the fit."
+        )
+    return (
+        f"{what} If another part of the module is the network, name it: CallbackSetAdapter(..., network=...). The "
+        f"module has {listed(name for name, _ in learner.named_children())}. If the step calls forward() directly, "
+        "call the network instead, self(x) or self.network(x): the output is taken from a hook, and forward() does "
+        "not run hooks."
+    )
+
+
+def _has_compiled_steps(learner: "LightningModule") -> bool:
+    return any(hasattr(getattr(learner, name), "_torchdynamo_orig_callable") for name in _STEPS)
 
 
 def _is_compiled(module: nn.Module) -> bool:

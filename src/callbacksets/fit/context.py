@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.optim import Optimizer
 
 from callbacksets.checks import did_you_mean, listed
+from callbacksets.fit.capture import why_no_output
 from callbacksets.fit.lightning import is_mock
 from callbacksets.fit.limits import limit, total_steps
 from callbacksets.fit.loop import Loop
@@ -304,18 +305,7 @@ class ContextTorch:
                 "The network's output is not kept, because all callbacks of this run have reads_y_hats = False. "
                 "Set reads_y_hats = True in the class of the callback that reads it."
             )
-        if isinstance(self.network, torch.jit.ScriptModule):
-            raise RuntimeError(
-                "The output of a scripted network (torch.jit) is not available, because it does not run hooks."
-            )
-        network = f"{type(self.network).__name__} {self._network_name or ''}".rstrip()
-        names = [name for name, _ in self._learner.named_children()]
-        raise RuntimeError(
-            f"The step did not call the network ({network}), so it has no output. If another part of the module is "
-            f"the network, name it: CallbackSetAdapter(..., network=...). The module has {listed(names)}. If the step "
-            "calls forward() directly, call the network instead, self(x) or self.network(x): the output is taken from "
-            "a hook, and forward() does not run hooks."
-        )
+        raise RuntimeError(why_no_output(self._learner, self.network, self._network_name))
 
     @property
     def y_hat(self) -> Any:
