@@ -669,6 +669,18 @@ def test_validation_with_the_dataloader_iter() -> None:
     assert [(step, batch.mean().item()) for step, batch in log.at("batch_valid_end")] == [(1, 1), (2, 2), (3, 3)]
 
 
+@pytest.mark.filterwarnings("ignore:.*`dataloader_iter`")  # on purpose
+def test_training_with_the_dataloader_iter() -> None:
+    class Iterating(Tiny):
+        def training_step(self, dataloader_iter: Any) -> torch.Tensor:
+            batch, *_ = next(dataloader_iter)
+            return self.loss(batch)
+
+    log = StageLog("step", "batch", stages=("on_batch_end",))
+    fit(log, Iterating(), Batches([torch.full((2, 2), float(i)) for i in (1, 2, 3)]))
+    assert [(step, batch.mean().item()) for step, batch in log.at("batch_end")] == [(1, 1), (2, 2), (3, 3)]
+
+
 # --- modules --------------------------------------------------------------------------------------------------------
 
 

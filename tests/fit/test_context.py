@@ -908,3 +908,14 @@ def test_terminate_takes_what_a_comparison_gives(value: Any) -> None:
     adapter = fit(Act(on_epoch_end=lambda ctx: setattr(ctx, "terminate", value)), max_epochs=3)
     assert adapter.stopped_by is not None
     assert adapter.stopped_by.epoch == 1
+
+
+def test_the_log_says_who_stopped_training(caplog: pytest.LogCaptureFixture) -> None:
+    with caplog.at_level("INFO", logger="lightning.pytorch"):
+        fit({"mine": Act(on_epoch_end=lambda ctx: setattr(ctx, "terminate", True))}, max_epochs=3)
+    [said] = [text for text in caplog.messages if text.startswith("Training stopped")]
+    assert said == "Training stopped: callback 'mine' set ctx.terminate in on_epoch_end, epoch 1 was the last."
+    caplog.clear()
+    with caplog.at_level("INFO", logger="lightning.pytorch"):
+        fit(Act(), max_epochs=1)
+    assert not any(text.startswith("Training stopped") for text in caplog.messages)
