@@ -629,6 +629,15 @@ def test_a_none_batch_runs_neither_batch_stage() -> None:
     assert log.at("batch_begin") == log.at("after_backward") == log.at("batch_end") == [(2, 2), (4, 4), (2, 6), (4, 8)]
 
 
+@pytest.mark.filterwarnings("ignore:train_dataloader yielded None")
+def test_another_callback_sees_a_none_batch_counted() -> None:
+    adapter = CallbackSetAdapter(CallbackSet())
+    seen: list[int] = []
+    look = LambdaCallback(on_train_batch_end=lambda *args: seen.append(adapter.ctx.global_step))
+    quiet(max_epochs=1, callbacks=[adapter, look]).fit(Tiny(), Batches([None, torch.ones(2, 2), None]))
+    assert seen == [1, 2, 3]
+
+
 def test_minus_one_of_the_modules_hook_leaves_batch_begin_without_its_end() -> None:
     class Skipping(Tiny):
         def on_train_batch_start(self, batch: Any, batch_idx: int) -> int | None:

@@ -14,6 +14,7 @@ from packaging.version import Version
 
 from callbacksets import CallbackSetAdapter, t_clbk
 from callbacksets.base import STAGES
+from callbacksets.fit.states import KEY
 from tests.helpers import Act, Batches, StageLog, Tiny, ones, quiet
 
 pytestmark = [
@@ -188,6 +189,7 @@ def test_a_none_batch_counts_the_same_whoever_saves_it(tmp_path: Path) -> None:
         path = tmp_path / f"{side}.ckpt"
         native = {side: (Native("on_train_batch_end", 2, save(path)),)}
         run({"log": Counted()}, loaders=(loader,), max_epochs=1, limit_train_batches=3, **native)
+        assert tuple(torch.load(path, weights_only=True)["callbacks"][KEY]["loop"]["now"]) == (1, 2)
         rows[side] = run({"log": Counted()}, ckpt=path, loaders=(rest,), max_epochs=1, limit_train_batches=3)["log"]
     assert rows["before"] == rows["behind"]
     batches = [row[2] for row in rows["behind"] if row[0] == "batch_begin"]

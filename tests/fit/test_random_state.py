@@ -196,6 +196,23 @@ def test_inside_an_epoch_a_plain_loader_begins_with_the_order_of_that_epoch(
     assert order[step : step + 2] == expected[step - 2 : step]  # the first batches of the epoch, and not its last
 
 
+@INSIDE_EPOCH
+@pytest.mark.parametrize("step", [2, 6])
+def test_inside_an_epoch_a_plain_loader_draws_for_the_epochs_to_come_what_it_would_have_drawn(
+    step: int, tmp_path: Path
+) -> None:
+    def noiseless(data: Any, **kwargs: Any) -> Any:
+        return DataLoader([torch.tensor([float(index), 1.0]) for index in range(len(data))], **kwargs)
+
+    kwargs: dict[str, Any] = {"own": (CallbackSetDraws(),), "loader": noiseless}
+    whole, _ = train(**kwargs)
+    save = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=step, save_top_k=-1)
+    train(None, save, interrupt("on_train_batch_start", step + 1), **kwargs)
+    parts, _ = train(tmp_path / f"step={step}.ckpt", **kwargs)
+    following = -step % BATCHES + step
+    assert [row[1] for row in parts[following:]] == [row[1] for row in whole[following:]]
+
+
 def drawn() -> tuple[float, float, float]:
     return random.random(), float(np.random.rand()), torch.rand(()).item()
 

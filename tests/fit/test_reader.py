@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from torchmetrics import MeanMetric, Metric
 from torchmetrics.classification import BinaryAccuracy, MulticlassAccuracy
 from torchmetrics.regression import R2Score
@@ -696,19 +697,33 @@ def test_reading_scores_early_does_not_freeze_a_metric_that_is_logged_once_an_ep
     assert seen == [1.5]
 
 
-def test_a_metric_that_cannot_be_computed_yet_is_no_score() -> None:
+def r2_of_one_sample_a_batch() -> Tiny:
     def log_r2(module: Any, batch: Any) -> None:
-        module.r2.update(module(batch).flatten()[:1], torch.ones(1))
+        module.r2.update(module.network(batch).flatten()[:1], torch.ones(1))
         module.log("train_r2", module.r2, on_step=False, on_epoch=True)
 
     module = Logging(log_r2)
     module.r2 = R2Score()
-    module.forward = lambda x: module.network(x)
+    return module
+
+
+def test_a_metric_that_cannot_be_computed_yet_is_no_score() -> None:
+    module = r2_of_one_sample_a_batch()
     log = StageLog("last_scores_train", stages=("on_before_valid", "on_epoch_end"))
     with pytest.warns(UserWarning, match="'train_r2' could not be computed, so it is not a score: Needs at least two"):
         fit(log, module, ones(2), ones(1), val_check_interval=1)
     assert [list(scores) for scores in log.at("before_valid")] == [[], ["r2"]]
     assert [list(scores) for scores in log.at("epoch_end")] == [["r2"]]
+
+
+def test_a_metric_that_cannot_be_computed_fails_the_end_of_the_epoch_and_no_checkpoint(tmp_path: Path) -> None:
+    save = ModelCheckpoint(tmp_path, "saved", every_n_train_steps=1)
+    with (
+        pytest.warns(UserWarning, match="'train_r2' could not be computed, so it is not a score: Needs at least two"),
+        pytest.raises(ValueError, match="Needs at least two"),
+    ):
+        fit(StageLog(), r2_of_one_sample_a_batch(), ones(1), native=(save,), enable_checkpointing=True)
+    assert (tmp_path / "saved.ckpt").exists()
 
 
 def test_a_name_is_found_however_it_is_asked_for() -> None:

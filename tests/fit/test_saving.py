@@ -65,6 +65,14 @@ def test_a_fingerprint_changes_with_the_weights_only() -> None:
     assert fingerprint(module) != broken  # written to, if with the same numbers
 
 
+def test_a_fingerprint_sees_the_imaginary_part() -> None:
+    module = Tiny()
+    module.register_buffer("spectrum", torch.ones(2, dtype=torch.complex64))
+    before = fingerprint(module)
+    module.spectrum.data.imag.fill_(1.0)  # type: ignore[union-attr,operator]
+    assert fingerprint(module)[1] != before[1]
+
+
 def test_weights_that_cannot_be_kept_hide_neither_the_error_nor_exit(tmp_path: Path) -> None:
     class Full(Tiny):
         def state_dict(self, *args: Any, **kwargs: Any) -> Any:
