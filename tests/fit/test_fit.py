@@ -361,13 +361,14 @@ def test_the_next_fit_of_a_trainer_is_its_own_when_another_callback_failed_in_it
             raise InterruptedError
         fails.append(False)
 
-    log = StageLog("epoch", stages=("on_epoch_end",))
+    log = StageLog("epoch", stages=("on_epoch_end", "on_exit"))
     trainer = quiet(max_epochs=1, callbacks=[Saves(), CallbackSetAdapter([log, Act(on_batch_end=once)]), Fails()])
     with pytest.raises(ZeroDivisionError):
         trainer.fit(Tiny(), ones(1))
+    assert log.rows == [("exit", 1)]  # already, although Lightning ended no further callback
     fails.append(False)
     trainer.fit(Tiny(), ones(1))
-    assert log.rows == [("epoch_end", 1)]
+    assert log.rows == [("exit", 1), ("epoch_end", 1), ("exit", 1)]
     assert not {"training_step", "lightning_module_state_dict", "on_exception"} & set(vars(trainer.strategy))
 
 

@@ -196,6 +196,25 @@ def test_inside_an_epoch_a_plain_loader_begins_with_the_order_of_that_epoch(
     assert order[step : step + 2] == expected[step - 2 : step]  # the first batches of the epoch, and not its last
 
 
+class CallbackSetSaves(CallbackSet):
+    """Draws as the first epoch begins, and saves a checkpoint."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def on_epoch_begin(self) -> None:
+        torch.rand(1)
+        if self.ctx.epoch == 1:
+            self.ctx.trainer.save_checkpoint(self.path)
+
+
+@INSIDE_EPOCH
+def test_saved_by_a_callback_as_the_first_epoch_begins(tmp_path: Path) -> None:
+    path, again = tmp_path / "one.ckpt", tmp_path / "again.ckpt"
+    whole = train(own=(CallbackSetSaves(path),))
+    assert train(path, own=(CallbackSetSaves(again),)) == whole
+
+
 @INSIDE_EPOCH
 @pytest.mark.parametrize("step", [2, 6])
 def test_inside_an_epoch_a_plain_loader_draws_for_the_epochs_to_come_what_it_would_have_drawn(

@@ -169,13 +169,11 @@ class Fit:
         self._open_epoch()
 
     def _open_epoch(self) -> None:
-        if self.random is not None:
-            self.random.begin_epoch()
         self.reader.explain_late()
         self.dispatch.find_stages()
         self.dispatch.run("on_epoch_begin")
         if self.random is not None:
-            self.random.begin_epoch()  # again, because a stage may have drawn numbers
+            self.random.begin_epoch()
 
     def begin_batch(self, batch: Any) -> None:
         """A training batch is on the device; the forward call comes next."""

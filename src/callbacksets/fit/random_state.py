@@ -193,7 +193,7 @@ class RandomState:
         fit.begin_batch = first  # type: ignore[method-assign]  # a flag would have to be checked in every batch
 
     def begin_epoch(self) -> None:
-        """An epoch begins. Lightning is about to make its iterator; in the first epoch of a fit, it has made it."""
+        """The callbacks have begun an epoch. Lightning makes its iterator now; that of a fit's first epoch is there."""
         numbers = collect(self._trainer)
         if "on_batch_begin" in self._fit.loop.ran:
             self._order, self._begun = numbers, None
@@ -202,7 +202,9 @@ class RandomState:
 
     def save(self) -> SavedRandom:
         """The random states of this rank for a checkpoint written now."""
-        trainer = self._trainer
-        is_inside = self._fit.loop.in_epoch and not (is_processed(trainer) and has_all_batches(trainer))
+        trainer, loop = self._trainer, self._fit.loop
+        if loop.caller is not None and loop.stage == "on_epoch_begin":
+            self.begin_epoch()  # a callback saves; the resumed run continues with the one after it
+        is_inside = loop.in_epoch and not (is_processed(trainer) and has_all_batches(trainer))
         order, begun = (self._order, self._begun) if is_inside else (None, None)
         return {"now": collect(trainer), "order": order, "begun": begun}
