@@ -16,6 +16,7 @@ from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
 from callbacksets import CallbackSet, CallbackSetAdapter, CallbackSetCheckpoint, latest_checkpoint
+from callbacksets.fit.lightning import FAST_FORWARD, LOAD_LOADERS, validation_loop
 from tests.helpers import Tiny, quiet
 
 EPOCHS, BATCHES = 4, 4
@@ -213,6 +214,20 @@ def test_saved_by_a_callback_as_the_first_epoch_begins(tmp_path: Path) -> None:
     path, again = tmp_path / "one.ckpt", tmp_path / "again.ckpt"
     whole = train(own=(CallbackSetSaves(path),))
     assert train(path, own=(CallbackSetSaves(again),)) == whole
+
+
+@pytest.mark.parametrize("hook", ["on_fit_start", "on_train_start"])
+def test_a_resumed_fit_that_fails_at_once_leaves_lightnings_loops_as_they_were(hook: str, tmp_path: Path) -> None:
+    def look(trainer: L.Trainer, *args: Any) -> None:
+        trainers.append(trainer)
+        raise InterruptedFit
+
+    trainers: list[L.Trainer] = []
+    path = tmp_path / "one.ckpt"
+    train(own=(CallbackSetSaves(path),))
+    train(path, LambdaCallback(**{hook: look}), own=(CallbackSetSaves(path),))  # type: ignore[arg-type]
+    [trainer] = trainers
+    assert not {LOAD_LOADERS, FAST_FORWARD} & (vars(trainer.fit_loop).keys() | vars(validation_loop(trainer)).keys())
 
 
 @INSIDE_EPOCH

@@ -233,7 +233,7 @@ class Fit:
 
     def begin_validation(self) -> None:
         """A validation begins. If Lightning 2.4 repeats a validation from before the checkpoint, nothing is done."""
-        if not self._trains():
+        if not self.loop.begun:  # the sanity check
             return
         self._update_now()
         if self.loop.ran_now("on_before_valid"):
@@ -259,22 +259,21 @@ class Fit:
 
     def begin_valid_batch(self, batch: Any, batch_idx: int) -> None:
         """A validation batch is on the device."""
-        if self._validates():
+        if self.loop.in_validation:
             self.step.valid = batch_idx + 1
             self._start_step("on_batch_valid_begin", batch)
 
     def end_valid_batch(self, batch: Any, batch_idx: int) -> None:
         """The validation step has run."""
-        if self._validates():
+        if self.loop.in_validation:
             self.step.valid = batch_idx + 1
             self.step.see(batch)
             self.dispatch.run("on_batch_valid_end")
 
     def end_validation(self) -> None:
         """A validation has ended. With `terminate_at="validation"`, training may stop here."""
-        if self.trainer.sanity_checking:
-            self.loop.measures_valid = self._measures("valid")  # the sanity check tells the measures, but no scores
-        if not self._trains():
+        if not self.loop.begun:  # the sanity check, which tells the measures, but no scores
+            self.loop.measures_valid = self._measures("valid")
             return
         if self.loop.in_validation:
             self.loop.measures_valid = self._measures("valid")
@@ -288,12 +287,6 @@ class Fit:
         measures, minimize = self.reader.measures(loop)
         self.loop.minimize |= minimize
         return measures
-
-    def _trains(self) -> bool:
-        return self.loop.begun and not self.trainer.sanity_checking
-
-    def _validates(self) -> bool:
-        return self._trains() and self.loop.in_validation
 
     # --- the end -----------------------------------------------------------------------------------------------------
 
