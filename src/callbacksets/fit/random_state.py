@@ -156,7 +156,7 @@ class RandomState:
             self._taps.put(FAST_FORWARD, self._without_trace)
 
     def stop(self) -> None:
-        """Restore the validation loop as it was."""
+        """Restore Lightning's loops as they were."""
         self._taps.remove()
         self._loader_taps.remove()
 
