@@ -12,7 +12,7 @@ import torch
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, OnExceptionCheckpoint
 from packaging.version import Version
 
-from callbacksets import CallbackSetAdapter, t_clbk
+from callbacksets import CallbackSet, CallbackSetAdapter, t_clbk
 from callbacksets.base import STAGES
 from callbacksets.fit.states import KEY
 from tests.helpers import Act, Batches, StageLog, Tiny, ones, quiet
@@ -194,6 +194,34 @@ def test_a_none_batch_counts_the_same_whoever_saves_it(tmp_path: Path) -> None:
     assert rows["before"] == rows["behind"]
     batches = [row[2] for row in rows["behind"] if row[0] == "batch_begin"]
     assert batches == sorted(set(batches))  # none counts twice
+
+
+class AddsTrainScore(CallbackSet):
+    """Adds a training score before each validation, and keeps the training scores of each epoch."""
+
+    def __init__(self) -> None:
+        self.rows: list[dict[str, float]] = []
+
+    def on_before_valid(self) -> None:
+        self.ctx.last_scores_train["mine"] = float(self.ctx.epoch)  # type: ignore[index]
+
+    def on_epoch_end(self) -> None:
+        self.rows.append(dict(self.ctx.last_scores_train or {}))
+
+    def state_dict(self) -> Any:
+        return list(self.rows)
+
+    def load_state_dict(self, state_dict: Any) -> None:
+        self.rows = list(state_dict)
+
+
+@INSIDE_EPOCH
+@pytest.mark.parametrize("hook", ["on_validation_start", "on_validation_end"])
+def test_training_scores_that_a_callback_added_before_the_checkpoint(hook: str, tmp_path: Path) -> None:
+    path = tmp_path / "two.ckpt"
+    whole = run({"adds": AddsTrainScore()}, behind=(Native(hook, 6, save(path)),))["adds"]
+    assert [row["mine"] for row in whole] == [1.0, 2.0, 3.0]
+    assert run({"adds": AddsTrainScore()}, ckpt=path)["adds"] == whole
 
 
 @INSIDE_EPOCH

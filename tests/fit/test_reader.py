@@ -697,6 +697,20 @@ def test_reading_scores_early_does_not_freeze_a_metric_that_is_logged_once_an_ep
     assert seen == [1.5]
 
 
+def test_a_name_logged_per_step_in_one_hook_and_per_epoch_in_another_is_a_score() -> None:
+    class TwoHooks(Tiny):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            self.log("train_both", 1.0, on_step=True, on_epoch=False)
+            return self.loss(batch)
+
+        def on_train_batch_end(self, *args: Any) -> None:
+            self.log("train_both", 2.0, on_step=False, on_epoch=True)
+
+    log = StageLog("last_scores_train", stages=("on_epoch_end",))
+    fit(log, TwoHooks(), ones(2))
+    assert [scores["both"] for scores in log.at("epoch_end")] == [2.0]
+
+
 def r2_of_one_sample_a_batch() -> Tiny:
     def log_r2(module: Any, batch: Any) -> None:
         module.r2.update(module.network(batch).flatten()[:1], torch.ones(1))
