@@ -12,16 +12,16 @@ from callbacksets.describe.plan import plan_as_html, plan_as_text
 from callbacksets.describe.sources import Callbacks, generate, sources_by_id
 from callbacksets.fit.context import ContextTorch
 from callbacksets.fit.fit import Fit
-from callbacksets.fit.handover import Handover, trains_in_child
+from callbacksets.fit.handover import Handover, Result, trains_in_child
 from callbacksets.fit.lightning import callbacks_of, check_namespace
 from callbacksets.fit.loop import StoppedBy
 from callbacksets.fit.named import check_names
 from callbacksets.fit.plain import copied
-from callbacksets.fit.random_state import gathered
+from callbacksets.fit.resume import gathered
 from callbacksets.fit.shards import put_together
-from callbacksets.fit.states import KEY, Saved
+from callbacksets.fit.states import KEY
 from callbacksets.scores import ById
-from callbacksets.show.outcome import Outcome, outcome_as_html, outcome_as_text
+from callbacksets.show.outcome import outcome_as_html, outcome_as_text
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule
@@ -59,9 +59,7 @@ class AdapterHooks:
         self._fit: Fit | None = None
         self._left: Fit | None = None  # after a failure, until nobody saves its weights any more
         self._sets: dict[str, CallbackSet] = {}
-        self._result: Saved | None = None
-        self._stopped_by: StoppedBy | None = None
-        self._outcome: Outcome | None = None
+        self._result = Result()
         self._handover = Handover()
 
     __init__.__qualname__ = "CallbackSetAdapter.__init__"  # Python names it when an argument is misspelled
@@ -75,12 +73,12 @@ class AdapterHooks:
     def states(self) -> dict[str, Any]:
         """The final state of each callback that has one, by id. After a failure, the states at that moment."""
         self._take_over()
-        if self._result is None:
+        if self._result.saved is None:
             self._handover.explain_copies()
         return self._states()
 
     def _states(self) -> dict[str, Any]:
-        saved = {} if self._result is None else self._result["callbacks"]
+        saved = {} if self._result.saved is None else self._result.saved["callbacks"]
         return ById({id: one["state"] for id, one in saved.items()})
 
     @property
@@ -92,7 +90,7 @@ class AdapterHooks:
     def stopped_by(self) -> StoppedBy | None:
         """Who stopped the last fit through `ctx.terminate`, and when; None if nobody did."""
         self._take_over()
-        return self._stopped_by if self._fit is None else self._fit.loop.stopped_by
+        return self._result.stopped_by if self._fit is None else self._fit.loop.stopped_by
 
     # --- before training ---------------------------------------------------------------------------------------------
 
@@ -112,7 +110,7 @@ class AdapterHooks:
 
     def _set_up(self, trainer: Trainer, pl_module: "LightningModule") -> None:
         self._handover.take()  # the result of the fit before
-        self._result = self._stopped_by = self._outcome = None
+        self._result = Result()
         self._check_trainer(trainer)
         self._sets = generate(self._sources)
         options: dict[str, Any] = self._names | {"terminate_at": self.terminate_at, "random_state": self.random_state}
@@ -123,7 +121,7 @@ class AdapterHooks:
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: "LightningModule", checkpoint: dict[str, Any]) -> None:
         if (fit := self._fit_of(trainer)) and not fit.loop.begun:  # after that, only a learning rate finder loads
-            fit.load(checkpoint["callbacks"].get(KEY))
+            fit.load(checkpoint)
 
     def on_fit_start(self, trainer: Trainer, pl_module: "LightningModule") -> None:
         if fit := self._fit_of(trainer):
@@ -215,32 +213,32 @@ class AdapterHooks:
             failed = failure
             raise
         finally:
-            self._result, self._stopped_by, self._outcome = fit.result, fit.loop.stopped_by, fit.outcome(failed)
+            self._result = fit.result(failed)
             self._handover.has_fitted = True
             for bound in _BOUND:
                 vars(self).pop(bound, None)
             if error is None:  # after a failure, other callbacks may still save checkpoints: see _leave
                 self._release()
             if fit.trainer.is_global_zero and trains_in_child(fit.trainer):
-                self._handover.give((self._result, self._stopped_by, self._outcome))
+                self._handover.give(self._result)
 
     def _leave(self, error: BaseException) -> None:
         self._exit(error)
         self._release()
 
     def _release(self) -> None:
-        if self._left is not None:
-            self._left.release()
-            self._left = None
+        left, self._left = self._left, None
+        if left is not None and not left.release() and self._result.saved is not None:
+            self._result.saved["exact"] = False
 
     # --- checkpoints, and other things that Lightning does with callbacks --------------------------------------------
 
     def on_save_checkpoint(self, trainer: Trainer, pl_module: "LightningModule", checkpoint: dict[str, Any]) -> None:
         # Not `state_dict`: Lightning refuses a second adapter with a state before `setup` can say what to do.
         self._take_over()
-        saved = copied(self._result) if self._fit is None else self._fit.save()
+        saved = copied(self._result.saved) if self._fit is None else self._fit.save()
         if saved is not None:
-            saved["random"] = gathered(trainer, saved["random"])
+            saved["ranks"] = gathered(trainer, saved["ranks"])
             checkpoint["callbacks"][KEY] = put_together(saved, keep=trainer.is_global_zero)
 
     def _running(self) -> Fit:
@@ -260,7 +258,7 @@ class AdapterHooks:
     def _take_over(self) -> None:
         """Take over the result of a fit that ran in a child process."""
         if (left := self._handover.take()) is not None:
-            self._result, self._stopped_by, self._outcome = left
+            self._result = left
 
     def _check_trainer(self, trainer: Trainer) -> None:
         check_namespace(trainer, self.trainer_class)
@@ -281,9 +279,10 @@ class AdapterHooks:
     def _shown(self, plan: Callable[..., str], outcome: Callable[..., str]) -> str:
         """After a fit, its outcome; before and during a fit, the plan."""
         name = type(self).__name__
-        if self._fit is not None or self._outcome is None:
+        if self._fit is not None or self._result.outcome is None:
             return plan(name, self._sources)
-        return outcome(name, self._outcome, self._sets or self._sources, self._states(), self._stopped_by)
+        sets = self._sets or self._sources
+        return outcome(name, self._result.outcome, sets, self._states(), self._result.stopped_by)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in vars(self).items() if name not in _BOUND} | {"_fit": None, "_left": None}

@@ -323,7 +323,7 @@ def test_exit_runs_also_where_nothing_can_be_saved(monkeypatch: pytest.MonkeyPat
         raise ZeroDivisionError
 
     log = StageLog(stages=("on_exit",))
-    monkeypatch.setattr("callbacksets.fit.fit.states.save", fail)
+    monkeypatch.setattr("callbacksets.fit.saving.Saving.save", fail)
     with pytest.raises(ZeroDivisionError):
         fit(log)
     assert log.rows == ["exit"]

@@ -14,7 +14,7 @@ import pytest
 import torch
 
 from callbacksets import CallbackSetAdapter
-from callbacksets.fit.handover import Handover
+from callbacksets.fit.handover import Handover, Result
 from callbacksets.fit.loop import StoppedBy
 from callbacksets.fit.states import KEY
 from tests.helpers import Tiny, fit, ones, quiet, script
@@ -53,7 +53,7 @@ def test_what_nobody_asked_a_child_for_is_not_the_result_of_a_later_fit(monkeypa
     adapter = CallbackSetAdapter("history")
     with monkeypatch.context() as patch:
         patch.setattr("multiprocessing.parent_process", os_process)
-        adapter._handover.give(("stale", None, None))
+        adapter._handover.give(Result("stale"))
     fit(adapter, max_epochs=2)
     assert adapter.states["history"]["epoch"] == [1, 2]
 
@@ -72,8 +72,8 @@ def saved(**states: Any) -> Any:
 def test_a_state_that_cannot_be_pickled_is_left_out() -> None:
     handover = Handover()
     with pytest.warns(UserWarning, match=r"The states of the callbacks 'bad' cannot be pickled"):
-        handover.give((saved(good=1, bad=lambda: None), "stopped", None))
-    assert handover.take() == (saved(good=1), "stopped", None)
+        handover.give(Result(saved(good=1, bad=lambda: None), "stopped"))
+    assert handover.take() == Result(saved(good=1), "stopped")
 
 
 @pytest.mark.usefixtures("_as_a_child")
@@ -85,12 +85,12 @@ def test_what_is_not_written_completely_does_not_replace_what_is(
         raise OSError("no space left")
 
     handover = Handover()
-    handover.give((saved(a=1), None, None))
+    handover.give(Result(saved(a=1)))
     with monkeypatch.context() as patch:
         patch.setattr(torch, "save", stops)
         with pytest.warns(UserWarning, match=r"adapter.states cannot be .*no space left"):
-            handover.give((saved(a=2), None, None))
-    assert handover.take() == (saved(a=1), None, None)
+            handover.give(Result(saved(a=2)))
+    assert handover.take() == Result(saved(a=1))
     assert not list(tmp_path.iterdir())
 
 
@@ -98,14 +98,14 @@ def test_what_is_not_written_completely_does_not_replace_what_is(
 @pytest.mark.skipif(not hasattr(os, "getuid"), reason="Windows has no such owners")
 def test_nothing_of_another_user_is_read_or_written(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     handover = Handover()
-    handover.give((saved(a=1), None, None))
+    handover.give(Result(saved(a=1)))
     [folder] = tmp_path.iterdir()
     assert stat.S_IMODE(folder.stat().st_mode) == 0o700
     with monkeypatch.context() as patch:
         patch.setattr(os, "getuid", lambda: folder.stat().st_uid + 1)
         assert handover.take() is None
         with pytest.warns(UserWarning, match="belongs to somebody else"):
-            handover.give((saved(a=2), None, None))
+            handover.give(Result(saved(a=2)))
     folder.chmod(0o755)
     assert handover.take() is None
     folder.chmod(0o700)
@@ -114,13 +114,13 @@ def test_nothing_of_another_user_is_read_or_written(monkeypatch: pytest.MonkeyPa
     assert handover.take() is None
     folder.unlink()
     elsewhere.rename(folder)
-    assert handover.take() == (saved(a=1), None, None)
+    assert handover.take() == Result(saved(a=1))
 
 
 @pytest.mark.usefixtures("_as_a_child")
 def test_until_a_child_gives_there_is_nothing_of_the_fit_before(monkeypatch: pytest.MonkeyPatch) -> None:
     adapter = CallbackSetAdapter("history")
-    adapter._handover.give((saved(history=1), None, None))
+    adapter._handover.give(Result(saved(history=1)))
     assert adapter.states == {"history": 1}
     monkeypatch.setattr("multiprocessing.util.Finalize", lambda *args, **kwargs: None)
     adapter._handover.at_end(lambda: None, gives=False)
@@ -133,7 +133,7 @@ def test_until_a_child_gives_there_is_nothing_of_the_fit_before(monkeypatch: pyt
 def test_whatever_one_looks_at_first_is_what_a_child_left(look: str, monkeypatch: pytest.MonkeyPatch) -> None:
     adapter = CallbackSetAdapter("history")
     fit(adapter, max_epochs=2)
-    left = adapter._result, StoppedBy("a child", "on_epoch_end", 2), adapter._outcome
+    left = adapter._result._replace(stopped_by=StoppedBy("a child", "on_epoch_end", 2))
     trainer = quiet(max_epochs=1, callbacks=[adapter])
     trainer.fit(Tiny(), ones(2))
     with monkeypatch.context() as patch:
@@ -156,7 +156,7 @@ def test_a_copy_of_an_adapter_has_a_handover_of_its_own(monkeypatch: pytest.Monk
     adapter = CallbackSetAdapter("history")
     copied, pickled = copy.deepcopy(adapter), pickle.loads(pickle.dumps(adapter))
     monkeypatch.setattr("multiprocessing.parent_process", os_process)
-    copied._handover.give(("copy's", None, None))
+    copied._handover.give(Result("copy's"))
     assert adapter._handover.take() is None
-    pickled._handover.give(("child's", None, None))
-    assert adapter._handover.take() == ("child's", None, None)
+    pickled._handover.give(Result("child's"))
+    assert adapter._handover.take() == Result("child's")

@@ -14,11 +14,12 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import LambdaCallback, LearningRateFinder, OnExceptionCheckpoint
 from lightning.pytorch.tuner import Tuner
+from lightning.pytorch.utilities.exceptions import MisconfigurationException
 from packaging.version import Version
 from torch.utils.data import DataLoader
 
 import callbacksets
-from callbacksets import CallbackSet, CallbackSetAdapter, CallbackSetHistory, read_states
+from callbacksets import CallbackSet, CallbackSetAdapter, CallbackSetHistory, read_states, t_clbk
 from callbacksets.fit.plain import unloadable
 from callbacksets.fit.states import KEY, read
 from tests.helpers import ROOT, Act, Tiny, fit, ones, quiet
@@ -126,7 +127,10 @@ def test_saving_such_a_state_warns_once_with_id_and_path(tmp_path: Path) -> None
 
 def test_unknown_id_warns_and_names_the_nearest(tmp_path: Path) -> None:
     trained({"keeper": CallbackSetKeep(1)}, tmp_path / "a.ckpt")
-    with pytest.warns(UserWarning, match=r"this run does not have: 'keeper'\. They are ignored.*Did you mean 'keep'?"):
+    with (
+        pytest.warns(UserWarning, match=r"this run does not have: 'keeper'\. They are ignored.*Did you mean 'keep'?"),
+        pytest.warns(UserWarning, match="The checkpoint has no state of callback 'keep', so this callback starts anew"),
+    ):
         resumed([CallbackSetKeep()], tmp_path / "a.ckpt")
 
 
@@ -156,21 +160,49 @@ def test_a_newer_version_is_refused(tmp_path: Path) -> None:
     checkpoint = torch.load(tmp_path / "a.ckpt", weights_only=True)
     checkpoint["callbacks"][KEY]["version"] += 1
     torch.save(checkpoint, tmp_path / "b.ckpt")
-    with pytest.raises(RuntimeError, match="have format version 3, but this callbacksets reads up to version 2"):
+    with pytest.raises(RuntimeError, match="have format version 4, but this callbacksets reads up to version 3"):
         resumed([CallbackSetKeep()], tmp_path / "b.ckpt")
 
 
-@pytest.mark.parametrize("epochs", [1, 2])
-def test_a_run_shorter_than_its_checkpoint_is_refused(epochs: int, tmp_path: Path) -> None:
-    trained([CallbackSetKeep(1)], tmp_path / "a.ckpt", max_epochs=3)
-    with pytest.raises(ValueError, match=rf"saved in epoch 3, but this run ends after {epochs}\. .*max_epochs=.* 3"):
-        resumed([CallbackSetKeep()], tmp_path / "a.ckpt", max_epochs=epochs)
+def test_a_run_shorter_than_its_checkpoint_is_refused(tmp_path: Path) -> None:
+    """Lightning counts the epochs that have ended, and speaks first."""
+    save = Act(
+        on_epoch_end=lambda ctx: ctx.epoch == 2 and ctx.trainer.save_checkpoint(tmp_path / "end.ckpt"),
+        on_batch_end=lambda ctx: ctx.global_step == 5 and ctx.trainer.save_checkpoint(tmp_path / "inside.ckpt"),
+    )
+    trained({"keep": CallbackSetKeep(1), "save": save}, tmp_path / "a.ckpt", max_epochs=3)
+    with pytest.raises(ValueError, match=r"saved in epoch 3, but this run ends after 2\. .*max_epochs=.* 3"):
+        resumed({"keep": CallbackSetKeep()}, tmp_path / "inside.ckpt", max_epochs=2)
+    with pytest.raises(ValueError, match=r"saved in epoch 2, but this run ends after 1\."):
+        resumed({"keep": CallbackSetKeep()}, tmp_path / "end.ckpt", max_epochs=1)
+    for name, epochs in (("a", 2), ("inside", 1), ("end", 0)):
+        with pytest.raises(MisconfigurationException, match="You restored a checkpoint with current_epoch="):
+            resumed({"keep": CallbackSetKeep()}, tmp_path / f"{name}.ckpt", max_epochs=epochs)
+
+
+def test_a_callback_whose_state_is_missing_is_named_unless_it_had_none(tmp_path: Path) -> None:
+    trained({"keep": CallbackSetKeep(None)}, tmp_path / "a.ckpt")
+    resumed({"keep": CallbackSetKeep(1), "new": Act()}, tmp_path / "a.ckpt")
+    with pytest.warns(UserWarning, match="The checkpoint has no state of callback 'other', so this callback starts"):
+        resumed({"keep": CallbackSetKeep(1), "other": CallbackSetKeep(1)}, tmp_path / "a.ckpt")
+    new = t_clbk("checkpoint", path=tmp_path / "new", freq=9)  # its state is not restored
+    resumed({"keep": CallbackSetKeep(1), "checkpoint": new}, tmp_path / "a.ckpt")
+
+
+@pytest.mark.parametrize("of_first", [0, 1])
+def test_a_validation_in_only_one_of_the_runs_warns(of_first: int, tmp_path: Path) -> None:
+    adapter = CallbackSetAdapter(CallbackSetKeep(1))
+    trainer = quiet(callbacks=[adapter], max_epochs=1, limit_val_batches=of_first)
+    trainer.fit(Tiny(), ones(2), ones(1))
+    trainer.save_checkpoint(tmp_path / "a.ckpt")
+    with pytest.warns(UserWarning, match=rf"other data .*: {1 - of_first} validation batches, not {of_first}\."):
+        resumed(CallbackSetKeep(1), tmp_path / "a.ckpt", limit_val_batches=1 - of_first)
 
 
 def test_other_data_than_the_checkpoints_run_had_warns_and_says_what_changed(tmp_path: Path) -> None:
     save = Act(on_epoch_end=lambda ctx: ctx.trainer.save_checkpoint(tmp_path / "a.ckpt"))
     loader, other = (DataLoader(torch.ones(n, 2), batch_size=2) for n in (4, 6))
-    fit(save, None, loader, loader)
+    fit([save, CallbackSetHistory()], None, loader, loader)
     trainer = quiet(max_epochs=2, callbacks=[CallbackSetAdapter("history")])
     with pytest.warns(
         UserWarning, match="6 training samples, not 4; 3 training batches, not 2; 6 validation sa"
@@ -186,7 +218,7 @@ def test_other_data_of_several_loaders_is_compared_one_by_one(named: bool, tmp_p
     valid = [DataLoader(torch.ones(n, 2), batch_size=2) for n in (4, 6)]
     module = Tiny()
     module.loss = lambda batch: module.network(batch["a"] if isinstance(batch, dict) else batch).pow(2).mean()
-    fit(save, module, train, valid)
+    fit([save, CallbackSetHistory()], module, train, valid)
     trainer = quiet(max_epochs=2, callbacks=[CallbackSetAdapter("history")])
     with pytest.warns(UserWarning, match=r"\[6, 4\] validation samples, not \[4, 6\]\. Resume") as said:
         trainer.fit(module, train, valid[::-1], ckpt_path=tmp_path / "a.ckpt")

@@ -58,6 +58,7 @@ class CallbackSetCheckpoint(CallbackSet):
 
     reads_y_hats: bool = False
     weight: float = math.inf
+    is_restored: bool = False
 
     def __init__(self, path: AnyPath | Callable[[], AnyPath], freq: int) -> None:
         self.path: Callable[[], AnyPath] | Path = path if callable(path) else folder("path", path)

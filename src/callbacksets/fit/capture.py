@@ -1,7 +1,8 @@
 """Capturing the inputs and results of the steps of a fit: the batch, the loss and the network's output."""
 
 from collections.abc import Callable, Mapping
-from functools import partial, wraps
+from contextlib import ExitStack
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
 from callbacksets.checks import listed
-from callbacksets.fit.lightning import Taps
+from callbacksets.fit.lightning import tap
 from callbacksets.fit.step import Step
 
 if TYPE_CHECKING:
@@ -29,36 +30,34 @@ class Capture:
         self._trainer = trainer
         self._learner = learner
         self._step = step
-        self._taps = Taps(trainer.strategy)
         self._network: nn.Module | None = None
         self._hooks: list[tuple[Callable[[Any], RemovableHandle], _Hook]] = []
         self._handles: list[RemovableHandle] = []
 
-    def watch_steps(self) -> None:
+    def watch_steps(self, taps: ExitStack) -> None:
         """Capture the inputs and results of the steps from now on."""
-        for name in _STEPS:
-            self._taps.put(name, partial(self._watched, trains=name == "training_step"))
+        taps.callback(self._let_go)
+        tap(taps, self._trainer.strategy, "training_step", self._train)
+        tap(taps, self._trainer.strategy, "validation_step", self._run)
 
-    def _watched(self, call: Callable[..., Any], *, trains: bool) -> Callable[..., Any]:
+    def _train(self, call: Callable[..., Any], batch: Any, *args: Any, **kwargs: Any) -> Any:
+        output = self._run(call, batch, *args, **kwargs)
+        loss = output.get("loss") if isinstance(output, Mapping) else output
+        self._step.loss = loss.detach() if isinstance(loss, Tensor) else loss
+        return output
+
+    def _run(self, call: Callable[..., Any], batch: Any, *args: Any, **kwargs: Any) -> Any:
         step = self._step
-
-        @wraps(call)
-        def watched(batch: Any, *args: Any, **kwargs: Any) -> Any:
-            step.is_running, step.depth = True, 0
-            handles = [register(hook) for register, hook in self._hooks]
-            try:
-                output = call(step.batch if step.is_exchanged else batch, *args, **kwargs)
-            finally:
-                step.is_running = False
-                for handle in handles:
-                    handle.remove()
-            step.is_done = True
-            if trains:
-                loss = output.get("loss") if isinstance(output, Mapping) else output
-                step.loss = loss.detach() if isinstance(loss, Tensor) else loss
-            return output
-
-        return watched
+        step.is_running, step.depth = True, 0
+        handles = [register(hook) for register, hook in self._hooks]
+        try:
+            output = call(step.batch if step.is_exchanged else batch, *args, **kwargs)
+        finally:
+            step.is_running = False
+            for handle in handles:
+                handle.remove()
+        step.is_done = True
+        return output
 
     def watch_network(self, network: nn.Module) -> None:
         """Keep the output of this network until the next batch starts. A network watched before is released.
@@ -87,11 +86,6 @@ class Capture:
     def _within_reach(self, network: nn.Module) -> nn.Module:
         """The network; in a compiled step, the module inside the wrapper of `torch.compile`, whose hooks do not run."""
         return getattr(network, "_orig_mod", network) if _has_compiled_steps(self._learner) else network
-
-    def stop(self) -> None:
-        """Restore the strategy and the network as they were."""
-        self._let_go()
-        self._taps.remove()
 
     def _let_go(self) -> None:
         for handle in self._handles:

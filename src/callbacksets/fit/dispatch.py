@@ -1,6 +1,7 @@
 """The only place that calls the stages of callbacks."""
 
-from collections.abc import Callable, Iterable, Mapping
+import copy
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from callbacksets.base import STAGES, CallbackSet, check_instance
@@ -23,6 +24,7 @@ class Dispatch:
         self._sets = sets
         self._loop = loop
         self._calls: dict[str, list[Call]] = {}
+        self._rest: Iterator[Call] = iter([])  # the calls of the current stage that are still to come
         self.check_stages()
         self.find_stages()
 
@@ -50,9 +52,15 @@ class Dispatch:
         """Run a stage of all callbacks."""
         self._run(stage, self._calls[stage])
 
-    def finish(self, stage: str, ids: Iterable[str]) -> None:
-        """Run a stage for the callbacks that had not run it yet when a checkpoint was saved in the middle of it."""
-        self._run(stage, [call for call in self._calls[stage] if call[0] in ids])
+    def run_for(self, stage: str, ids: Iterable[str] | None) -> None:
+        """Run a stage for some callbacks, which had not run it when a checkpoint was saved; None for all."""
+        self._run(stage, [call for call in self._calls[stage] if ids is None or call[0] in ids])
+
+    def finish(self) -> None:
+        """Run the current stage for the callbacks that have not run it yet, because one of them saves a checkpoint."""
+        stage, caller = self._loop.stage, self._loop.caller
+        self._run(stage, self._rest)
+        self._loop.stage, self._loop.caller = stage, caller
 
     def attempt(self, stage: str, ids: Iterable[str]) -> list[BaseException]:
         """Run a stage for some callbacks, even if one of them fails. Return the exceptions."""
@@ -66,8 +74,7 @@ class Dispatch:
 
     def to_come(self) -> list[str]:
         """The ids of the callbacks that have not run the current stage yet."""
-        ids = list(self._sets)
-        return [] if self._loop.caller is None else ids[ids.index(self._loop.caller) + 1 :]
+        return [] if self._loop.caller is None else [id for id, *_ in copy.copy(self._rest)]
 
     def noting(self, call: Callable[[], T], id: str, method: str) -> T:
         """Call a method that is not a stage. An error that it raises gets a note."""
@@ -97,7 +104,7 @@ class Dispatch:
         step = trainer.fit_loop.batch_idx + 1 or None
         where = f"in callback {id!r} ({type(self._sets.get(id)).__name__}), {method or loop.stage}"
         where += f", epoch {loop.now[0]}, step {step}, rank {trainer.global_rank} of {trainer.world_size}"
-        if loop.is_resumed_inside_epoch:
+        if loop.resumed_in == loop.now[0]:
             where += "; on_epoch_begin did not run, because the run was resumed inside the epoch"
         return where
 
@@ -105,8 +112,10 @@ class Dispatch:
         loop = self._loop
         loop.stage = stage
         loop.ran[stage] = loop.now
+        self._rest = rest = iter(calls)
         try:
-            for loop.caller, method, own in calls:
+            # A callback that saves a checkpoint lets the others go first, see `finish`: then nothing is left here.
+            for loop.caller, method, own in rest:
                 if stage in own:
                     method = own[stage]
                     if method is None:  # switched off
@@ -115,7 +124,7 @@ class Dispatch:
         except BaseException as error:
             self.note(error)
             raise
-        loop.caller = None
+        loop.stage, loop.caller = "", None
 
 
 def _profiled(id: str, callback: CallbackSet, stage: str, profiler: Any) -> Callable[[], None]:

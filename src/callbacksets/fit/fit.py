@@ -7,27 +7,32 @@ called again in a resumed run.
 
 import time
 from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal, cast
+from typing import TYPE_CHECKING, Any, Literal
 
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch.optim import Optimizer
 
 from callbacksets.base import CallbackSet
-from callbacksets.fit import lightning, resume, states
+from callbacksets.fit import lightning, states
+from callbacksets.fit.accumulated import Accumulating
 from callbacksets.fit.capture import Capture
 from callbacksets.fit.context import ContextTorch, is_loss
+from callbacksets.fit.data import Data
 from callbacksets.fit.dispatch import Dispatch
 from callbacksets.fit.fingerprint import fingerprint
 from callbacksets.fit.gradients import Gradients
+from callbacksets.fit.handover import Result
 from callbacksets.fit.limits import may_stop
-from callbacksets.fit.loop import NEVER, REOPENED, RESUMED, Loop, StoppedBy
+from callbacksets.fit.loop import Loop, StoppedBy
 from callbacksets.fit.plain import copied
+from callbacksets.fit.position import FINISHED
 from callbacksets.fit.publish import Publisher
-from callbacksets.fit.random_state import RandomState
 from callbacksets.fit.reader import ScoreReader
+from callbacksets.fit.resume import Resume
 from callbacksets.fit.saving import Saving
-from callbacksets.fit.states import Saved
+from callbacksets.fit.states import KEY, Saved
 from callbacksets.fit.step import Step
 from callbacksets.scores import ById, Measures, Scores
 from callbacksets.show.outcome import Outcome
@@ -58,17 +63,19 @@ class Fit:
         self.reader: ScoreReader = ScoreReader(trainer)
         self.publisher: Publisher = Publisher(trainer, self.loop)
         self.capture: Capture = Capture(trainer, module, self.step)
-        self.saving: Saving = Saving(trainer, module, self._end_before_save)
-        self.given: Saved | None = None  # our part of the checkpoint that this fit resumes
-        self.result: Saved | None = None  # what a checkpoint after the last stage of training would keep
-        self.warned: set[str] = set()
-        self.stateless: set[str] = set()  # ids of callbacks whose `state_dict` has failed
+        self.data: Data = Data(trainer, random_state=random_state)
+        self.accumulating: Accumulating = Accumulating(trainer, module)
+        parts = (self.dispatch, self.data, self.accumulating, self.publisher)
+        self.saving: Saving = Saving(trainer, module, sets, self.loop, self.step, self.ctx, *parts)
+        self.given: Saved | None = None  # our part of the checkpoint that this fit resumes, until the callbacks have it
+        self.saved: Saved | None = None  # what a checkpoint after the last stage of training would keep
         self.stops_at_validation: bool = terminate_at == "validation"
+        self.saving.stops_at_validation = self.stops_at_validation
+        self.taps: ExitStack = ExitStack()
+        self._resume: Resume | None = None
         self._gradients: Gradients | None = None  # set by `begin`
         self._is_exact = True
         self._set_up_at = time.monotonic()
-        self.random: RandomState | None = RandomState(self) if random_state else None
-        self._taps = lightning.Taps(trainer.strategy)
         self._batches = lightning.batch_progress(trainer)
         self._epochs = lightning.epoch_progress(trainer)
 
@@ -82,12 +89,9 @@ class Fit:
                 after that of the callbacks, and also if a tuner has replaced the callbacks.
         """
 
-        def tapped(on_exception: Callable[[BaseException], None]) -> Callable[[BaseException], None]:
-            def watched(error: BaseException) -> None:
-                leave(error)
-                on_exception(error)
-
-            return watched
+        def on_exception(handle: Callable[[BaseException], None], error: BaseException) -> None:
+            leave(error)
+            handle(error)
 
         for id, callback in self.sets.items():
             if isinstance(callback.ctx, ContextTorch) and not callback.ctx.trainer.interrupted:
@@ -95,28 +99,28 @@ class Fit:
                     f"Callback {id!r} is already in another fit. Two fits at the same time need different callbacks. "
                     "Give a class or a descriptor, which makes a callback for every fit, or callback.clone(deep=True)."
                 )
-        self._taps.put("on_exception", tapped)  # that of the strategy runs after those of the callbacks
+        lightning.tap(self.taps, self.trainer.strategy, "on_exception", on_exception)
+        self.data.watch(self.taps)
+        self.saving.watch(self.taps, self._end_before_save)
         for id, callback in self.sets.items():
             if "ctx" in vars(callback):  # the instance was in an earlier fit
                 self.dispatch.noting(callback.start_over, id, "start_over")
             callback.ctx = self.ctx
 
-    def load(self, saved: Mapping[str, Any] | None) -> None:
-        """Take our part of the checkpoint that this fit resumes; None if the checkpoint has no such part."""
-        if saved is not None and not saved["begun"]:
+    def load(self, checkpoint: dict[str, Any]) -> None:
+        """Take the checkpoint that this fit resumes. It may have been written without the adapter."""
+        saved = checkpoint["callbacks"].get(KEY)
+        if self.given is not None or (saved is not None and not saved["begun"]):
             return  # a tuner restores a checkpoint that it saved before this fit began
         self.loop.resumed = True
         if saved is not None:
             given = states.read(saved)
-            states.check_saved(given, self.sets, self.trainer.max_epochs)
-            self.given = given
-            if self.random is not None and given["random"] is not None:
-                self.random.load(cast(list[Any], given["random"]))
+            ended = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["completed"]
+            states.check_saved(given, self.sets, self.trainer.max_epochs, ended)
+            self.given, self._resume = given, Resume(self.trainer, given, checkpoint, self.data)
 
     def start(self) -> None:
-        """The strategy is set up, and no random numbers have been drawn for training."""
-        if self.random is not None:
-            self.random.begin_fit()
+        """The strategy is set up."""
         self.watch_network()  # before the sanity check may compile it
 
     def watch_network(self) -> None:
@@ -126,31 +130,37 @@ class Fit:
 
     def begin(self) -> None:
         """Training begins: load the states, run `on_begin`, and finish what the resumed run had left undone."""
-        self.loop.now = (self._epochs.current.completed, self._batches.total.processed)
-        if self.random is not None:
-            self.random.begin()
-        if self.given is not None:
-            resume.restore(self)
+        loop = self.loop
+        if loop.begun:
+            return
+        loop.now = (self._epochs.current.completed, self._batches.total.processed)
+        resume, self._resume = self._resume, None
+        if resume is not None and not resume.restore(loop, self.step, self.ctx, self.publisher):
+            self.given, resume, loop.resumed = None, None, False
         self._load_states()
-        pending, self.loop.terminate = self.loop.terminate, False  # set before the checkpoint was written
+        pending, loop.terminate = loop.terminate, False  # set before the checkpoint was written
         self.dispatch.run("on_begin")
-        asked, self.loop.terminate = self.loop.terminate, self.loop.terminate or pending
+        asked, loop.terminate = loop.terminate, loop.terminate or pending
         self.dispatch.check_stages()
         self.dispatch.find_stages()
         self.watch_network()
-        self.capture.watch_steps()
+        self.capture.watch_steps(self.taps)
         self._gradients = Gradients(self.trainer, self.step)
-        self.saving.watch()
-        given, self.given = self.given, None  # the callbacks have it now, and it may be as large as the network
-        goes_on_in_epoch = False
-        if given is not None and given["loop"] is not None:
-            goes_on_in_epoch = resume.catch_up(self, given["loop"])
-        if self.random is not None:
-            self.random.begun(goes_on_in_epoch=goes_on_in_epoch)
-        if not self.loop.in_epoch:
+        self.given = None  # the callbacks have it now, and it may be as large as the network
+        if resume is not None:
+            resume.go_on(loop, self.dispatch, self.accumulating, self.taps)
+        elif loop.resumed and self._epochs.current.started > self._epochs.current.processed:
+            self._go_on_in_epoch()
+        if not loop.in_epoch:
             self._stop_if_asked()
         elif self.stops_at_validation:
             self._stop_if_asked(asked)  # a pending stop waits for the next validation, as in the resumed run
+
+    def _go_on_in_epoch(self) -> None:
+        """Lightning goes on inside an epoch. The checkpoint was written without the adapter."""
+        loop = self.loop
+        loop.resumed_in = self._epochs.current.started
+        loop.now = loop.ran["on_epoch_begin"] = (loop.resumed_in, loop.now[1])
 
     def _load_states(self) -> None:
         given = self.given["callbacks"] if self.given is not None else {}
@@ -166,32 +176,14 @@ class Fit:
         self._update_now()
         if self.loop.ran_in_epoch("on_epoch_begin") or self.loop.ran_in_epoch("on_epoch_end"):
             return
-        self._open_epoch()
-
-    def _open_epoch(self) -> None:
         self.reader.explain_late()
         self.dispatch.find_stages()
         self.dispatch.run("on_epoch_begin")
-        if self.random is not None:
-            self.random.begin_epoch()
 
     def begin_batch(self, batch: Any) -> None:
         """A training batch is on the device; the forward call comes next."""
-        loop = self.loop
-        loop.now = now = (self._epochs.current.completed + 1, self._batches.total.processed + 1)
-        if loop.ran.get("on_epoch_begin", NEVER)[0] != now[0]:
-            self._miss_epoch_begin()
+        self.loop.now = (self._epochs.current.completed + 1, self._batches.total.processed + 1)
         self._start_step("on_batch_begin", batch)
-
-    def _miss_epoch_begin(self) -> None:
-        """In a resumed run, Lightning may start with a batch and omit `on_train_epoch_start`."""
-        loop, now = self.loop, self.loop.now
-        if self._batches.current.ready > 1:
-            loop.ran[RESUMED] = now  # the checkpoint was written without the adapter
-            return
-        loop.now = (now[0], now[1] - 1)
-        self._open_epoch()
-        loop.now = now
 
     def _start_step(self, stage: str, batch: Any) -> None:
         self.step.start(batch)
@@ -232,30 +224,20 @@ class Fit:
     # --- validation --------------------------------------------------------------------------------------------------
 
     def begin_validation(self) -> None:
-        """A validation begins. If Lightning 2.4 repeats a validation from before the checkpoint, nothing is done."""
+        """A validation begins."""
         if not self.loop.begun:  # the sanity check
             return
         self._update_now()
-        if self.loop.ran_now("on_before_valid"):
-            return
         modes = [(module, module.training) for module in self.ctx.learner.modules()]
         self._before_valid(in_epoch=True)
         for module, mode in modes:
             module.training = mode  # Lightning has already set the modes; a stage must not change them for validation
 
     def _before_valid(self, *, in_epoch: bool = False) -> None:
-        loop = self.loop
-        if not self._scores_are_restored():
-            loop.measures_train = self._measures("train")
-            loop.scores_train = self.reader.train(in_epoch=in_epoch)
+        self.loop.measures_train = self._measures("train")
+        self.loop.scores_train = self.reader.train(in_epoch=in_epoch)
         self.dispatch.run("on_before_valid")
         self.publisher.train()
-
-    def _scores_are_restored(self) -> bool:
-        """Whether the training scores of this epoch come from the checkpoint, because no batch was trained since."""
-        loop = self.loop
-        goes_on = loop.is_resumed_inside_epoch and "on_batch_begin" not in loop.ran
-        return goes_on and (loop.ran_in_epoch("on_before_valid") or lightning.has_all_batches(self.trainer))
 
     def begin_valid_batch(self, batch: Any, batch_idx: int) -> None:
         """A validation batch is on the device."""
@@ -299,8 +281,9 @@ class Fit:
     def run_epoch_end(self) -> None:
         """Run the stages at the end of an epoch that have not run yet."""
         loop = self.loop
-        if loop.ran_in_epoch("on_epoch_end") or loop.ran_now(REOPENED):
+        if loop.ran_in_epoch("on_epoch_end"):
             return
+        self._explain_short_epoch()
         if not loop.ran_in_epoch("on_valid_end"):
             if not loop.ran_now("on_before_valid"):
                 self._before_valid()
@@ -309,6 +292,18 @@ class Fit:
             self._complete_train_scores()
         self.dispatch.run("on_epoch_end")
         self.reader.explain_own()
+
+    def _explain_short_epoch(self) -> None:
+        """Warn if the loaders had fewer batches for the rest of an epoch than are missing."""
+        loop, trainer = self.loop, self.trainer
+        if loop.resumed_in != loop.now[0] or lightning.has_all_batches(trainer) or trainer.should_stop:
+            return
+        trained, total = self._batches.current.ready, trainer.num_training_batches
+        if total != float("inf") and trainer.fit_loop.epoch_loop.global_step != trainer.max_steps:
+            rank_zero_warn(
+                f"The epoch inside of which the run was resumed had only {trained} of {total} batches: the training "
+                "loader did not go on where it was. So the results differ from those of an uninterrupted run."
+            )
 
     def _complete_train_scores(self) -> None:
         """After a validation inside the epoch: compute the training scores again, and keep those of callbacks."""
@@ -334,10 +329,11 @@ class Fit:
     def end(self) -> None:
         """Training has ended normally."""
         if self.loop.in_epoch:  # a checkpoint of the last step was resumed, so Lightning had nothing left to train
+            self.accumulating.finish()
             self.run_epoch_end()
         self.reader.explain_late()
         self.dispatch.run("on_end")
-        self.result = self.save()
+        self.saved = self.save()
         if self.loop.stopped_by is not None:
             rank_zero_info(f"Training stopped: {self.loop.stopped_by}.")
 
@@ -350,15 +346,14 @@ class Fit:
         failures: list[BaseException] = []
         ours = [id for id, callback in self.sets.items() if callback.ctx is self.ctx]
         try:
-            if self.result is None:
-                self.result = self.save(failures)
+            if self.saved is None:
+                self.saved = self.save(failures)
         except BaseException as failure:  # the callbacks must run their last stage nevertheless
             failures.append(failure)
         try:
             if self.loop.begun or self.trainer.interrupted:  # a tuner only sets up
                 self._run_exit(failures, ours)
         finally:
-            self.capture.stop()
             for id in ours:
                 self.sets[id].ctx = None  # type: ignore[assignment]
         _raise_first(error, failures)
@@ -369,38 +364,45 @@ class Fit:
         failures += self.dispatch.attempt("on_exit", ids)
         self._is_exact = before is None or fingerprint(self.ctx.learner) == before
 
-    def outcome(self, error: BaseException | None) -> Outcome:
-        """The outcome of the fit."""
+    def result(self, error: BaseException | None) -> Result:
+        """What the fit has come to."""
         seconds = time.monotonic() - self._set_up_at
         loop = self.loop
         # not ctx.minimize(), which reads scores: after a failure the device may not answer
         minimize = {name: True for name in loop.measures_valid if is_loss(name)}
         minimize |= {name: is_better for name, is_better in loop.minimize.items() if is_better is not None}
-        return Outcome(loop.now[0], seconds, None if error is None else type(error).__name__, minimize)
+        outcome = Outcome(loop.now[0], seconds, None if error is None else type(error).__name__, minimize)
+        return Result(self.saved, loop.stopped_by, outcome)
 
-    def release(self) -> None:
-        """Release the Trainer. Called when no checkpoint needs the weights from before `on_exit` any more."""
-        if self.result is not None:
-            self.result["exact"] &= self._is_exact
-        self.saving.stop()
-        self._taps.remove()
-        if self.random is not None:
-            self.random.stop()
+    def release(self) -> bool:
+        """Release the Trainer. Called when no checkpoint needs the weights from before `on_exit` any more.
+
+        Returns:
+            Whether the weights are still those from before `on_exit`.
+        """
+        self.taps.close()
+        self.saving.weights = None
+        return self._is_exact
 
     # --- checkpoints -------------------------------------------------------------------------------------------------
 
     def save(self, failures: list[BaseException] | None = None) -> Saved:
-        """The data that a checkpoint written now keeps. See `callbacksets.fit.states`."""
-        return states.save(self, failures)
+        """What a checkpoint keeps that is written now. A run that has not begun passes on what it resumes."""
+        if not self.loop.begun:
+            return self.given or states.saved_now()
+        return self.saving.save(self.given, failures)
 
     def _end_before_save(self) -> None:
-        """Another Lightning callback saves a checkpoint in a hook whose stages have not run yet: run them now.
+        """A callback saves a checkpoint in a hook or stage that others have not run yet: they run it now.
 
         In a resumed run, Lightning will not call this hook again.
         """
-        if self.loop.caller is not None:
-            return  # a CallbackSet saves the checkpoint
+        if self.loop.caller is not None:  # a CallbackSet saves the checkpoint
+            if self.loop.stage in FINISHED and not self.trainer.validating or self.loop.stage == "on_valid_end":
+                self.dispatch.finish()
+            return
         ends: dict[str | None, Callable[[], None]] = {
+            "on_train_start": self.begin,
             "on_train_batch_end": self._end_batch_before_save,
             "on_validation_end": self.end_validation,
             "on_train_epoch_end": self.end_epoch,

@@ -12,7 +12,7 @@ import warnings
 import weakref
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
@@ -27,8 +27,13 @@ if TYPE_CHECKING:
     from callbacksets.fit.states import Saved
     from callbacksets.show.outcome import Outcome
 
-Left = tuple["Saved | None", "StoppedBy | None", "Outcome | None"]
-"""The result of a fit: its states (None if it has not ended), who stopped it, and how it ended."""
+
+class Result(NamedTuple):
+    """What a fit has come to: its states, who stopped it, and how it ended. Each is None until there is one."""
+
+    saved: "Saved | None" = None
+    stopped_by: "StoppedBy | None" = None
+    outcome: "Outcome | None" = None
 
 
 class Handover:
@@ -77,9 +82,9 @@ class Handover:
         """
         multiprocessing.util.Finalize(None, do, exitpriority=0)
         if gives:
-            self.give((None, None, None))
+            self.give(Result())
 
-    def give(self, what: Left) -> None:
+    def give(self, what: Result) -> None:
         """In a child process, store the result for the parent process.
 
         A state that cannot be pickled is left out with a warning. Nothing is raised, so that a failure here does not
@@ -102,12 +107,12 @@ class Handover:
         except Exception as error:
             rank_zero_warn(f"adapter.states cannot be sent from the training process to its parent process: {error}")
 
-    def take(self) -> Left | None:
+    def take(self) -> Result | None:
         """Take the result that a child of this process has stored; None if there is none. It can be taken once."""
         folder = _folder(self._name, os.getpid())
         if not (_is_ours(folder) and _file(folder).exists()):
             return None
-        what: Left = torch.load(_file(folder), weights_only=False)  # written by a child of this very process
+        what: Result = torch.load(_file(folder), weights_only=False)  # written by a child of this very process
         _remove(self._name)
         return what
 
@@ -137,23 +142,23 @@ def _is_ours(folder: Path) -> bool:
     return stat.S_ISDIR(found.st_mode) and found.st_uid == os.getuid() and not is_open
 
 
-def _write(what: Left, folder: Path) -> None:
+def _write(what: Result, folder: Path) -> None:
     beside = folder / "unfinished.pt"
     torch.save(what, beside)
     beside.replace(_file(folder))
 
 
-def _that_can_be_pickled(what: Left) -> Left:
-    result, stopped_by, outcome = what
-    if result is None:
+def _that_can_be_pickled(what: Result) -> Result:
+    if what.saved is None:
         return what
-    failed = [id for id, saved in result["callbacks"].items() if not _can_be_pickled(saved)]
+    callbacks = what.saved["callbacks"]
+    failed = [id for id, saved in callbacks.items() if not _can_be_pickled(saved)]
     rank_zero_warn(
         f"The states of the callbacks {listed(failed)} cannot be pickled, so adapter.states of the parent process will "
         "not have them."
     )
-    kept = {id: saved for id, saved in result["callbacks"].items() if id not in failed}
-    return {**result, "callbacks": kept}, stopped_by, outcome
+    kept = {id: saved for id, saved in callbacks.items() if id not in failed}
+    return what._replace(saved={**what.saved, "callbacks": kept})
 
 
 def _can_be_pickled(value: object) -> bool:

@@ -1,7 +1,12 @@
 """Every use of Lightning's private names, with its reason and the test that detects a change."""
 
-from collections.abc import Callable, Mapping
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
+
+from callbacksets.fit.position import Continuation, Counts, Point, Progress
 
 if TYPE_CHECKING:
     from lightning.pytorch import Callback, Trainer
@@ -125,31 +130,43 @@ def logged_values(trainer: "Trainer", loop: str) -> Mapping[str, Any]:
     return collection  # type: ignore[no-any-return]
 
 
+LOGGED_WITH = ("fx", "name", "prog_bar", "logger", "on_step", "on_epoch", "add_dataloader_idx", "metric_attribute")
+"""The arguments of `self.log` that Lightning keeps beside a value, as its `meta`."""
+
+
+def add_logged(trainer: "Trainer", key: str, meta: Mapping[str, Any]) -> Any:
+    """Register a value in the training loop as if it had been logged, for what is not logged again in its epoch.
+
+    tests/test_resumed_exactly.py
+    """
+    collection: Any = logged_values(trainer, "train")
+    result = sys.modules[type(collection).__module__]
+    told = result._Metadata(**{name: meta[name] for name in (*LOGGED_WITH, "reduce_fx")})
+    told.sync = result._Sync(_should=meta["sync_dist"], fn=trainer.strategy.reduce)
+    metric = meta["metric_attribute"]
+    collection[key] = entry = result._ResultMetric(told, metric is None)
+    if metric is not None:
+        entry.value = trainer.lightning_module.get_submodule(metric)
+    return entry
+
+
+def has_whole_weights(trainer: "Trainer") -> bool:
+    """Whether each rank has all weights. No rank alone has those of a sharded module, and the others may be gone.
+
+    tests/fit/test_saving.py
+    """
+    return trainer.world_size == 1 or "DDP" in type(trainer.strategy).__name__
+
+
 def gradient_scaler(trainer: "Trainer") -> Any:
     """The gradient scaler of 16-mixed precision; None with other precisions."""
     return getattr(trainer.precision_plugin, "scaler", None)
 
 
-FAST_FORWARD = "increment_progress_to_evaluation_end"
-"""The method of the validation loop that Lightning calls before the first batch of an epoch that it repeats.
-
-It draws a random number. Lightning 2.4 has no such method.
-tests/fit/test_random_state.py: test_resumed_is_uninterrupted
-"""
-
-
-def draws_order_again(trainer: "Trainer") -> bool:
-    """Whether Lightning makes the data iterator a second time for the first epoch of a resumed run, as 2.4 does.
-
-    tests/fit/test_random_state.py: test_resumed_is_uninterrupted
-    """
-    return not hasattr(trainer.fit_loop, "is_resuming")
-
-
-LOAD_LOADERS = "_load_combined_loader_states"
+LOADERS_ARE_SET_UP = "_load_combined_loader_states"
 """The method of the fit loop that Lightning calls when it has the loaders, before it makes the first iterator of a fit.
 
-tests/test_ranks_resumed.py
+tests/fit/test_data.py
 """
 
 
@@ -161,32 +178,208 @@ def set_epoch_of_samplers(trainer: "Trainer") -> None:
     """
     from lightning.fabric.utilities.data import _set_sampler_epoch  # the function that Lightning calls itself
 
-    for loader in trainer.fit_loop._combined_loader.flattened:  # type: ignore[union-attr]
+    for loader in combined_loader(trainer).flattened:
         _set_sampler_epoch(loader, epoch_progress(trainer).current.processed)
 
 
-def validation_loop(trainer: "Trainer") -> object:
+def combined_loader(trainer: "Trainer") -> Any:
+    """The training loaders, as Lightning reads them together: `flattened`, and `_iterator.iterators` in an epoch.
+
+    tests/fit/test_data.py
+    """
+    return trainer.fit_loop._combined_loader
+
+
+def iterators(trainer: "Trainer") -> list[Any]:
+    """The iterators of the training loaders in the epoch under way."""
+    return combined_loader(trainer)._iterator.iterators  # type: ignore[no-any-return]
+
+
+def fetcher(trainer: "Trainer") -> Any:
+    """What reads the training loaders; None before they are set up. `batches` has what it has read ahead."""
+    return trainer.fit_loop._data_fetcher
+
+
+@contextmanager
+def only_orders(iterators: list[Any]) -> Iterator[None]:
+    """Let iterators of torch's `DataLoader` draw the order of their data, and read none of it.
+
+    Others, of worker processes or of an `IterableDataset`, are left as they are. tests/fit/test_data.py
+    """
+    readers = [one for one in iterators if type(one).__name__ == "_SingleProcessDataLoaderIter"]
+    before = [one._dataset_fetcher for one in readers]
+    for one in readers:
+        if one._dataset_kind == 0:  # with indices
+            one._dataset_fetcher = _ReadsNothing()
+    try:
+        yield
+    finally:
+        for one, reads in zip(readers, before, strict=True):
+            one._dataset_fetcher = reads
+
+
+class _ReadsNothing:
+    def fetch(self, indices: Any) -> None: ...
+
+
+def validation_is_due(trainer: "Trainer") -> bool:
+    """Whether Lightning validates after the last batch that was trained.
+
+    tests/test_resumed_exactly.py
+    """
+    reads = fetcher(trainer)
+    return reads is not None and bool(trainer.fit_loop.epoch_loop._should_check_val_fx(reads))
+
+
+def is_window_open(trainer: "Trainer") -> bool:
+    """Whether gradients are being accumulated for the next step of the optimizer. A module that steps by itself may.
+
+    tests/test_resumed_exactly.py
+    """
+    if not trainer.lightning_module.automatic_optimization:
+        return True
+    trained = batch_progress(trainer).current.processed
+    return bool(trained % trainer.accumulate_grad_batches) and not (is_processed(trainer) and has_all_batches(trainer))
+
+
+def finish_batch(trainer: "Trainer", *, validates: bool) -> None:
+    """Do what Lightning does after the hooks of a batch: validate, step schedules on scores, count what is logged.
+
+    tests/test_resumed_exactly.py
+    """
+    epoch_loop = trainer.fit_loop.epoch_loop
+    with ExitStack() as taps:
+        if not validates:
+            tap(taps, epoch_loop, "_should_check_val_fx", lambda *args: False)
+        epoch_loop.on_advance_end(fetcher(trainer))
+
+
+def step_plateaus(trainer: "Trainer") -> None:
+    """Step the module's `ReduceLROnPlateau`. Lightning does so after the hooks of an epoch's end, where others save.
+
+    tests/test_resumed_exactly.py
+    """
+    completed = epoch_progress(trainer).current
+    completed.completed -= 1  # a schedule may count the epochs
+    trainer.fit_loop.epoch_loop.update_lr_schedulers("epoch", update_plateau_schedulers=True)
+    completed.completed += 1
+
+
+def go_on_as_usual(trainer: "Trainer") -> None:
+    """Let Lightning treat the loops as if no checkpoint had been loaded: their counts are right already.
+
+    Otherwise it would not make a new iterator for the next epoch, would repeat an epoch that counts steps without its
+    batches, and would not step the module's `ReduceLROnPlateau`.
+    tests/test_resumed_exactly.py
+    """
+    for loop in (trainer.fit_loop, trainer.fit_loop.epoch_loop, validation_loop(trainer)):
+        loop._restarting = loop._resuming_from_checkpoint = False
+
+
+def last_reloads(trainer: "Trainer") -> list[int | None]:
+    """The epochs in which the loaders were made: of training and of validation.
+
+    tests/test_resumed_exactly.py
+    """
+    epochs = trainer.fit_loop._last_train_dl_reload_epoch, validation_loop(trainer)._last_val_dl_reload_epoch
+    return [None if epoch == float("-inf") else int(epoch) for epoch in epochs]
+
+
+def set_last_reloads(trainer: "Trainer", epochs: list[int | None]) -> None:
+    """Restore what `last_reloads()` returned. Lightning does not save it."""
+    of_train, of_valid = (float("-inf") if epoch is None else epoch for epoch in epochs)
+    trainer.fit_loop._last_train_dl_reload_epoch = of_train
+    validation_loop(trainer)._last_val_dl_reload_epoch = of_valid
+
+
+def known_metrics(trainer: "Trainer") -> dict[str, Any]:
+    """What `trainer.callback_metrics` holds, without the values of the loop under way, which reading it may compute.
+
+    At the end of a batch or an epoch it has these as well: Lightning adds them after its hooks, or for a schedule.
+    tests/test_resumed_exactly.py
+    """
+    ends = [one.current.processed > one.current.completed for one in (batch_progress(trainer), epoch_progress(trainer))]
+    is_whole = any(ends) and not trainer.interrupted
+    return dict(trainer.callback_metrics if is_whole else trainer._logger_connector._callback_metrics)
+
+
+_LOOPS = ("epoch_progress", "epoch_loop.batch_progress", "epoch_loop.val_loop.batch_progress")
+
+
+def progress_in(loops: Mapping[str, Any]) -> Progress:
+    """Lightning's counts in a checkpoint.
+
+    Args:
+        loops: `checkpoint["loops"]["fit_loop"]`.
+    """
+    epoch, batch = (Counts(**loops[name]["current"]) for name in _LOOPS[:2])
+    return Progress(epoch, batch, batches=loops[_LOOPS[1]]["total"]["processed"])
+
+
+def set_progress(loops: dict[str, Any], to: Continuation) -> None:
+    """Write into a checkpoint where training goes on, before Lightning restores its loops from it.
+
+    tests/fit/test_lightning.py
+    """
+    epochs, batches, validation = (loops[name] for name in _LOOPS)
+    for counts in epochs.values():
+        counts |= dict.fromkeys(("processed", "completed"), to.epochs)
+        counts |= dict.fromkeys(("ready", "started"), to.epochs + to.inside)
+    batches["current"] |= dict.fromkeys(Counts._fields, to.batch)
+    batches["total"] |= dict.fromkeys(Counts._fields, to.batches)
+    batches["is_last_batch"] &= to.has_all or not to.inside  # the last batch may have been announced only
+    if to.point is Point.VALIDATION:  # the batches of a validation that had begun come again
+        before = validation["total"]["completed"] - validation["current"]["completed"]
+        validation["total"] |= dict.fromkeys(Counts._fields, before)
+        validation["current"] |= dict.fromkeys(Counts._fields, 0)
+    _settle(loops)
+
+
+def _settle(counts: Any) -> None:
+    """What had not been completed comes again."""
+    for value in counts.values() if isinstance(counts, dict) else ():
+        if isinstance(value, dict) and {"ready", "completed"} <= value.keys():
+            if "processed" not in value:
+                value |= {name: value["completed"] for name in ("ready", "started") if name in value}
+        else:
+            _settle(value)
+
+
+def validation_loop(trainer: "Trainer") -> Any:
     """The validation loop of a fit."""
     return trainer.fit_loop.epoch_loop.val_loop
 
 
-class Taps:
-    """Replaces methods of an object until they are restored, where Lightning has no sufficient hook."""
+class Tap(partial[Any]):
+    """A method of an object that is replaced by a function, which gets the method first, where Lightning has no hook.
 
-    def __init__(self, target: object) -> None:
-        self._target = target
-        self._before: dict[str, Any] = {}
+    A copy, or the saved form, of the object has its own method there: a copy is not part of the fit.
+    """
 
-    def put(self, name: str, tapped: Callable[[Callable[..., Any]], Callable[..., Any]]) -> None:
-        """Replace a method by the result of a function that gets the method."""
-        self._before[name] = vars(self._target).get(name)
-        setattr(self._target, name, tapped(getattr(self._target, name)))
+    where: tuple[object, str]
 
-    def remove(self) -> None:
-        """Restore the former methods: those of the class, or those that somebody else had set."""
-        for name, before in self._before.items():
-            if before is None:
-                vars(self._target).pop(name, None)
-            else:
-                setattr(self._target, name, before)
-        self._before = {}
+    def __reduce__(self) -> Any:
+        return getattr, self.where
+
+
+def tap(taps: ExitStack, owner: object, name: str, around: Callable[..., Any]) -> None:
+    """Replace a method until the stack is closed. Then the former one is back: the class's, or what somebody had set.
+
+    Args:
+        taps: The stack.
+        owner: The object.
+        name: The method.
+        around: The function. Its first argument is the method, the others are those of the call.
+    """
+    before = vars(owner).get(name)
+    made = Tap(around, getattr(owner, name))
+    made.where = (owner, name)
+
+    def remove() -> None:
+        if before is None:
+            vars(owner).pop(name, None)
+        else:
+            setattr(owner, name, before)
+
+    setattr(owner, name, made)
+    taps.callback(remove)

@@ -20,7 +20,8 @@ class Publisher:
     def __init__(self, trainer: "Trainer", loop: Loop) -> None:
         self._trainer = trainer
         self._loop = loop
-        self._published: set[str] = set()
+        self.published: set[str] = set()
+        """The names under which scores were published, also before the run was resumed."""
         self._refused: set[str] = set()
 
     def train(self) -> None:
@@ -48,7 +49,7 @@ class Publisher:
         free = {name: value for name, value in named.items() if not self._is_taken(name)}
         if not free:
             return
-        self._published |= set(free)
+        self.published |= set(free)
         trainer = self._trainer
         trainer.callback_metrics.update({name: torch.tensor(value) for name, value in free.items()})
         # at the end of an epoch, Lightning logs under the step of its last batch
@@ -59,7 +60,7 @@ class Publisher:
     def _is_taken(self, name: str) -> bool:
         loop = self._loop
         of_module = {*loop.measures_train.logged, *loop.measures_valid.logged}
-        is_taken = name in of_module or (name in self._trainer.callback_metrics and name not in self._published)
+        is_taken = name in of_module or (name in self._trainer.callback_metrics and name not in self.published)
         if is_taken and name not in self._refused:
             self._refused.add(name)
             rank_zero_warn(

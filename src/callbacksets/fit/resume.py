@@ -1,84 +1,137 @@
-"""Resuming from a checkpoint: restoring the logbook, and finishing what the earlier run had left undone."""
+"""A fit that continues a checkpoint: what it restores, and in which order."""
 
-from typing import TYPE_CHECKING, Any
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any, cast
 
+import torch
 from lightning.pytorch.utilities import rank_zero_warn
 
 from callbacksets.fit import lightning
-from callbacksets.fit.loop import REOPENED, RESUMED
-from callbacksets.fit.states import SavedLoop, data_of, restore_scores
+from callbacksets.fit.accumulated import Accumulating, number
+from callbacksets.fit.context import ContextTorch
+from callbacksets.fit.data import Data
+from callbacksets.fit.dispatch import Dispatch
+from callbacksets.fit.loop import Loop
+from callbacksets.fit.position import Point, continuation
+from callbacksets.fit.publish import Publisher
+from callbacksets.fit.states import Saved, SavedRank, data_of, restored_scores, warn_of_other_data
+from callbacksets.fit.step import Step
 
 if TYPE_CHECKING:
-    from callbacksets.fit.fit import Fit
+    from lightning.pytorch import Trainer
 
 
-def restore(fit: "Fit") -> None:
-    """Restore the position of training from the checkpoint, before the fit begins."""
-    assert fit.given is not None, "there is something to restore"
-    loop, saved = fit.loop, fit.given["loop"]
-    assert saved is not None, "the run that saved it had begun"
-    if lightning.batch_progress(fit.trainer).total.ready == 0 < saved["now"][1]:
-        rank_zero_warn(
-            f"Lightning starts from the beginning, although the checkpoint was written after {saved['now'][1]} batches"
-            ". A tuner among the callbacks may have undone the resuming. So the callbacks start from the beginning as "
-            "well. Tune first, and resume without the tuner."
-        )
-        fit.given, loop.resumed = None, False
-        return
-    if not fit.given["exact"]:
-        rank_zero_warn(
-            "The checkpoint was written after its fit had ended and on_exit had changed the network, for example to "
-            "the best weights. This run continues from that network, not from the weights at the end of training."
-        )
-    _warn_of_other_data(saved["data"], data_of(fit.ctx))
-    loop.ran = {stage: (moment[0], moment[1]) for stage, moment in saved["ran"].items()}
-    if "on_epoch_end" in loop.ran:  # with max_steps, Lightning may continue an epoch that had already ended
-        loop.now = (max(loop.now[0], loop.ran["on_epoch_end"][0]), loop.now[1])
-    fit.step.last_loss = saved["last_loss"]
-    loop.terminate, loop.terminated_by = saved["terminate"], saved["terminated_by"]
-    loop.scores_train = restore_scores(saved["scores_train"])
-    loop.scores_valid = restore_scores(saved["scores_valid"])
-    loop.minimize |= saved["minimize"]
+class Resume:
+    """Continues the run of one checkpoint.
 
-
-def catch_up(fit: "Fit", saved: SavedLoop) -> bool:
-    """Run the stages that the earlier run had missed and Lightning will not announce. Find the position of training.
-
-    Returns:
-        Whether Lightning continues the epoch of the checkpoint, to train the rest of it or only to end it.
+    Where it goes on is decided when the checkpoint arrives, and written into Lightning's part of it. So Lightning
+    itself continues there.
     """
-    loop = fit.loop
-    trained = fit.trainer.current_epoch
-    position = loop.now
-    stage, ids = saved["to_come"]
-    loop.now = (saved["now"][0], saved["now"][1])
-    if loop.in_epoch:
-        loop.ran[RESUMED] = loop.now
-    if stage:
-        fit.dispatch.finish(stage, ids)
-    if loop.in_epoch and loop.now[0] <= lightning.epoch_progress(fit.trainer).current.processed:
-        fit.run_epoch_end()
-    goes_on_in_epoch = loop.now[0] > trained
-    if goes_on_in_epoch and loop.ran_in_epoch("on_epoch_end") and not lightning.has_all_batches(fit.trainer):
-        del loop.ran["on_epoch_end"]  # the epoch was interrupted, and its other batches follow now
-        loop.ran[REOPENED] = (loop.now[0], position[1])
-    if goes_on_in_epoch and loop.in_epoch:
-        loop.now = (loop.now[0], position[1])
-        loop.ran[RESUMED] = loop.now
+
+    def __init__(self, trainer: "Trainer", saved: Saved, checkpoint: dict[str, Any], data: Data) -> None:
+        assert saved["loop"] is not None, "the run that saved it had begun"
+        self._trainer = trainer
+        self._data = data
+        self._saved, self._loop_of = saved, saved["loop"]
+        loops = checkpoint["loops"]["fit_loop"]
+        has_steps = trainer.max_steps > checkpoint["global_step"]
+        self._to = continuation(self._loop_of, lightning.progress_in(loops), has_steps=has_steps)
+        self._rank = self._part_of_rank()
+        lightning.set_progress(loops, self._to)
+        loaders = loops["state_dict"].pop("combined_loader", [])
+        random, ahead = (self._rank["random"], self._rank["ahead"]) if self._rank is not None else (None, [])
+        data.resume(self._to, random, loaders, ahead)
+
+    def _part_of_rank(self) -> SavedRank | None:
+        trainer, ranks = self._trainer, cast(list[SavedRank | None] | None, self._saved["ranks"])
+        if ranks is None:
+            return None
+        if len(ranks) != trainer.world_size:
+            rank_zero_warn(
+                f"The checkpoint has the random states of {len(ranks)} ranks, but this run has {trainer.world_size} "
+                "ranks. Only rank zero gets its random state back; the others draw new numbers. So this run will end "
+                "with other results than an uninterrupted one."
+            )
+            return ranks[0] if trainer.is_global_zero else None
+        return ranks[trainer.global_rank]
+
+    def restore(self, loop: Loop, step: Step, ctx: ContextTorch, publisher: Publisher) -> bool:
+        """Restore what was counted and read, before the callbacks begin.
+
+        Returns:
+            Whether the run continues. A tuner may have undone it.
+        """
+        trainer, saved = self._trainer, self._loop_of
+        if lightning.batch_progress(trainer).total.ready == 0 < self._to.batches:
+            rank_zero_warn(
+                f"Lightning starts from the beginning, although the checkpoint was written after {self._to.batches} "
+                "batches. A tuner among the callbacks may have undone the resuming. So the callbacks start from the "
+                "beginning as well. Tune first, and resume without the tuner."
+            )
+            self._data.forget()
+            return False
+        if not self._saved["exact"]:
+            rank_zero_warn(
+                "The checkpoint was written after its fit had ended and on_exit had changed the network, for "
+                "example to the best weights. This run continues from that network, not from the weights at the end "
+                "of training."
+            )
+        warn_of_other_data(saved["data"], data_of(trainer, ctx.task_train, ctx.task_valid))
+        loop.ran = dict(self._to.ran)
+        ended = saved["ran"].get("on_epoch_end", loop.now)[0]  # it ends once more, if it had not all its batches
+        loop.now = (max(loop.now[0], ended), loop.now[1])
+        step.last_loss = saved["last_loss"]
+        loop.terminate, loop.terminated_by = saved["terminate"], saved["terminated_by"]
+        loop.scores_train = restored_scores(saved["scores_train"])
+        loop.scores_valid = restored_scores(saved["scores_valid"])
+        loop.minimize |= saved["minimize"]
+        publisher.published.update(saved["published"])
+        if saved["reloads"] is not None:
+            lightning.set_last_reloads(trainer, saved["reloads"])
+        metrics = self._rank["metrics"] if self._rank is not None else {}
+        known = {name: number(one, trainer.strategy.root_device) for name, one in metrics.items()}
+        trainer.callback_metrics.update({name: value for name, value in known.items() if value is not None})
+        return True
+
+    def go_on(self, loop: Loop, dispatch: Dispatch, accumulating: Accumulating, taps: ExitStack) -> None:
+        """The callbacks have begun: finish what was due, and let Lightning go on."""
+        to, trainer = self._to, self._trainer
+        lightning.go_on_as_usual(trainer)
+        self._data.begin()
+        if to.inside:
+            loop.resumed_in = to.now[0]
+            self._restore_accumulated(accumulating, taps)
+        loop.now = (self._loop_of["now"][0], self._loop_of["now"][1])
+        for stage, ids in to.due:
+            dispatch.run_for(stage, ids)
+        loop.now = to.now
+        if to.plateau:
+            lightning.step_plateaus(trainer)
+        self._data.begun()
+
+    def _restore_accumulated(self, accumulating: Accumulating, taps: ExitStack) -> None:
+        to = self._to
+        kept = self._rank["accumulated"] if self._rank is not None else None
+        if kept is None:
+            return
+        missing = to.batch % self._trainer.accumulate_grad_batches if to.point is Point.BATCH else 0
+        if missing and not kept["gradients"]:
+            rank_zero_warn(
+                f"The checkpoint has no gradients of the {missing} batches that were accumulated for the next step of "
+                "the optimizer. So this step will differ from that of an uninterrupted run."
+            )
+        accumulating.restore(kept, to, taps)
+
+
+def gathered(trainer: "Trainer", own: "SavedRank | list[SavedRank | None] | None") -> "list[SavedRank | None] | None":
+    """Gather what each rank keeps for itself. While an exception is handled, the other ranks may be gone."""
+    if own is None or isinstance(own, list):
+        return own  # passed on from a checkpoint
+    if trainer.world_size == 1 or not torch.distributed.is_initialized():
+        return [own]
+    ranks: list[SavedRank | None] = [None] * trainer.world_size
+    if trainer.interrupted:
+        ranks[trainer.global_rank] = own
     else:
-        loop.now = position
-    return goes_on_in_epoch
-
-
-def _warn_of_other_data(before: dict[str, Any], now: dict[str, Any]) -> None:
-    """Warn if the numbers of samples or batches differ. mlr3torch compares the data itself; Lightning cannot."""
-    changed = [
-        f"{now[what]} {what}, not {before[what]}"
-        for what in now
-        if before.get(what) and now[what] and before[what] != now[what]
-    ]
-    if changed:
-        rank_zero_warn(
-            f"This run has other data than the run it resumes: {'; '.join(changed)}. Resume with the same data, or the "
-            "results will differ from those of an uninterrupted run."
-        )
+        torch.distributed.all_gather_object(ranks, own)
+    return ranks

@@ -1,13 +1,26 @@
-"""What must happen before a checkpoint is saved, and the weights for a checkpoint that is saved on an exception."""
+"""What the checkpoints of a fit keep, and when: before one is saved, stages that are due run."""
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
+from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from callbacksets.fit.lightning import WEIGHTS, Taps, callbacks_of
+from callbacksets.base import CallbackSet
+from callbacksets.fit import lightning
+from callbacksets.fit.accumulated import Accumulating, of_number
+from callbacksets.fit.context import ContextTorch
+from callbacksets.fit.data import Data
+from callbacksets.fit.dispatch import Dispatch
+from callbacksets.fit.limits import may_stop
+from callbacksets.fit.loop import Loop
+from callbacksets.fit.plain import kept
+from callbacksets.fit.position import FINISHED, KEPT
+from callbacksets.fit.publish import Publisher
+from callbacksets.fit.states import Saved, SavedLoop, SavedRank, SavedState, data_of, saved_now, saved_scores
+from callbacksets.fit.step import Step
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
@@ -16,35 +29,59 @@ Weights = dict[str, Any]
 
 
 class Saving:
-    """Wraps the strategy's function that returns the weights. Lightning calls it first when it saves a checkpoint."""
+    """Collects what a checkpoint of one fit keeps. It wraps the strategy's function that returns the weights.
 
-    def __init__(self, trainer: "Trainer", module: "LightningModule", before: Callable[[], None]) -> None:
-        self._trainer = trainer
-        self._module = module
-        self._before = before
-        self._taps = Taps(trainer.strategy)
+    Lightning calls that function first when it saves a checkpoint. No hook announces one.
+    """
+
+    def __init__(
+        self,
+        trainer: "Trainer",
+        module: "LightningModule",
+        sets: Mapping[str, CallbackSet],
+        loop: Loop,
+        step: Step,
+        ctx: ContextTorch,
+        dispatch: Dispatch,
+        data: Data,
+        accumulating: Accumulating,
+        publisher: Publisher,
+    ) -> None:
+        self._trainer, self._module = trainer, module
+        self._sets, self._loop, self._step, self._ctx = sets, loop, step, ctx
+        self._dispatch, self._data = dispatch, data
+        self._accumulating, self._publisher = accumulating, publisher
+        self._warned: set[str] = set()
+        self._stateless: set[str] = set()  # ids of callbacks whose `state_dict` has failed
         self.weights: Weights | None = None
         """The weights from before `on_exit`, for a checkpoint that is saved while an exception is handled."""
+        self.stops_at_validation = False
 
-    def watch(self) -> None:
-        """Notice every checkpoint from now on."""
-        self._taps.put(WEIGHTS, self._tapped)
+    def watch(self, taps: ExitStack, before: Callable[[], None]) -> None:
+        """Notice every checkpoint from now on.
 
-    def stop(self) -> None:
-        """Restore the strategy as it was."""
-        self._taps.remove()
-        self.weights = None
+        Args:
+            taps: The taps of the fit.
+            before: A function to call before a checkpoint is saved.
+        """
+
+        def get(get_weights: Callable[[], Weights]) -> Weights:
+            if self.weights is None:
+                before()
+            elif self._trainer.interrupted:
+                return copy.copy(self.weights)
+            return get_weights()
+
+        lightning.tap(taps, self._trainer.strategy, lightning.WEIGHTS, get)
 
     def keep_weights(self, checkpoint_class: type) -> None:
         """Keep a copy of the weights if a later callback will save them on the exception."""
         trainer = self._trainer
         saves = any(
             isinstance(other, checkpoint_class) and getattr(other, "save_on_exception", True)
-            for other in callbacks_of(trainer)
+            for other in lightning.callbacks_of(trainer)
         )
-        # no rank alone has all weights of a sharded module, and the other ranks may be gone
-        whole = trainer.world_size == 1 or "DDP" in type(trainer.strategy).__name__
-        if saves and whole:
+        if saves and lightning.has_whole_weights(trainer):
             try:
                 weights = self._module.state_dict()  # it also carries the versions of the modules
                 for name, value in weights.items():
@@ -53,12 +90,120 @@ class Saving:
             except Exception as error:  # it must not hide the user's own error
                 rank_zero_warn(f"The weights from before on_exit could not be kept for a checkpoint: {error}")
 
-    def _tapped(self, get_weights: Callable[[], Weights]) -> Callable[[], Weights]:
-        def watched() -> Weights:
-            if self.weights is None:
-                self._before()
-            elif self._trainer.interrupted:
-                return copy.copy(self.weights)
-            return get_weights()
+    def save(self, given: Saved | None, failures: list[BaseException] | None = None) -> Saved:
+        """What a checkpoint keeps that is saved now.
 
-        return watched
+        A callback that has not begun is not asked for its state. Its loaded state is passed on.
+
+        Args:
+            given: What the fit was resumed from, until its callbacks have begun.
+            failures: A list for the exceptions of states, so that a failing state does not prevent the others; None to
+                raise them.
+        """
+        if self._has_batch_to_end():
+            self._step.end()
+        return {
+            **saved_now(begun=True),
+            "callbacks": self._states(given, failures),
+            "ids": list(self._sets),
+            "loop": self._save_loop(),
+            "ranks": self._save_rank(),
+        }
+
+    def _states(self, given: Saved | None, failures: list[BaseException] | None) -> dict[str, SavedState]:
+        loop = self._loop
+        begins = loop.stage == "on_begin"
+        waiting = [loop.caller, *self._dispatch.to_come()] if begins and loop.caller is not None else []
+        states: dict[str, SavedState] = {}
+        for id, callback in self._sets.items():
+            if id in self._stateless:  # its state_dict() has failed before, and that was reported
+                continue
+            if id in waiting:  # it has not run on_begin yet
+                states |= {id: given["callbacks"][id]} if given is not None and id in given["callbacks"] else {}
+                continue
+            try:
+                state, unloadable = self._dispatch.noting(lambda: kept(callback.state_dict()), id, "state_dict")  # noqa: B023
+            except BaseException as error:
+                self._stateless.add(id)
+                if failures is None:
+                    raise
+                failures.append(error)
+                continue
+            if state is not None:
+                states[id] = {"cls": type(callback).__name__, "state": state}
+                self._warn_of_unloadable(id, unloadable)
+        return states
+
+    def _warn_of_unloadable(self, id: str, paths: list[str]) -> None:
+        for path in paths:
+            if f"{id}{path}" not in self._warned:
+                self._warned.add(f"{id}{path}")
+                rank_zero_warn(
+                    f"The state of callback {id!r} has a value at {path} that torch.load(..., weights_only=True) "
+                    "refuses, so a Trainer cannot resume from the checkpoint. Return only numbers, strings, tensors, "
+                    "and lists, tuples, dicts and sets of these."
+                )
+
+    def _save_loop(self) -> SavedLoop:
+        loop, ctx, trainer = self._loop, self._ctx, self._trainer
+        # a stop that was requested and has not happened yet; a stop that has happened does not concern a resumed run
+        is_looked_at = not loop.in_epoch or (self.stops_at_validation and loop.ran_now("on_valid_end"))
+        pending = loop.terminate and loop.stopped_by is None and not (is_looked_at and may_stop(trainer, loop))
+        batch = lightning.batch_progress(trainer).current
+        return {
+            "now": loop.now,
+            "ran": {stage: loop.ran[stage] for stage in KEPT if stage in loop.ran},
+            "to_come": self._to_come(),
+            "validates": self._validates(),
+            "rest": batch.processed > batch.completed or loop.in_validation or bool(trainer.validating),
+            "has_all": lightning.has_all_batches(trainer),
+            "in_step": self._is_in_step(),
+            "last_loss": ctx.last_loss,
+            "terminate": pending,
+            "terminated_by": loop.terminated_by,
+            "scores_train": saved_scores(ctx.last_scores_train),
+            # an interrupted validation runs again, so the scores of the validation before do not count
+            "scores_valid": None if loop.in_validation else saved_scores(ctx.last_scores_valid),
+            # a resumed run has no sanity check from which to know the measures
+            "minimize": dict(loop.minimize),
+            "published": sorted(self._publisher.published),
+            "reloads": lightning.last_reloads(trainer),
+            "data": data_of(trainer, ctx.task_train, ctx.task_valid),
+        }
+
+    def _save_rank(self) -> SavedRank:
+        trainer, loop = self._trainer, self._loop
+        in_validation = loop.in_validation or bool(trainer.validating)
+        return {
+            "random": self._data.save(validates=self._validates()),
+            "ahead": self._data.read_ahead() if loop.in_epoch else [],
+            "accumulated": self._accumulating.collect(in_step=self._is_in_step(), in_validation=in_validation)
+            if loop.in_epoch
+            else None,
+            "metrics": {name: of_number(value) for name, value in lightning.known_metrics(trainer).items()},
+        }
+
+    def _validates(self) -> bool:
+        """Whether a validation is due, or under way."""
+        trainer, loop = self._trainer, self._loop
+        is_open = not lightning.is_processed(trainer)
+        return not is_open and not loop.ran_now("on_valid_end") and lightning.validation_is_due(trainer)
+
+    def _is_in_step(self) -> bool:
+        """Whether the step of a batch has run, perhaps in part, and its end has not come."""
+        step = self._step
+        return self._loop.in_batch and not lightning.is_processed(self._trainer) and (step.is_running or step.is_done)
+
+    def _to_come(self) -> tuple[str, list[str]]:
+        """The stage that a resumed run has to finish, and the callbacks that have not run it."""
+        if self._has_batch_to_end():
+            return "on_batch_end", list(self._sets)
+        stage = self._loop.stage
+        return (stage, self._dispatch.to_come()) if stage in FINISHED else ("", [])
+
+    def _has_batch_to_end(self) -> bool:
+        """Whether a batch was trained but its end is missing, because another Lightning callback failed there."""
+        loop = self._loop
+        if not loop.in_batch or loop.ran_now("on_before_valid") or loop.ran_now("on_epoch_end"):
+            return False  # a module that skips the rest of an epoch leaves a batch without an end
+        return loop.caller is None and lightning.is_processed(self._trainer)

@@ -1,4 +1,4 @@
-"""The adapter's part of a checkpoint: the states of the callbacks, and the position of training."""
+"""The adapter's part of a checkpoint: its format, and reading it."""
 
 import os
 import pickle
@@ -12,27 +12,19 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from callbacksets.base import CallbackSet
 from callbacksets.checks import did_you_mean, listed, shown
-from callbacksets.fit import lightning
-from callbacksets.fit.context import ContextTorch
-from callbacksets.fit.limits import may_stop
-from callbacksets.fit.loop import Moment
-from callbacksets.fit.plain import copied, kept
-from callbacksets.fit.random_state import Ranks, SavedRandom
-from callbacksets.fit.reader import as_scores
+from callbacksets.fit.accumulated import Accumulated
+from callbacksets.fit.plain import copied
+from callbacksets.fit.position import Moment
+from callbacksets.fit.random_state import SavedRandom
 from callbacksets.scores import Scores
 
 if TYPE_CHECKING:
-    from callbacksets.fit.fit import Fit
+    from lightning.pytorch import Trainer
 
 KEY = "CallbackSetAdapter"
 """The key of the adapter's part in Lightning's checkpoints: `checkpoint["callbacks"][KEY]`."""
 
-_VERSION = 2
-_KEPT = ("on_epoch_begin", "on_before_valid", "on_valid_end", "on_epoch_end")
-"""The stages whose moments a checkpoint keeps. A batch or validation that was interrupted runs again."""
-
-_FINISHED = (*_KEPT, "on_batch_end")
-"""The stages that Lightning does not repeat if a callback saves in the middle of one."""
+_VERSION = 3
 
 
 class SavedState(TypedDict):
@@ -43,18 +35,33 @@ class SavedState(TypedDict):
 
 
 class SavedLoop(TypedDict):
-    """The position of training."""
+    """The position of training, and what was counted and read."""
 
     now: Moment
     ran: dict[str, Moment]
-    to_come: tuple[str, list[str]]  # the stage in which a callback saved, and the ids of callbacks that had not run it
+    to_come: tuple[str, list[str]]  # the stage that was interrupted, and the ids of callbacks that had not run it
+    validates: bool  # a validation is due, or under way
+    rest: bool  # Lightning has not done what follows the hooks of the last batch
+    has_all: bool  # the last batch of the epoch has at least been announced
+    in_step: bool  # the step of a batch has run, perhaps in part
     last_loss: float | None
     terminate: bool
     terminated_by: tuple[str | None, str] | None
     scores_train: dict[str, Any] | None
     scores_valid: dict[str, Any] | None
     minimize: dict[str, bool | None]
+    published: list[str]
+    reloads: list[int | None] | None
     data: dict[str, Any]
+
+
+class SavedRank(TypedDict):
+    """What each rank keeps for itself."""
+
+    random: SavedRandom | None
+    ahead: list[Any]  # batches that a loader which goes on by itself had read ahead
+    accumulated: Accumulated | None  # None outside of an epoch
+    metrics: dict[str, tuple[float, str] | None]  # `trainer.callback_metrics`
 
 
 class Saved(TypedDict):
@@ -66,134 +73,32 @@ class Saved(TypedDict):
     exact: bool  # the network is as the last stage of training left it
     loop: SavedLoop | None
     callbacks: dict[str, SavedState]
-    random: SavedRandom | Ranks | None  # of this rank, in a checkpoint of all ranks; None if not kept
+    ids: list[str] | None  # of all callbacks of the run
+    ranks: SavedRank | list[SavedRank | None] | None  # of this rank; of all in a file, None for one out of reach
 
 
-def nothing_saved() -> Saved:
-    """The data of a run that has not begun and resumes no other."""
-    return _saved(begun=False, loop=None, callbacks={})
-
-
-def save(fit: "Fit", failures: list[BaseException] | None = None) -> Saved:
-    """The data that a checkpoint written now keeps.
-
-    A callback that has not begun is not asked for its state. Its loaded state is passed on.
-
-    Args:
-        fit: The fit.
-        failures: A list for the exceptions of states, so that a failing state does not prevent the others; None to
-            raise them.
-    """
-    if not fit.loop.begun:
-        return fit.given or nothing_saved()
-    begins = fit.loop.stage == "on_begin"
-    waiting = [fit.loop.caller, *fit.dispatch.to_come()] if begins and fit.loop.caller is not None else []
-    given = fit.given["callbacks"] if fit.given is not None else {}
-    callbacks: dict[str, SavedState] = {}
-    for id, callback in fit.sets.items():
-        if id in fit.stateless:  # its state_dict() has failed before, and that was reported
-            continue
-        if id in waiting:  # it has not run on_begin yet
-            callbacks |= {id: given[id]} if id in given else {}
-            continue
-        try:
-            state, unloadable = kept(fit.dispatch.noting(callback.state_dict, id, "state_dict"))
-        except BaseException as error:
-            fit.stateless.add(id)
-            if failures is None:
-                raise
-            failures.append(error)
-            continue
-        if state is not None:
-            callbacks[id] = {"cls": type(callback).__name__, "state": state}
-            _warn_of_unloadable(fit, id, unloadable)
-    random = None if fit.random is None else fit.random.save()
-    return _saved(begun=True, loop=_save_loop(fit), callbacks=callbacks, random=random)
-
-
-def _warn_of_unloadable(fit: "Fit", id: str, paths: list[str]) -> None:
-    for path in paths:
-        if f"{id}{path}" not in fit.warned:
-            fit.warned.add(f"{id}{path}")
-            rank_zero_warn(
-                f"The state of callback {id!r} has a value at {path} that torch.load(..., weights_only=True) refuses, "
-                "so a Trainer cannot resume from the checkpoint. Return only numbers, strings, tensors, and lists, "
-                "tuples, dicts and sets of these."
-            )
-
-
-def _saved(
-    *, begun: bool, loop: SavedLoop | None, callbacks: dict[str, SavedState], random: SavedRandom | None = None
-) -> Saved:
+def saved_now(*, begun: bool = False) -> Saved:
+    """The part of a run that has not begun and resumes no other."""
     return {
         "version": _VERSION,
         "callbacksets": version("callbacksets"),
         "begun": begun,
         "exact": True,
-        "loop": loop,
-        "callbacks": callbacks,
-        "random": random,
+        "loop": None,
+        "callbacks": {},
+        "ids": None,
+        "ranks": None,
     }
 
 
-def _save_loop(fit: "Fit") -> SavedLoop:
-    loop, ctx = fit.loop, fit.ctx
-    if _has_batch_to_end(fit):
-        fit.step.end()
-    # a stop that was requested and has not happened yet; a stop that has happened does not concern a resumed run
-    is_looked_at = not loop.in_epoch or (fit.stops_at_validation and loop.ran_now("on_valid_end"))
-    pending = loop.terminate and loop.stopped_by is None and not (is_looked_at and may_stop(ctx.trainer, loop))
-    return {
-        "now": loop.now,
-        "ran": {stage: loop.ran[stage] for stage in _KEPT if stage in loop.ran},
-        "to_come": _to_come(fit),
-        "last_loss": ctx.last_loss,
-        "terminate": pending,
-        "terminated_by": loop.terminated_by,
-        "scores_train": _save_scores(_scores_train(fit)),
-        # an interrupted validation runs again or is lost, so the scores of the validation before do not count
-        "scores_valid": None if loop.in_validation else _save_scores(ctx.last_scores_valid),
-        # a resumed run has no sanity check from which to know the measures
-        "minimize": dict(loop.minimize),
-        "data": data_of(ctx),
-    }
-
-
-def _to_come(fit: "Fit") -> tuple[str, list[str]]:
-    """The stage that a resumed run has to finish, and the callbacks that have not run it."""
-    if _has_batch_to_end(fit):
-        return "on_batch_end", list(fit.sets)
-    stage = fit.loop.stage
-    return (stage, fit.dispatch.to_come()) if stage in _FINISHED else ("", [])
-
-
-def _has_batch_to_end(fit: "Fit") -> bool:
-    """Whether a batch was trained but its end is missing, because another Lightning callback failed there.
-
-    Lightning considers such a batch complete.
-    """
-    loop = fit.loop
-    if not loop.in_batch or loop.ran_now("on_before_valid") or loop.ran_now("on_epoch_end"):
-        return False  # a module that skips the rest of an epoch leaves a batch without an end
-    return loop.caller is None and lightning.takes_batch_for_done(fit.trainer)
-
-
-def _scores_train(fit: "Fit") -> Scores | None:
-    """The training scores, also if all batches of the epoch were trained and only a resumed run will end the epoch."""
-    is_scored = fit.loop.ran_now("on_before_valid") or not fit.loop.in_epoch
-    has_all = lightning.is_processed(fit.trainer) and lightning.has_all_batches(fit.trainer)
-    if is_scored or not has_all or (fit.trainer.interrupted and fit.trainer.world_size > 1):
-        return fit.ctx.last_scores_train
-    return as_scores(fit.reader.train(in_epoch=True))
-
-
-def data_of(ctx: ContextTorch) -> dict[str, Any]:
+def data_of(trainer: "Trainer", task_train: Any, task_valid: Any) -> dict[str, Any]:
     """The lengths of the data. A resumed run should have the same. None if a length is unknown."""
+    unknown = None if trainer.enable_validation else 0
     return {
-        "training samples": _length(ctx.task_train),
-        "training batches": _number(ctx.trainer.num_training_batches),
-        "validation samples": _length(ctx.task_valid),
-        "validation batches": _number(sum(ctx.trainer.num_val_batches)),
+        "training samples": _length(task_train),
+        "training batches": _number(trainer.num_training_batches),
+        "validation samples": _length(task_valid),
+        "validation batches": _number(sum(batches)) if (batches := trainer.num_val_batches) else unknown,
     }
 
 
@@ -223,13 +128,34 @@ def read(saved: Mapping[str, Any]) -> Saved:
             f"The callback states in the checkpoint have format version {saved['version']}, but this callbacksets "
             f"reads up to version {_VERSION}. Update it: pip install -U callbacksets."
         )
+    if saved["version"] == _VERSION:
+        return cast(Saved, saved)
+    loop = saved["loop"]
     if saved["version"] == 1:
-        loop = _from_version_1(saved["loop"]) if saved["begun"] else None
-        return cast(Saved, {**saved, "version": _VERSION, "callbacksets": "0.1.0", "loop": loop, "random": None})
-    return cast(Saved, saved)
+        saved = {**saved, "callbacksets": "0.1.0", "random": None}
+        loop = _from_version_1(loop) if saved["begun"] else None
+    ranks = saved["random"] and [random and _from_version_2(random) for random in saved["random"]]
+    loop = loop and {**_UNKNOWN, "validates": _is_validating(loop["ran"], loop["now"]), **loop}
+    return cast(Saved, {**saved, "version": _VERSION, "loop": loop, "ids": None, "ranks": ranks})
 
 
-def _from_version_1(loop: Mapping[str, Any]) -> SavedLoop:
+_UNKNOWN = {"rest": False, "has_all": True, "in_step": False, "published": [], "reloads": None}
+"""What older versions did not write."""
+
+
+def _is_validating(ran: Mapping[str, Moment], now: Moment) -> bool:
+    begun, ended = (tuple(ran.get(stage, ())) for stage in ("on_before_valid", "on_valid_end"))
+    return begun == tuple(now) != ended
+
+
+def _from_version_2(random: Mapping[str, Any]) -> SavedRank:
+    """Version 2 had another name for the state before the first batch of a run's first epoch."""
+    order = random["order"]
+    states: SavedRandom = {"now": random["now"], "order": order, "batches": random.get("begun") or order}
+    return {"random": states, "ahead": [], "accumulated": None, "metrics": {}}
+
+
+def _from_version_1(loop: Mapping[str, Any]) -> dict[str, Any]:
     """Version 1 had flags for the position of training."""
     now, before = (loop["epoch"], loop["global_step"]), (loop["epoch"] - 1, -1)
     ran = {"on_epoch_begin": now if loop["epoch"] else before, "on_epoch_end": before if loop["in_epoch"] else now}
@@ -238,18 +164,24 @@ def _from_version_1(loop: Mapping[str, Any]) -> SavedLoop:
     if loop["validated"] and loop["scores_valid"] is not None:
         ran["on_valid_end"] = (loop["epoch"], loop["scored_at"])
     same = ("last_loss", "terminate", "terminated_by", "scores_train", "scores_valid", "minimize")
-    return cast(SavedLoop, {"now": now, "ran": ran, "to_come": ("", []), "data": {}} | {key: loop[key] for key in same})
+    return {"now": now, "ran": ran, "to_come": ("", []), "data": {}} | {key: loop[key] for key in same}
 
 
-def check_saved(saved: Saved, callbacks: Mapping[str, CallbackSet], max_epochs: int | None) -> None:
+def check_saved(saved: Saved, callbacks: Mapping[str, CallbackSet], max_epochs: int | None, epochs: int) -> None:
     """Compare a checkpoint with the run that resumes it.
+
+    Args:
+        saved: Our part of the checkpoint.
+        callbacks: The callbacks of the run.
+        max_epochs: The number of epochs of the run.
+        epochs: The number of epochs in the checkpoint that Lightning takes for complete, and checks itself.
 
     Raises:
         ValueError: If a state belongs to another class than the callback with its id, or if the checkpoint has more
             epochs than the run.
     """
     epoch = saved["loop"]["now"][0] if saved["loop"] is not None else 0
-    if max_epochs is not None and 0 <= max_epochs < epoch:
+    if max_epochs is not None and epochs <= max_epochs < epoch and max_epochs >= 0:
         raise ValueError(
             f"The checkpoint was saved in epoch {epoch}, but this run ends after {max_epochs}. To resume it, set "
             f"Trainer(max_epochs=...) to at least {epoch}; max_epochs counts the epochs of the whole run."
@@ -261,6 +193,9 @@ def check_saved(saved: Saved, callbacks: Mapping[str, CallbackSet], max_epochs: 
             f"The checkpoint has states of callbacks that this run does not have: {listed(unknown)}. They are ignored."
             f"{near} This run has {listed(callbacks)}."
         )
+    for id, callback in callbacks.items():
+        if saved["ids"] is not None and id not in saved["ids"] and _has_restored_state(callback):
+            rank_zero_warn(f"The checkpoint has no state of callback {id!r}, so this callback starts anew.")
     for id, entry in saved["callbacks"].items():
         if id in callbacks and type(callbacks[id]).__name__ != entry["cls"]:
             raise ValueError(
@@ -268,6 +203,27 @@ def check_saved(saved: Saved, callbacks: Mapping[str, CallbackSet], max_epochs: 
                 f"{type(callbacks[id]).__name__}. Resume with the callbacks of the checkpoint, or give the new one "
                 "another id."
             )
+
+
+def _has_restored_state(callback: CallbackSet) -> bool:
+    methods = ("state_dict", "load_state_dict")
+    return all(getattr(type(callback), name) is not getattr(CallbackSet, name) for name in methods) and getattr(
+        callback, "is_restored", True
+    )
+
+
+def warn_of_other_data(before: dict[str, Any], now: dict[str, Any]) -> None:
+    """Warn if the numbers of samples or batches differ. mlr3torch compares the data itself; Lightning cannot."""
+    changed = [
+        f"{now[what]} {what}, not {before[what]}"
+        for what in now
+        if None not in (before.get(what), now[what]) and before[what] != now[what]
+    ]
+    if changed:
+        rank_zero_warn(
+            f"This run has other data than the run it resumes: {'; '.join(changed)}. Resume with the same data, or the "
+            "results will differ from those of an uninterrupted run."
+        )
 
 
 def read_states(checkpoint: str | os.PathLike[str] | Mapping[str, Any], *, weights_only: bool = True) -> dict[str, Any]:
@@ -294,7 +250,7 @@ def read_states(checkpoint: str | os.PathLike[str] | Mapping[str, Any], *, weigh
     loaded = checkpoint if isinstance(checkpoint, Mapping) else _load(checkpoint, weights_only)
     if not isinstance(loaded, Mapping) or not {"callbacks", "state_dict", "loops"} & set(loaded):
         raise ValueError(f"Expected checkpoint to be a checkpoint of Lightning but got {_what(checkpoint)}.")
-    saved: Saved = loaded.get("callbacks", {}).get(KEY, nothing_saved())
+    saved: Saved = loaded.get("callbacks", {}).get(KEY, saved_now())
     return {id: copied(entry["state"]) for id, entry in saved["callbacks"].items()}
 
 
@@ -337,9 +293,9 @@ def _what(checkpoint: Any) -> str:
     return f"the {'folder' if Path(checkpoint).is_dir() else 'file'} {checkpoint}"
 
 
-def _save_scores(scores: Scores | None) -> dict[str, Any] | None:
+def saved_scores(scores: Scores | None) -> dict[str, Any] | None:
     return None if scores is None else {"values": dict(scores), "logged": dict(scores.logged)}
 
 
-def restore_scores(saved: Mapping[str, Any] | None) -> Scores | None:
+def restored_scores(saved: Mapping[str, Any] | None) -> Scores | None:
     return None if saved is None else Scores(saved["values"], logged=saved["logged"])
