@@ -161,7 +161,7 @@ class AdapterHooks:
         self, trainer: Trainer, pl_module: "LightningModule", batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         if fit := self._fit_of(trainer):
-            fit.begin_valid_batch(batch, batch_idx)
+            fit.begin_valid_batch(batch, batch_idx, dataloader_idx)
 
     def on_validation_batch_end(
         self,
@@ -173,7 +173,7 @@ class AdapterHooks:
         dataloader_idx: int = 0,
     ) -> None:
         if fit := self._fit_of(trainer):
-            fit.end_valid_batch(batch, batch_idx)
+            fit.end_valid_batch(batch, batch_idx, dataloader_idx)
 
     def on_validation_end(self, trainer: Trainer, pl_module: "LightningModule") -> None:
         if fit := self._fit_of(trainer):

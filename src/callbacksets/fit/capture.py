@@ -52,7 +52,7 @@ class Capture:
                 step.is_running = False
                 for handle in handles:
                     handle.remove()
-            step.is_done = True
+            step.is_done, step.outputs = True, output
             if trains:
                 loss = output.get("loss") if isinstance(output, Mapping) else output
                 step.loss = loss.detach() if isinstance(loss, Tensor) else loss
@@ -100,7 +100,7 @@ class Capture:
 
     def _keep(self, network: nn.Module, inputs: Any, output: Any) -> None:
         if self._step.is_running:
-            self._step.outputs = output
+            self._step.y_hats = output
 
     def _enter(self, network: nn.Module, inputs: Any) -> None:
         self._step.depth += 1

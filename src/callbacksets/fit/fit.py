@@ -257,16 +257,16 @@ class Fit:
         goes_on = loop.is_resumed_inside_epoch and "on_batch_begin" not in loop.ran
         return goes_on and (loop.ran_in_epoch("on_before_valid") or lightning.has_all_batches(self.trainer))
 
-    def begin_valid_batch(self, batch: Any, batch_idx: int) -> None:
+    def begin_valid_batch(self, batch: Any, batch_idx: int, dataloader_idx: int) -> None:
         """A validation batch is on the device."""
         if self.loop.in_validation:
-            self.step.valid = batch_idx + 1
+            self.step.valid, self.step.loader = batch_idx + 1, dataloader_idx
             self._start_step("on_batch_valid_begin", batch)
 
-    def end_valid_batch(self, batch: Any, batch_idx: int) -> None:
+    def end_valid_batch(self, batch: Any, batch_idx: int, dataloader_idx: int) -> None:
         """The validation step has run."""
         if self.loop.in_validation:
-            self.step.valid = batch_idx + 1
+            self.step.valid, self.step.loader = batch_idx + 1, dataloader_idx
             self.step.see(batch)
             self.dispatch.run("on_batch_valid_end")
 
