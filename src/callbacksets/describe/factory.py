@@ -7,6 +7,7 @@ import types
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypedDict, Unpack, cast
 
+from callbacksets import elsewhere
 from callbacksets.base import STAGES, CallbackSet
 from callbacksets.checks import did_you_mean, flag, listed, shown, text
 from callbacksets.checks import weight as checked_weight
@@ -320,7 +321,7 @@ def _refuse_unknown(given: Iterable[str], *functions: Callable[..., Any]) -> Non
     known = [*STAGES, *(name for function in functions for name in inspect.signature(function).parameters)]
     for name in given:
         if name not in known and not name.startswith("on_"):
-            remedy = _OF_R.get(name) or did_you_mean(name, known)
+            remedy = _OF_R.get(name) or elsewhere.hint(name) or did_you_mean(name, known)
             raise TypeError(f"{functions[0].__name__}() has no argument {name!r}.{remedy}")
 
 
