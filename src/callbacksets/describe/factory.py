@@ -87,7 +87,7 @@ def callback_set(
 
     Args:
         classname: The name of the class. It starts with `CallbackSet`.
-        initialize: The constructor, a function of `self` and the arguments of the class.
+        initialize: The constructor, a function of `self` and the arguments of the class. It may also be in `public`.
         state_dict: The method `state_dict(self)`. Give it together with `load_state_dict`.
         load_state_dict: The method `load_state_dict(self, state_dict)`.
         weight: The weight of the class; by default that of `inherit`.
@@ -119,11 +119,11 @@ def callback_set(
         given, lacks = ("state_dict", "load_state_dict")[:: 1 if load_state_dict is None else -1]
         raise ValueError(f"{classname} has {given} but no {lacks}. Give both or neither.")
 
-    members: dict[str, Any] = {}
-    for name, function in stages.items():
-        if name in STAGES and function is not None:
-            _check_function(name, function, "self")
-        members[name] = function
+    members: dict[str, Any] = {**stages}  # the class checks them
+    if isinstance(public, Mapping) and "initialize" in public:  # as in R6
+        if initialize is not None:
+            raise ValueError("initialize is given twice, as an argument and in public. Give it once.")
+        initialize, public = public["initialize"], {name: public[name] for name in public if name != "initialize"}
     if initialize is not None:
         members["__init__"] = _check_function("initialize", initialize)
     if state_dict is not None:
