@@ -11,6 +11,7 @@ import inspect
 import math
 import numbers
 import os
+import re
 import reprlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
@@ -68,6 +69,17 @@ def did_you_mean(name: object, known: Iterable[str]) -> str:
     """` Did you mean 'epoch_end'?`, or an empty string if no known name is similar."""
     near = difflib.get_close_matches(plain(name), list(known), n=1, cutoff=0.6) if isinstance(name, str) else ()
     return f" Did you mean {near[0]!r}?" if near else ""
+
+
+def nearest_first(names: Iterable[str], known: Iterable[str]) -> list[str]:
+    """The known names. Those come first that are similar to one of `names`, as a whole or in a part between dots."""
+    words = [re.sub(r"[^\w.]", "", name).strip(".") for name in names]  # `names` may be regular expressions
+
+    def distance(one: str) -> float:
+        pairs = ((word, part) for word in words for part in (one, *one.split(".")))
+        return -max((difflib.SequenceMatcher(None, *pair).ratio() for pair in pairs), default=0)
+
+    return sorted(known, key=distance)
 
 
 def listed(names: Iterable[str]) -> str:
