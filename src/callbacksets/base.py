@@ -181,7 +181,7 @@ class CallbackSet:
         arguments = {name: vars(self)[name] for name in inspect.signature(type(self)).parameters if name in vars(self)}
         rows = {
             "arguments": html.values(arguments),
-            "stages": html.names(self.stages) or "none",
+            "stages": ", ".join(self.stages) or "none",
             "weight": f"{self.weight:g}",
         }
         return html.card(type(self).__name__, html.first_line(type(self)), rows)

@@ -75,9 +75,6 @@ class DictionaryTorchCallbacks(Mapping[str, TorchCallback]):
             )
         return descriptor
 
-    def __contains__(self, key: object) -> bool:
-        return key in self._makes
-
     def __iter__(self) -> Iterator[str]:
         return iter(sorted(self._makes))
 

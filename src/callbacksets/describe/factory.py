@@ -230,7 +230,7 @@ class _Attribute:
 
 def _member(argument: str, value: Any) -> Any:
     """A method or property as it is; any other value as an attribute that is copied for each instance."""
-    if isinstance(value, types.FunctionType) and not _takes_self(value):
+    if isinstance(value, types.FunctionType) and not _can_be_called(value, "self", partly=True):
         raise TypeError(
             f"Expected {argument} to be a function of self but got {value.__name__}(), which has no parameter. Add "
             "self as its first parameter, or wrap it: staticmethod(...)."
@@ -249,7 +249,8 @@ def _member(argument: str, value: Any) -> Any:
 def _active(argument: str, value: Any) -> property:
     if isinstance(value, property):
         return value
-    if isinstance(value, types.FunctionType) and _needs_a_value(value):
+    takes_self = not isinstance(value, types.FunctionType) or _can_be_called(value, "self")
+    if not takes_self and _can_be_called(value, "self", "value"):  # as an active binding of R6
         signature = f"{value.__name__}{inspect.signature(value)}"
         raise TypeError(
             f"Expected {argument} to be a function of self but got {signature}. To let the attribute be set as well, "
@@ -279,16 +280,6 @@ def _add(members: dict[str, Any], more: Mapping[str, Any]) -> None:
     if twice := sorted(members.keys() & more.keys()):
         raise ValueError(f"Expected public, private and active to have different names but got {listed(twice)} twice.")
     members |= more
-
-
-def _takes_self(function: Callable[..., Any]) -> bool:
-    """Whether a function has a parameter that can get `self`."""
-    return _can_be_called(function, "self", partly=True)
-
-
-def _needs_a_value(function: Callable[..., Any]) -> bool:
-    """Whether a function is one of `self` and a value, as active bindings of R6 are, without a default for it."""
-    return not _can_be_called(function, "self") and _can_be_called(function, "self", "value")
 
 
 def _can_be_called(function: Callable[..., Any], *arguments: str, partly: bool = False) -> bool:

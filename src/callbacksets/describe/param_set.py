@@ -133,7 +133,7 @@ class ParamSet:
         for name in values:
             if not self.takes(name):
                 there_are = f"The parameters are {listed(self.ids())}" if self.ids() else "There are no parameters"
-                raise TypeError(f"There is no parameter {name!r}.{self._nearest(name)} {there_are}.")
+                raise TypeError(f"There is no parameter {name!r}.{did_you_mean(name, self.ids())} {there_are}.")
         given = self._values | values
         # the check would use up an iterator
         if self._check is not None and not any(isinstance(one, Iterator) for one in given.values()):
@@ -161,9 +161,6 @@ class ParamSet:
         clone = copy.copy(self)
         clone._values = copied(self._values) if flag("deep", deep) else dict(self._values)
         return clone
-
-    def _nearest(self, name: str) -> str:
-        return did_you_mean(name, self.ids())
 
     def __repr__(self) -> str:
         given = {**self._defaults, **self._values}
