@@ -26,19 +26,16 @@ if TYPE_CHECKING:
     from callbacksets.base import CallbackSet
 
 _REMEDIES = {
-    "total_epochs": "To stop earlier, set ctx.terminate = True; to train longer, set Trainer(max_epochs=...).",
-    "total_steps": "To stop earlier, set ctx.terminate = True; to train longer, set Trainer(max_epochs=...).",
+    **dict.fromkeys(
+        ("total_epochs", "total_steps"),
+        "To stop earlier, set ctx.terminate = True; to train longer, set Trainer(max_epochs=...).",
+    ),
+    **dict.fromkeys(("step", "step_valid", "global_step", "dataloader_idx"), "The Trainer counts."),
     "epoch": "The Trainer counts. To stop, set ctx.terminate = True.",
-    "step": "The Trainer counts.",
-    "step_valid": "The Trainer counts.",
-    "dataloader_idx": "The Trainer counts.",
-    "global_step": "The Trainer counts.",
     "loss_fn": "Wrap the module's own in on_begin: ctx.learner.loss_fn = ... .",
     "network": "Change it in place, or set the module's attribute in on_begin.",
-    "optimizer": "Change its param_groups in place.",
-    "optimizers": "Change their param_groups in place.",
-    "y_hat": "Change it in place, or change the network.",
-    "y_hats": "Change it in place, or change the network.",
+    **dict.fromkeys(("optimizer", "optimizers"), "Change the param_groups in place."),
+    **dict.fromkeys(("y_hat", "y_hats"), "Change it in place, or change the network."),
     "outputs": "It is what the step returned.",
     "last_loss": "It is the loss that training_step() returned.",
 }
