@@ -1002,11 +1002,6 @@ BAD = {
         TypeError,
         r"got a Fine.*CallbackSetAdapter\(\[Fine\(\.\.\.\)\]\)",
     ),
-    "a class for the Trainer": (
-        lambda: quiet(callbacks=Fine),
-        TypeError,
-        r"got the class Fine.*CallbackSetAdapter\(\[Fine\]\)",
-    ),
     "a class in a list": (
         lambda: quiet(callbacks=[Fine]),
         TypeError,

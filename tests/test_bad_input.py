@@ -245,11 +245,11 @@ CASES: dict[str, dict[str, Case]] = {
             TypeError,
             ("'initialise'", "Did you mean 'initialize'?"),
         ),
-        "no function": (lambda: callback_set("CallbackSetX", on_end=3), TypeError, ("on_end", "a function", "got 3")),
+        "no function": (lambda: callback_set("CallbackSetX", on_end=3), TypeError, ("on_end", "a method", "got 3")),
         "argument": (
             lambda: callback_set("CallbackSetX", on_end=takes_ctx),
             TypeError,
-            ("on_end", "a function of self", "takes_ctx(self"),
+            ("on_end", "'ctx'", "read what it needs from self.ctx"),
         ),
         "half a state": (
             lambda: callback_set("CallbackSetX", state_dict=nothing),

@@ -7,10 +7,11 @@ import pickle
 import re
 from typing import Any
 
+import lightning as L
 import pytest
 
 import callbacksets
-from callbacksets import CallbackSet, CallbackSetHistory
+from callbacksets import CallbackSet, CallbackSetHistory, elsewhere
 from callbacksets.base import STAGES, check_instance, identify, snake_case
 from tests.helpers import Act, fit, ones, quiet
 
@@ -99,10 +100,6 @@ REFUSED = {
     "coroutine": ({"on_end": coroutine}, "X.on_end is a coroutine or generator function"),
     "generator": ({"on_end": generator}, "X.on_end is a coroutine or generator function"),
     "wrapper that hands on what it gets": ({"on_end": hands_on_what_it_gets}, "X.on_end takes 'batch'"),
-    "partial method that lacks one": (
-        {"on_end": functools.partialmethod(lambda self, a, b: None, 1)},
-        "X.on_end takes 'b'",
-    ),
     "misspelled descriptor": ({"on_epoch_ned": Bound(nothing)}, "Did you mean 'on_epoch_end'?"),
     "stages": ({"stages": ["on_end"]}, "X.stages cannot be set: it lists the methods on_<stage>"),
     "property": ({"on_end": property(nothing)}, "Expected X.on_end to be a method or None but got <property"),
@@ -168,8 +165,9 @@ def test_refuses_on_the_instance(name: str, value: Any, message: str) -> None:
         check_instance(callback)
 
 
-def test_what_a_descriptor_makes_is_checked_on_the_instance() -> None:
-    callback = type("X", (CallbackSet,), {"on_end": Bound(takes_batch)})()
+@pytest.mark.parametrize("stage", [Bound(takes_batch), functools.partialmethod(lambda self, a, batch: None, 1)])
+def test_what_a_descriptor_makes_is_checked_on_the_instance(stage: Any) -> None:
+    callback = type("X", (CallbackSet,), {"on_end": stage})()
     with pytest.raises(TypeError, match=re.escape("X.on_end takes 'batch'")):
         check_instance(callback)
 
@@ -194,26 +192,60 @@ def test_stages_of_any_kind_run_in_a_fit() -> None:
         ("on_valid_begin", "It is a hook of luz; here it is 'on_before_valid'."),
         ("on_valid_batch_begin", "It is a hook of luz; here it is 'on_batch_valid_begin'."),
         ("on_valid_batch_end", "It is a hook of luz; here it is 'on_batch_valid_end'."),
-        ("on_train_batch_begin", "It is a hook of Keras and luz; here it is 'on_batch_begin'."),
-        ("on_train_batch_end", "It is a hook of Lightning and Keras and luz; here it is 'on_batch_end'."),
+        ("on_train_batch_begin", "It is a hook of Keras, luz; here it is 'on_batch_begin'."),
+        ("on_train_batch_end", "It is a hook of Lightning, Keras, luz; here it is 'on_batch_end'."),
         ("on_fit_begin", "It is a hook of luz; here it is 'on_begin'."),
-        ("on_fit_end", "It is a hook of Lightning and luz; here it is 'on_end'."),
+        ("on_fit_end", "It is a hook of Lightning, luz; here it is 'on_end'."),
         (
             "on_train_begin",
-            "It is a hook of Keras; here it is 'on_begin'. It is a hook of luz; here it is 'on_epoch_begin'.",
+            "It is a hook of Keras, Hugging Face, skorch; here it is 'on_begin'. It is a hook of luz; here it is "
+            "'on_epoch_begin'.",
         ),
         (
             "on_train_end",
-            "It is a hook of Lightning and Keras; here it is 'on_end'. It is a hook of luz; here it is "
-            "'on_before_valid'.",
+            "It is a hook of Lightning, Keras, Hugging Face, skorch; here it is 'on_end'. It is a hook of luz; here it "
+            "is 'on_before_valid'.",
         ),
         ("on_epoch_start", "It is a hook of Lightning; here it is 'on_epoch_begin'."),
+        ("on_test_begin", "It is a hook of Keras; here it is 'on_before_valid'."),
+        (
+            "on_test_batch_end",
+            "It is a hook of Lightning; here no stage runs at that moment. It is a hook of Keras; here it is "
+            "'on_batch_valid_end'.",
+        ),
+        ("on_before_step", "It is a hook of fastai; here it is 'on_after_backward'."),
+        ("on_step_end", "It is a hook of Hugging Face; here it is 'on_batch_end'."),
+        ("on_grad_computed", "It is a hook of skorch; here it is 'on_after_backward'."),
+        ("on_iteration_completed", "It is a hook of Ignite; here it is 'on_batch_end'."),
+        ("on_eval_batch_end", "It is a hook of Composer; here it is 'on_batch_valid_end'."),
+        ("on_before_backward", "It is a hook of Lightning; here no stage runs at that moment."),
+        ("on_backward_end", "Did you mean 'on_after_backward'?"),
+        ("on_val_batch_end", "Did you mean 'on_batch_valid_end'?"),
     ],
 )
 def test_hooks_of_other_libraries(name: str, hint: str) -> None:
     with pytest.raises(TypeError) as caught:
         type("X", (CallbackSet,), {name: nothing})
     assert f"X.{name} is not a stage. {hint} The stages are 'on_begin'," in str(caught.value)
+
+
+def lightnings_hooks() -> list[str]:
+    return [name for name in vars(L.Callback) if name.startswith("on_") and name not in STAGES]
+
+
+@pytest.mark.parametrize("name", lightnings_hooks())
+def test_every_hook_of_lightning_has_a_hint(name: str) -> None:
+    with pytest.raises(TypeError, match=r"hook of Lightning|in trainer.fit\(\) only|in the sanity check"):
+        type("X", (CallbackSet,), {name: nothing})
+
+
+def test_the_table_of_hooks_leads_to_what_there_is() -> None:
+    known = {*STAGES, "state_dict", "load_state_dict", ""}
+    for library, stages in elsewhere._HOOKS.items():
+        assert set(stages) <= known, library
+        hooks = [hook for names in stages.values() for hook in names.split()]
+        assert len(hooks) == len(set(hooks)), library
+        assert not set(hooks) & set(STAGES), library
 
 
 @pytest.mark.parametrize(

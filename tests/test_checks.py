@@ -22,7 +22,7 @@ from callbacksets import (
     t_clbks,
     torch_callbacks,
 )
-from callbacksets.checks import did_you_mean, names_of, plain, shown
+from callbacksets.checks import did_you_mean, names_of, nearest_first, plain, shown
 from callbacksets.scores import Scores
 
 
@@ -109,3 +109,10 @@ def test_a_string_of_another_type_is_what_it_equals() -> None:
         assert (plain(text), type(plain(text))) == ("loss", str)
         assert did_you_mean(text, ["los"]) == " Did you mean 'los'?"
     assert [type(name) for name in names_of("keys", [Id.LOSS, np.str_("a")])] == [str, str]
+
+
+def test_the_nearest_names_come_first() -> None:
+    known = ["model.body.weight", "model.head.weight", "model.head.bias"]
+    assert nearest_first([r"^haed\."], known)[0].startswith("model.head")
+    assert nearest_first(["head.bais"], known)[0] == "model.head.bias"
+    assert nearest_first([], known) == known

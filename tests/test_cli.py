@@ -116,6 +116,77 @@ def test_the_saved_configuration_gives_the_same_callbacks(tmp_path: Path) -> Non
     assert again.sets["loss_ema"].alpha == 0.5  # type: ignore[attr-defined]
 
 
+TO_OVERRIDE = {
+    "mapping": ("{stop: {early_stopping: {patience: 5, min_delta: 1}}}", "stop.early_stopping.patience=2", "stop"),
+    "key": ("lr_step", "lr_step.step_size=2", "lr_step"),
+    "list": ("[history, {early_stopping: {patience: 5, min_delta: 1}}]", "early_stopping.patience=2", "early_stopping"),
+    "key in a list": ("[history, lr_step]", "lr_step.step_size=2", "lr_step"),
+    "id in a list": ("[{early_stopping: {patience: 5, id: stop}}]", "stop.patience=2", "stop"),
+    "key of an id": ("[{early_stopping: {patience: 5, id: stop}}]", "early_stopping.patience=2", "stop"),
+    "class path": ("[{class_path: tests.test_cli.CallbackSetLossEma}]", "loss_ema.alpha=2", "loss_ema"),
+    "class path and arguments": (
+        "[{class_path: callbacksets.CallbackSetEarlyStopping, init_args: {patience: 5, min_delta: 1}}]",
+        "early_stopping.init_args.patience=2",
+        "early_stopping",
+    ),
+    "class path under an id": ("{a: {class_path: tests.test_cli.CallbackSetLossEma}}", "a.alpha=2", "a"),
+    "function": ("[{class_path: tests.test_cli.slow_steps}]", "slow_steps.gamma=2", "lr_step"),
+}
+
+
+@pytest.mark.parametrize(("callbacks", "option", "id"), TO_OVERRIDE.values(), ids=TO_OVERRIDE)
+def test_one_value_from_the_command_line(callbacks: str, option: str, id: str, tmp_path: Path) -> None:
+    adapter = run(adapter_of(callbacks), tmp_path, f"--trainer.callbacks.init_args.callbacks.{option}")
+    values = vars(adapter.sets[id])
+    found = {**values, **values.get("scheduler_args", {})}
+    name, _, value = option.rpartition(".")[2].partition("=")
+    assert found[name] == float(value)
+    assert found.get("min_delta", 1) in (0, 1)
+    assert "min_delta: 1" not in callbacks or found["min_delta"] == 1  # the others stay as they were
+
+
+def test_several_values_from_the_command_line_and_the_saved_configuration(tmp_path: Path) -> None:
+    option = "--trainer.callbacks.init_args.callbacks"
+    yaml = adapter_of("[history, {early_stopping: {patience: 5}}, {class_path: tests.test_cli.CallbackSetLossEma}]")
+    options = [
+        "early_stopping.patience=2",
+        "early_stopping.min_delta=1e-3",
+        "loss_ema.alpha=0.5",
+        "history.label=Scores",
+    ]
+    first = run(yaml, tmp_path, *(f"{option}.{one}" for one in options))
+    saved = (tmp_path / "saved.yaml").read_text()
+    (tmp_path / "again").mkdir()
+    for adapter in (first, run(saved, tmp_path / "again")):
+        stopping: Any = adapter.sets["early_stopping"]
+        ema: Any = adapter.sets["loss_ema"]
+        assert (stopping.patience, stopping.min_delta, ema.alpha) == (2, 0.001, 0.5)
+        assert list(adapter.sets) == ["history", "loss_ema", "early_stopping"]
+
+
+@pytest.mark.parametrize(
+    ("callbacks", "option", "message"),
+    [
+        (
+            "[history, lr_step]",
+            "lr_stp.step_size=2",
+            "but got 'lr_stp' with {'step_size': 2}. Did you mean 'lr_step'?",
+        ),
+        ("[history, lr_step]", "x.step_size=2", "The callbacks are 'history', 'lr_step'."),
+        ("{a: history}", "history.x=2", "The callbacks are 'a'."),
+        ("[lr_step]", "lr_step=2", "set values as <callback>.<parameter>=... but got 'lr_step' with 2."),
+        ("[]", "lr_step.step_size=2", "The callbacks are none."),
+        ("{a: history}", "a.label=2", "Callback 'a' is made from the key 'history', so set its values as a.history.<p"),
+        ("[{lr_step: {step_size: 2}}]", "lr_step.step_sise=2", "no parameter 'step_sise'. Did you mean 'step_size'?"),
+        ("[{lr_step: {step_size: 2}}]", "lr_step.step_size=0", "Expected step_size to be a whole number of at least 1"),
+        ("[{class_path: tests.test_cli.CallbackSetLossEma}]", "loss_ema.alfa=2", "alfa"),
+    ],
+)
+def test_wrong_options_say_what_there_is(callbacks: str, option: str, message: str, tmp_path: Path) -> None:
+    with pytest.raises(ValueError, match=re.escape(message)):
+        run(adapter_of(callbacks), tmp_path, f"--trainer.callbacks.init_args.callbacks.{option}")
+
+
 @pytest.mark.parametrize(
     ("callbacks", "message"),
     [

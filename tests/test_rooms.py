@@ -16,7 +16,7 @@ ROOMS = (
     ("callbacks",),
     ("fit",),
     ("base", "scores"),
-    ("show",),
+    ("show", "elsewhere"),
     ("checks",),
 )
 LEVELS = {name: level for level, names in enumerate(ROOMS) for name in names}

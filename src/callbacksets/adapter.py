@@ -8,6 +8,7 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from callbacksets.base import CallbackSet
 from callbacksets.checks import choice, flag
+from callbacksets.describe.command_line import plain
 from callbacksets.describe.plan import plan_as_html, plan_as_text
 from callbacksets.describe.sources import Callbacks, generate, sources_by_id
 from callbacksets.fit.context import ContextTorch
@@ -51,7 +52,7 @@ class AdapterHooks:
         for argument, name in (("network", network), ("loss_fn", loss_fn)):
             if not (name is None or isinstance(name, str)):
                 raise TypeError(f"Expected {argument} to be the name of an attribute of the module but got {name!r}.")
-        self.callbacks = callbacks
+        self.callbacks = callbacks = plain(callbacks)
         self.terminate_at: Any = choice("terminate_at", terminate_at, ("epoch", "validation"))
         self.random_state: bool = flag("random_state", random_state)
         self._sources = sources_by_id(callbacks)
@@ -159,7 +160,7 @@ class AdapterHooks:
         self, trainer: Trainer, pl_module: "LightningModule", batch: Any, batch_idx: int, dataloader_idx: int = 0
     ) -> None:
         if fit := self._fit_of(trainer):
-            fit.begin_valid_batch(batch, batch_idx)
+            fit.begin_valid_batch(batch, batch_idx, dataloader_idx)
 
     def on_validation_batch_end(
         self,
@@ -171,7 +172,7 @@ class AdapterHooks:
         dataloader_idx: int = 0,
     ) -> None:
         if fit := self._fit_of(trainer):
-            fit.end_valid_batch(batch, batch_idx)
+            fit.end_valid_batch(batch, batch_idx, dataloader_idx)
 
     def on_validation_end(self, trainer: Trainer, pl_module: "LightningModule") -> None:
         if fit := self._fit_of(trainer):

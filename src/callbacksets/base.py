@@ -6,10 +6,10 @@ import inspect
 import re
 import types
 import warnings
-from abc import ABCMeta
 from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Never, Self
 
+from callbacksets import elsewhere
 from callbacksets.checks import IsElsewhere, NotALightningCallback, did_you_mean, flag, listed, misplaced, shown
 from callbacksets.show import html
 
@@ -32,66 +32,13 @@ STAGES: tuple[str, ...] = (
 )
 """The stages of a fit, in the order in which they run."""
 
-_ELSEWHERE: Mapping[str, Mapping[str, str]] = {
-    "Lightning": {
-        "on_fit_start": "on_begin",
-        "on_train_start": "on_begin",
-        "on_train_epoch_start": "on_epoch_begin",
-        "on_epoch_start": "on_epoch_begin",
-        "on_train_batch_start": "on_batch_begin",
-        "on_batch_start": "on_batch_begin",
-        "on_before_optimizer_step": "on_after_backward",
-        "on_before_zero_grad": "on_batch_begin",
-        "on_train_batch_end": "on_batch_end",
-        "on_validation_start": "on_before_valid",
-        "on_validation_epoch_start": "on_before_valid",
-        "on_validation_batch_start": "on_batch_valid_begin",
-        "on_validation_batch_end": "on_batch_valid_end",
-        "on_validation_epoch_end": "on_valid_end",
-        "on_validation_end": "on_valid_end",
-        "on_train_epoch_end": "on_epoch_end",
-        "on_train_end": "on_end",
-        "on_fit_end": "on_end",
-        "on_exception": "on_exit",
-        "on_save_checkpoint": "state_dict",
-        "on_load_checkpoint": "load_state_dict",
-    },
-    "Keras": {
-        "on_train_begin": "on_begin",
-        "on_train_batch_begin": "on_batch_begin",
-        "on_train_batch_end": "on_batch_end",
-        "on_train_end": "on_end",
-    },
-    "luz": {
-        "on_fit_begin": "on_begin",
-        "on_train_begin": "on_epoch_begin",
-        "on_train_batch_begin": "on_batch_begin",
-        "on_train_batch_before_step": "on_after_backward",
-        "on_train_batch_end": "on_batch_end",
-        "on_train_end": "on_before_valid",
-        "on_valid_begin": "on_before_valid",
-        "on_valid_batch_begin": "on_batch_valid_begin",
-        "on_valid_batch_end": "on_batch_valid_end",
-        "on_fit_end": "on_end",
-        "on_interrupt": "on_exit",
-    },
-}
-"""The hooks of other libraries, each with the stage or method that corresponds to it."""
-
 _STAGES_ARE_METHODS = (
     "cannot be set: it lists the methods on_<stage> of the callback. Set a method instead, self.on_end = ..., or set "
     "it to None to switch it off. Give an attribute of your own another name."
 )
 
 
-class _CallbackSetMeta(ABCMeta):
-    """Raises a helpful error when a Trainer is given a class instead of a list of callbacks."""
-
-    def __iter__(cls) -> Iterator[Any]:
-        raise misplaced(cls)
-
-
-class CallbackSet(metaclass=_CallbackSetMeta):
+class CallbackSet:
     """The base class of all callbacks. The training loop calls its methods.
 
     A subclass defines a method for each stage at which it does something: `on_begin`, `on_epoch_begin`,
@@ -118,6 +65,8 @@ class CallbackSet(metaclass=_CallbackSetMeta):
         reads_y_hats: Set it to False if the callback never reads `ctx.y_hat` or `ctx.y_hats`. If no callback of a run
             reads them, the network's output is released earlier, which saves memory. Subclasses do not inherit the
             False.
+        is_restored: Set it to False if a resumed run does not need the state. If a checkpoint has no state of such a
+            callback, there is no warning.
 
     Raises:
         TypeError: When a class is defined whose public method `on_...` is not a stage, or whose stage takes more
@@ -130,6 +79,7 @@ class CallbackSet(metaclass=_CallbackSetMeta):
     ctx: "ContextTorch" = None  # type: ignore[assignment]
     weight: float = 0
     reads_y_hats: bool = True
+    is_restored: bool = True
 
     state_key: Any = NotALightningCallback()  # a Trainer reads it first from objects with a `state_dict`
     # attributes and methods of a Lightning callback
@@ -218,10 +168,7 @@ class CallbackSet(metaclass=_CallbackSetMeta):
 
     def __setstate__(self, state: Mapping[str, Any]) -> None:
         for name, value in state.items():
-            if inspect.ismemberdescriptor(getattr(type(self), name, None)):
-                object.__setattr__(self, name, value)
-            else:
-                vars(self)[name] = value
+            object.__setattr__(self, name, value)
 
     def print(self) -> None:
         """Print the class and its stages."""
@@ -237,7 +184,7 @@ class CallbackSet(metaclass=_CallbackSetMeta):
         arguments = {name: vars(self)[name] for name in inspect.signature(type(self)).parameters if name in vars(self)}
         rows = {
             "arguments": html.values(arguments),
-            "stages": html.names(self.stages) or "none",
+            "stages": ", ".join(self.stages) or "none",
             "weight": f"{self.weight:g}",
         }
         return html.card(type(self).__name__, html.first_line(type(self)), rows)
@@ -273,29 +220,34 @@ def snake_case(name: str) -> str:
 def check_instance(callback: CallbackSet) -> None:
     """Raise a `TypeError` if an instance has an `on_...` that is not a stage, or a stage that takes arguments.
 
-    This checks the attributes of the instance, and the stages that Python descriptors of its class make.
+    Its class was checked when it was made, except for what Python descriptors make only on an instance.
     """
-    cls = type(callback)
-    made = [name for name in STAGES if _is_other_descriptor(inspect.getattr_static(cls, name, None))]
-    own = [name for name in vars(callback) if name.startswith("on_")]
-    _check_stages(cls.__name__, {name: getattr(callback, name) for name in (*made, *own)})
+    names = [name for name in vars(callback) if name.startswith("on_")]
+    _check_stages(type(callback).__name__, {name: getattr(callback, name) for name in (*stages_of(callback), *names)})
 
 
 def misnamed_stages(callback: CallbackSet | type[CallbackSet]) -> Iterator[tuple[str, str]]:
-    """Public methods that look like misspelled stages, such as `epoch_end`, each with the stage that was meant.
+    """Public methods that look like stages, each with the stage that was meant.
 
-    A method is not reported if the callback also has the stage, or if its constructor may set it.
+    They are misspelled stages, such as `epoch_end`, or hooks of another library, such as `before_fit` or `setup`. A
+    misspelled stage is not reported if the callback also has the stage, or if its constructor may set it. A hook is not
+    reported if a method of the class mentions it, and so may call it.
 
     Args:
         callback: The callback, or its class.
     """
     cls = callback if isinstance(callback, type) else type(callback)
     there = [*stages_of(callback), *(stages_in_constructor(cls) if callback is cls else ())]
-    for name in dir(cls):
-        stage = _ALIKE.get(name.replace("_", "").lower(), name)
-        looks_like_one = name not in (stage, *STAGES) and not name.startswith("_") and not hasattr(CallbackSet, name)
-        if looks_like_one and stage not in there and callable(inspect.getattr_static(cls, name)):
-            yield name, stage
+    members = [member for base in cls.__mro__ for member in vars(base).values()]
+    mentioned = {name for one in members if isinstance(one, types.FunctionType) for name in one.__code__.co_names}
+    for name in (name for name in dir(cls) if not (name.startswith(("_", "on_")) or hasattr(CallbackSet, name))):
+        if not callable(inspect.getattr_static(cls, name)):
+            continue
+        if (stage := _ALIKE.get(name.replace("_", "").lower())) is not None:
+            if stage not in there:
+                yield name, stage
+        elif name not in mentioned and (stages := [stage for stage in elsewhere.found(name) if stage]):
+            yield name, stages[0]
 
 
 def stages_in_constructor(cls: type[CallbackSet]) -> list[str]:
@@ -318,16 +270,8 @@ def _unbound(attribute: object, cls: type) -> object:
         return types.MethodType(attribute, cls)
     if isinstance(attribute, staticmethod | classmethod):
         return attribute.__get__(None, cls)
-    if isinstance(attribute, functools.partialmethod):
-        function: Any = _unbound(attribute.func, cls)
-        return functools.partial(function, *attribute.args, **attribute.keywords)
-    return None if _is_other_descriptor(attribute) else attribute  # only an instance shows what a descriptor makes
-
-
-def _is_other_descriptor(attribute: object) -> bool:
-    """Whether an attribute is a Python descriptor whose result only an instance shows."""
-    known = (types.FunctionType, types.MethodType, staticmethod, classmethod, functools.partialmethod, property)
-    return hasattr(type(attribute), "__get__") and not isinstance(attribute, known)
+    makes_its_value = hasattr(type(attribute), "__get__") and not isinstance(attribute, property)
+    return None if makes_its_value else attribute
 
 
 def _check_stages(owner: str, attributes: Mapping[str, object]) -> None:
@@ -354,12 +298,8 @@ def _check_stages(owner: str, attributes: Mapping[str, object]) -> None:
 
 
 def _nearest(name: str) -> str:
-    hints = ""
-    for stage in dict.fromkeys(hooks[name] for hooks in _ELSEWHERE.values() if name in hooks):
-        libraries = " and ".join(library for library, hooks in _ELSEWHERE.items() if hooks.get(name) == stage)
-        hints += f" It is a hook of {libraries}; here it is {stage!r}."
-    if hints:
-        return hints
+    if hint := elsewhere.hint(name):
+        return hint
     if name.startswith("on_sanity_check"):
         return " No stage runs in the sanity check."
     if name.startswith(("on_test", "on_predict")):

@@ -1,6 +1,7 @@
 import itertools
 import os
 import sys
+from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
@@ -184,6 +185,37 @@ def test_a_row_that_selects_nothing(selector: Any) -> None:
     with pytest.raises(ValueError, match=r"Expected the weights at epoch 2 to be names .* selected none.*'0\.weight'"):
         fit([log, CallbackSetUnfreeze(HEAD, [{"epoch": 2, "weights": selector}])], Module(), max_epochs=2)
     assert log.rows == ["begin", "exit"]
+
+
+@pytest.mark.parametrize("selector", [select_grep("haed"), select_invert(select_all()), lambda names: []])
+def test_starting_weights_that_select_nothing(selector: Any) -> None:
+    log = StageLog()
+    message = r"Expected starting_weights to be names .* selected none\. Correct .* give select_none\(\)\. There are '0"
+    with pytest.raises(ValueError, match=message):
+        fit([log, CallbackSetUnfreeze(selector, [{"epoch": 1, "weights": select_all()}])], Module())
+    assert log.rows == ["begin", "exit"]
+
+
+class Whole(Tiny):
+    """Its network has another name than `network`, so `ctx.network` is the module."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.model = nn.Sequential(OrderedDict(body=nn.Linear(2, 2), head=nn.Linear(2, 1)))
+        del self.network
+
+    def loss(self, batch: Any) -> torch.Tensor:
+        return self.model(batch).pow(2).mean()
+
+
+@pytest.mark.parametrize("select", [select_name("head.weight"), select_grep(r"^head\."), lambda names: ["head.bias"]])
+def test_a_network_of_another_name_is_named_and_the_nearest_names_come_first(select: Any) -> None:
+    nearest = r"There are 'model\.head\..*'model\.body\."
+    network = r"All are in 'model'\. To leave that out of the names: CallbackSetAdapter\(\.\.\., network='model'\)\."
+    for arguments in ((select, []), (select_all(), [{"epoch": 2, "weights": select}])):
+        with pytest.raises(ValueError, match=f"{nearest}.*{network}"):
+            fit(CallbackSetUnfreeze(*arguments), Whole())
+    fit(CallbackSetUnfreeze(select, []), Whole(), adapter={"network": "model"})
 
 
 @pytest.mark.parametrize(

@@ -99,12 +99,33 @@ def test_every_key_generates(key: str) -> None:
         (lambda: t_clbk("early_stopping", patience=3).param_set.set_values(patience=-1), ValueError, "but got -1"),
         (lambda: t_clbk("lr_step", step_size=0), ValueError, "step_size to be a whole number of at least 1"),
         (lambda: t_clbk("checkpoint", path="a").param_set.set_values(freq=0), ValueError, "freq to be"),
+        (
+            lambda: t_clbk("checkpoint", freq=-1),
+            ValueError,
+            "Expected freq to be a whole number of at least 1 but got -1",
+        ),
+        (lambda: t_clbk("early_stopping", min_delta=-1), ValueError, "Expected min_delta to be a number of at least 0"),
+        (lambda: t_clbk("tb", log_train_loss=3), TypeError, "Expected log_train_loss to be True or False"),
+        (lambda: t_clbk("lr_one_cycle", pct_start=2), ValueError, "Expected pct_start to be"),
+        (lambda: t_clbk("lr_step", gamma=-1), ValueError, "Expected gamma to be"),
+        (lambda: t_clbk("unfreeze", unfreeze=[{"epoch": 0}]), ValueError, r"Expected unfreeze\[0\] to have 'weights'"),
+        (lambda: t_clbk("unfreeze", starting_weights="head"), TypeError, "starting_weights to be a selector"),
+        (lambda: as_torch_callback("checkpoint", freq=0), ValueError, "Expected freq to be"),
         (lambda: TorchCallback(CallbackSetHistory).param_set.set_values(n=1), TypeError, "no parameter 'n'"),
     ],
 )
 def test_values_are_refused_when_they_are_given(make: Any, error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         make()
+
+
+@pytest.mark.parametrize("key", REQUIRED)
+def test_required_values_may_come_one_after_the_other(key: str) -> None:
+    descriptor = t_clbk(key)
+    for name, value in REQUIRED[key].items():
+        descriptor.param_set.set_values(**{name: value})
+    assert descriptor.param_set.values == REQUIRED[key]
+    assert descriptor.param_set.missing == []
 
 
 def test_a_value_that_was_refused_is_not_there() -> None:
@@ -237,6 +258,31 @@ def test_as_torch_callback() -> None:
     assert as_torch_callback(CallbackSetMine).id == "mine"
 
 
+def test_as_torch_callback_with_values() -> None:
+    assert as_torch_callback("checkpoint", freq=2).param_set.values == {"freq": 2}
+    mine = as_torch_callback(CallbackSetMine, id="a", weight=3, other=1)
+    assert (mine.id, mine.weight, mine.param_set.values) == ("a", 3, {"other": 1})
+    assert as_torch_callback("history_1", id="b").id == "b"
+
+
+def test_as_torch_callback_leaves_the_descriptor_as_it_was() -> None:
+    rows: list[Any] = []
+    descriptor = t_clbk("unfreeze", starting_weights=select_all(), unfreeze=rows)
+    changed = as_torch_callback(descriptor, id="a", label="A")
+    assert (changed.id, changed.label, descriptor.id) == ("a", "A", "unfreeze")
+    assert changed.param_set.values["unfreeze"] is rows
+    deep = as_torch_callback(descriptor, clone=True)
+    assert deep is not descriptor
+    assert deep.param_set.values["unfreeze"] is not rows
+
+
+def test_values_for_each_of_several() -> None:
+    descriptors = t_clbks(["progress", "progress_1"], digits=3)
+    assert [one.param_set.values for one in descriptors.values()] == [{"digits": 3}] * 2
+    [(id, renamed)] = t_clbks({"bar": "progress"}, digits=1, weight=2).items()
+    assert (id, renamed.id, renamed.weight, renamed.param_set.values) == ("bar", "bar", 2, {"digits": 1})
+
+
 def test_as_torch_callbacks() -> None:
     descriptor = t_clbk("history")
     for one in (descriptor, "history", CallbackSetHistory):
@@ -275,6 +321,10 @@ REFUSED: list[tuple[Callable[[], Any], type[Exception], str]] = [
         "'history' is given twice. Number the keys, as 'history_1'",
     ),
     (lambda: t_clbks(["history", 3]), TypeError, "Expected keys to be a non-empty string or several"),
+    (lambda: t_clbks(["progress", "history"], digits=3), TypeError, "Callback 'history' has no parameter 'digits'."),
+    (lambda: t_clbks(digits=3), TypeError, "Expected keys to be a non-empty string or several but got None."),
+    (lambda: as_torch_callback("history", clone=1), TypeError, "Expected clone to be True or False but got 1."),
+    (lambda: as_torch_callback(CallbackSetHistory, n=1), TypeError, "Callback 'history' has no parameter 'n'."),
     (lambda: t_clbks({"a": "histroy"}), KeyError, "Did you mean 'history'?"),
     (lambda: t_clbks({3: "history"}), TypeError, "Expected id to be a string but got 3."),
     (lambda: torch_callbacks["nothing like it"], KeyError, "There is no callback 'nothing like it'. There are"),

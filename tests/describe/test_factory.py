@@ -203,6 +203,14 @@ def test_parameters_are_those_of_initialize() -> None:
     assert torch_callback("x").param_set.ids() == []
 
 
+def test_the_constructor_may_be_public() -> None:
+    def initialize(self: Any, size: int) -> None:
+        self.size = size
+
+    made: Any = callback_set("CallbackSetX", public={"initialize": initialize, "other": 1})(size=3)
+    assert (made.size, made.other) == (3, 1)
+
+
 def test_a_function_without_self_may_be_static() -> None:
     made: Any = callback_set("CallbackSetX", public={"add": staticmethod(lambda: 1), "any": lambda *args: len(args)})()
     assert (made.add(), made.any()) == (1, 1)
@@ -226,13 +234,16 @@ REFUSED = [
     (refused(name="CallbackSet Ema"), ValueError, "but got 'CallbackSet Ema'."),
     (refused(name=""), ValueError, "Expected classname to be a non-empty string"),
     (refused(name=None), TypeError, "Expected classname to be a string but got None."),
-    (refused(on_end=3), TypeError, "Expected on_end to be a function of self but got 3."),
-    (refused(on_end=partial(nothing)), TypeError, "Expected on_end to be a function of self but got functools.partial"),
-    (refused(on_end=lambda: None), TypeError, "Expected on_end to be a function of self but got <lambda>()."),
-    (refused(on_end=load), TypeError, "Expected on_end to be a function of self but got load("),
+    (refused(on_end=3), TypeError, "Expected CallbackSetX.on_end to be a method or None but got 3."),
+    (refused(on_end=partial(nothing)), TypeError, "CallbackSetX.on_end takes 'self', but a stage is called without"),
+    (refused(on_end=lambda: None), TypeError, "CallbackSetX.on_end has no parameter self. Define on_end(self)."),
+    (refused(on_end=load), TypeError, "CallbackSetX.on_end takes 'state_dict', but a stage is called without"),
     (refused(on_end=lambda self, n=1: None), TypeError, "CallbackSetX.on_end takes 'n'"),
     (refused(initialize=1), TypeError, "Expected initialize to be a function of self and the arguments of the class"),
     (refused(initialize=lambda: None), TypeError, "but got <lambda>()."),
+    (refused(public={"initialize": 1}), TypeError, "Expected initialize to be a function of self and the arguments"),
+    (refused(initialize=nothing, public={"initialize": nothing}), ValueError, "initialize is given twice, as an argum"),
+    (refused(before_step=nothing), TypeError, "It is a hook of fastai; here it is 'on_after_backward'."),
     (refused(state_dict=nothing), ValueError, "CallbackSetX has state_dict but no load_state_dict."),
     (refused(load_state_dict=load), ValueError, "CallbackSetX has load_state_dict but no state_dict."),
     (refused(state_dict=load, load_state_dict=load), TypeError, "Expected state_dict to be a function of self but"),

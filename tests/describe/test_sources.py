@@ -24,6 +24,9 @@ class CallbackSetSized(CallbackSet):
         self.size = size
 
 
+def nothing(self: Any) -> None: ...
+
+
 class CallbackSetEMA(CallbackSet):
     weight = 5
 
@@ -228,6 +231,31 @@ def test_a_method_that_looks_like_a_stage_warns(source: Any) -> None:
         f"CallbackSetMisspelled.{name}() looks like a stage, but the training loop never calls it. Rename it {stage}."
         for name, stage in (("epoch_end", "on_epoch_end"), ("onBatchEnd", "on_batch_end"))
     ]
+
+
+@pytest.mark.parametrize(
+    ("name", "stage"),
+    [
+        ("setup", "on_begin"),
+        ("teardown", "on_exit"),
+        ("before_step", "on_after_backward"),
+        ("eval_end", "on_valid_end"),
+    ],
+)
+def test_a_hook_of_another_library_warns(name: str, stage: str) -> None:
+    hooked = type("CallbackSetHooked", (CallbackSet,), {name: nothing, stage: nothing})
+    with pytest.warns(UserWarning, match=rf"{name}\(\) looks like a stage, .* never calls it. Rename it {stage}."):
+        CallbackSetAdapter([hooked])
+
+
+def test_a_method_that_the_callback_calls_itself_does_not() -> None:
+    class CallbackSetHelped(CallbackSet):
+        def on_begin(self) -> None:
+            self.setup()
+
+        def setup(self) -> None: ...
+
+    sources_by_id([CallbackSetHelped])
 
 
 @pytest.mark.parametrize("source", [CallbackSetEMA, CallbackSetEMA(), TorchCallback(CallbackSetEMA)])

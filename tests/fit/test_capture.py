@@ -376,10 +376,11 @@ def test_an_error_inside_a_call_that_the_step_catches_is_not_counted() -> None:
 
         return Redirected(module, inside)(batch)
 
-    loss = capture._watched(call, trains=True)(torch.ones(2, 2))
-    assert step.outputs.shape == (2, 1)
+    loss = capture._train(call, torch.ones(2, 2))
+    assert step.y_hats.shape == (2, 1)
+    assert step.outputs is loss
     assert loss.shape == ()
-    capture.stop()
+    capture.let_go()
     assert not module._forward_hooks
 
 

@@ -57,7 +57,8 @@ def seen_at_setup(module: L.LightningModule, *names: str) -> dict[str, Any]:
 
 def test_before_the_fields_exist() -> None:
     module = Tiny()
-    seen = seen_at_setup(module, *(name for name in FIELDS if name not in ("y_hat", "y_hats", "trainer", "callbacks")))
+    elsewhere = ("y_hat", "y_hats", "outputs", "trainer", "callbacks")
+    seen = seen_at_setup(module, *(name for name in FIELDS if name not in elsewhere))
     assert seen == {
         "learner": module,
         "network": module.network,
@@ -73,6 +74,7 @@ def test_before_the_fields_exist() -> None:
         "total_steps": None,
         "step": None,
         "step_valid": None,
+        "dataloader_idx": None,
         "global_step": 0,
         "batch": None,
         "last_loss": None,
@@ -100,6 +102,7 @@ def test_inside_of_a_fit() -> None:
     trainer.fit(module, *loaders)
     seen = dict(zip(FIELDS, log.at("batch_valid_end")[-1], strict=True))
     batch, y_hat, y_hats = seen.pop("batch"), seen.pop("y_hat"), seen.pop("y_hats")
+    assert seen.pop("outputs") is None  # the validation step returns nothing
     assert torch.equal(batch, data[:2])
     assert y_hat is y_hats
     torch.testing.assert_close(y_hat, module.network(batch))
@@ -124,6 +127,7 @@ def test_inside_of_a_fit() -> None:
         "total_steps": 6,
         "step": 3,
         "step_valid": 1,
+        "dataloader_idx": 0,
         "global_step": 6,
         "last_scores_train": {},
         "last_scores_valid": {},
@@ -439,6 +443,10 @@ EXCHANGES = {
     "list for a tuple": (lambda: [one.clone(), one.clone()], lambda batch: (nine, one)),
     "list for a shorter": (lambda: [one.clone(), one.clone()], lambda batch: [nine]),
     "list for itself": (lambda: [nine, one.clone()], lambda batch: batch),
+    "tuple": (lambda: (one.clone(), one.clone()), lambda batch: (nine, one)),
+    "tuple for a list": (lambda: (one.clone(), one.clone()), lambda batch: [nine, one]),
+    "tuple for itself": (lambda: (nine, one.clone()), lambda batch: batch),
+    "named tuple": (lambda: NamedPair(one.clone(), one.clone()), lambda batch: batch._replace(x=nine)),
     "list for a dict": (lambda: [one.clone(), one.clone()], lambda batch: {"x": nine}),
     "dict": (lambda: {"x": one.clone(), "y": one.clone()}, lambda batch: {"x": nine}),
     "dict for itself": (lambda: {"x": nine}, lambda batch: batch),
@@ -521,13 +529,15 @@ def test_the_hooks_of_the_module_see_what_was_put_into_a_list() -> None:
     assert [first(batch)[0, 0].item() for batch in module.seen] == [9, 9]
 
 
-@pytest.mark.parametrize("batch", [(one, one), NamedPair(one, one)], ids=["tuple", "named tuple"])
-@pytest.mark.parametrize("stage", ["on_batch_begin", "on_batch_valid_begin"])
-def test_a_tuple_is_refused(batch: tuple[Any, ...], stage: str) -> None:
-    act = Act(**{stage: lambda ctx: setattr(ctx, "batch", [nine, one])})
-    message = rf"The batch is a {type(batch).__name__}, which cannot be replaced\. .*copy_.*lists or dicts"
-    with pytest.raises(TypeError, match=message):
-        fit(act, Keeping(first), Batches([batch]), Batches([batch]))
+@pytest.mark.filterwarnings("ignore:.*`dataloader_iter`")  # on purpose
+def test_a_batch_that_the_step_fetches_cannot_be_assigned() -> None:
+    class Fetches(Tiny):
+        def training_step(self, dataloader_iter: Any) -> torch.Tensor:  # type: ignore[override]
+            return self.loss(next(dataloader_iter)[0])
+
+    act = Act(on_batch_begin=lambda ctx: setattr(ctx, "batch", one))
+    with pytest.raises(RuntimeError, match=r"ctx\.batch cannot be assigned.* dataloader_iter"):
+        fit(act, Fetches(), ones(2))
 
 
 @pytest.mark.parametrize(
@@ -699,6 +709,93 @@ def test_an_output_does_not_live_until_the_next_forward_call(form: str) -> None:
     read = Act(**{f"on_{stage}": lambda ctx: ctx.y_hat for stage in ("after_backward", "batch_end", "batch_valid_end")})
     fit(read, Anything(Checked(keep)), ones(2), ones(2), max_epochs=2, num_sanity_val_steps=0)
     assert alive == [0] * 8
+
+
+# --- what the step returned ------------------------------------------------------------------------------------------
+
+
+class Returns(Tiny):
+    """Its steps return more than a loss."""
+
+    def __init__(self, form: Callable[[torch.Tensor, Any], Any]) -> None:
+        super().__init__()
+        self.form = form
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        return {"loss": self.loss(batch), "more": self.form(self.network(batch), batch)}
+
+    def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> Any:
+        return self.form(self.network(batch), batch)
+
+
+@pytest.mark.parametrize(
+    ("form", "pick"),
+    [
+        (lambda out, batch: out, lambda more: more),
+        (lambda out, batch: {"preds": out, "names": ["a", "b"]}, lambda more: more["preds"]),
+        (lambda out, batch: [(out, batch)], lambda more: more[0][0]),
+        (NamedPair, lambda more: more.x),
+        (Pair, lambda more: more.x),
+    ],
+    ids=["tensor", "dict", "nested", "named tuple", "dataclass"],
+)
+def test_outputs_is_what_the_step_returned(form: Any, pick: Callable[[Any], torch.Tensor]) -> None:
+    after = ("on_after_backward", "on_batch_end", "on_batch_valid_end", "on_valid_end", "on_epoch_end")
+    log = StageLog("outputs", "y_hat", stages=after)
+    fit(log, Returns(form), ones(2), ones(1))
+    assert {stage for stage, *_ in log.rows} == {stage.removeprefix("on_") for stage in after}
+    for stage, outputs, y_hat in log.rows:
+        in_training = stage in ("after_backward", "batch_end")
+        more = outputs["more"] if in_training else outputs
+        assert type(more) is type(form(one, one))
+        assert torch.equal(pick(more), y_hat)
+        assert not pick(more).requires_grad
+        assert not in_training or not outputs["loss"].requires_grad
+
+
+def test_outputs_of_a_step_that_returns_the_loss_or_nothing() -> None:
+    log = StageLog("outputs", "last_loss", stages=("on_batch_end", "on_batch_valid_end"))
+    fit(log, None, ones(1), ones(1))
+    [(outputs, loss), (nothing, _)] = [row[1:] for row in log.rows]
+    assert outputs.item() == loss
+    assert not outputs.requires_grad
+    assert nothing is None
+
+
+def test_the_module_gets_its_own_outputs() -> None:
+    class Looks(Returns):
+        def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+            seen.append(outputs)
+
+    seen: list[Any] = []
+    act = Act(on_after_backward=lambda ctx: ctx.outputs)
+    fit(act, Looks(lambda out, batch: out), ones(1))
+    assert seen[0]["more"].shape == (2, 1)
+
+
+@pytest.mark.parametrize(
+    ("stage", "message"),
+    [
+        ("on_begin", "There is no output of the step yet: no batch has started"),
+        ("on_batch_begin", "There is no output of the step yet: on_batch_begin runs before the forward call"),
+        ("on_batch_valid_begin", "There is no output of the step yet: on_batch_valid_begin runs before the forward"),
+    ],
+)
+def test_reading_outputs_too_early_says_so(stage: str, message: str) -> None:
+    with pytest.raises(RuntimeError, match=message):
+        fit(Act(**{stage: lambda ctx: ctx.outputs}), None, ones(1), ones(1))
+
+
+# --- several loaders ------------------------------------------------------------------------------------------------
+
+
+def test_the_loader_of_a_validation_batch() -> None:
+    log = StageLog("dataloader_idx", "step_valid")
+    fit(log, None, ones(1), [ones(2), ones(1)])
+    for stage in ("batch_valid_begin", "batch_valid_end"):
+        assert log.at(stage) == [(0, 1), (0, 2), (1, 1)]
+    others = [index for stage, index, _ in log.rows if not stage.startswith("batch_valid")]
+    assert others == [None] * len(others)
 
 
 # --- the loss -------------------------------------------------------------------------------------------------------

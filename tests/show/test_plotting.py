@@ -11,6 +11,7 @@ from tests.helpers import Tiny, fit, ones
 
 matplotlib.use("agg")
 import matplotlib.pyplot as plt
+from matplotlib.colors import to_hex
 
 STATE = {
     "epoch": [1, 2, 3],
@@ -104,6 +105,23 @@ def test_runs_are_compared_with_a_colour_each() -> None:
     legend = [text.get_text() for text in axes[0].get_legend().get_texts()]
     assert legend == ["sgd", "adam, best epoch 3", "training", "validation"]
     assert axes[0].figure is fig
+
+
+def test_more_than_ten_runs_are_told_apart() -> None:
+    runs = {f"run {i}": {"epoch": [1, 2], "train.loss": [3.0, i], "valid.loss": [2.0, i]} for i in range(25)}
+    fig, ax = plot_history(runs)
+    lines = ax.get_lines()[1::2]
+    assert len({(to_hex(line.get_color()), line.get_linestyle()) for line in lines}) == 25
+    entries = ax.get_legend().get_lines()[:25]
+    assert [one.get_linestyle() for one in entries] == [one.get_linestyle() for one in lines]
+    fig.canvas.draw()
+    assert ax.get_window_extent().height > fig.bbox.height / 3  # the legend leaves room
+
+
+def test_a_run_of_one_epoch_is_a_marker() -> None:
+    runs = {"short": {"epoch": [1], "valid.loss": [2.0]}, "long": {"epoch": [1, 2], "valid.loss": [3.0, 1.0]}}
+    _, ax = plot_history(runs)
+    assert [line.get_marker() for line in ax.get_lines()] == ["o", ""]
 
 
 def test_one_run_with_a_name_is_a_run() -> None:

@@ -4,7 +4,7 @@ import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
 
-from callbacksets.checks import did_you_mean, flag, listed, names_of, shown
+from callbacksets.checks import did_you_mean, flag, listed, names_of, nearest_first, shown
 
 
 class Select:
@@ -145,7 +145,7 @@ def _named(known: Sequence[str], *, names: Sequence[str], source: str | None) ->
             raise ValueError(f"{source}: {unknown[0]!r} is a module. For its parameters: select_grep({pattern!r}).")
         raise ValueError(
             f"{source}: there is no parameter {listed(unknown)}.{did_you_mean(unknown[0], known)} "
-            f"There are {listed(known)}."
+            f"There are {listed(nearest_first(unknown, known))}."
         )
     return (name for name in known if name in names)
 

@@ -1,5 +1,6 @@
 """Unfreezing parameters of a network step by step."""
 
+import re
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -7,7 +8,8 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch.nn.parallel import DistributedDataParallel
 
 from callbacksets.base import CallbackSet
-from callbacksets.checks import did_you_mean, listed, shown, whole_number
+from callbacksets.callbacks.select import select_none
+from callbacksets.checks import did_you_mean, listed, nearest_first, shown, whole_number
 
 Selector = Callable[[Sequence[str]], Iterable[str]]
 
@@ -37,8 +39,8 @@ class CallbackSetUnfreeze(CallbackSet):
 
     Raises:
         TypeError, ValueError: If a row has no `weights`; if it has both or neither of `epoch` and `batch`; if some rows
-            have `epoch` and others `batch`; or if two rows have the same value. In `on_begin`, if a row selects no
-            parameter, or a name that the network does not have.
+            have `epoch` and others `batch`; or if two rows have the same value. In `on_begin`, if a selector other than
+            `select_none()` as `starting_weights` selects no parameter, or a name that the network does not have.
         RuntimeError: In `on_begin`, if a DDP strategy would not synchronise the unfrozen parameters.
 
     mlr3torch: `t_clbk("unfreeze")`.
@@ -125,7 +127,11 @@ class CallbackSetUnfreeze(CallbackSet):
 
     def _select(self, what: str, selector: Selector) -> list[str]:
         known = [name for name, _ in self.ctx.network.named_parameters()]
-        selected = selector(known)
+        hint = self._shorter_names(known)
+        try:
+            selected = selector(known)
+        except ValueError as error:  # a name that `select_name()` does not find
+            raise ValueError(f"{what}: {error}{hint}") from error
         if not isinstance(selected, Iterable):
             raise TypeError(
                 f"Expected {what} to be names of parameters, but {shown(selector)} returned {shown(selected)}."
@@ -134,14 +140,25 @@ class CallbackSetUnfreeze(CallbackSet):
         if unknown := [name for name in selected if name not in known]:
             raise ValueError(
                 f"Expected {what} to be names of the network's parameters, but {shown(selector)} selected "
-                f"{listed(unknown)}.{did_you_mean(unknown[0], known)} There are {listed(known)}."
+                f"{listed(unknown)}.{did_you_mean(unknown[0], known)} There are "
+                f"{listed(nearest_first(unknown, known))}.{hint}"
             )
-        if not selected and selector is not self.starting_weights:
+        starts = selector is self.starting_weights
+        if not selected and not (starts and repr(selector) == repr(select_none())):
+            patterns = re.findall("'(.*?)'", repr(selector))
+            remedy = "to train nothing at first, give select_none()" if starts else "or remove the row"
             raise ValueError(
                 f"Expected {what} to be names of the network's parameters, but {shown(selector)} selected none. "
-                f"Correct the selector, or remove the row. There are {listed(known)}."
+                f"Correct the selector, {remedy}. There are {listed(nearest_first(patterns, known))}.{hint}"
             )
         return selected
+
+    def _shorter_names(self, known: list[str]) -> str:
+        """The remedy if the network is the whole module, but all parameters are in one part of it."""
+        ctx, (part, *others) = self.ctx, {name.partition(".")[0]: None for name in known} or [""]
+        if others or ctx.network is not ctx.learner:
+            return ""
+        return f" All are in {part!r}. To leave that out of the names: CallbackSetAdapter(..., network={part!r})."
 
     def _check_strategy(self, trainable: set[str], ever: set[str]) -> None:
         """Check that DDP, which has already wrapped the module, will synchronise all trained parameters."""

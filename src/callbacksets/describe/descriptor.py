@@ -187,9 +187,9 @@ class TorchCallback:
         rows = {
             "class": self.generator.__name__,
             "parameters": html.values(self.param_set.values),
-            "still needed": html.names(self.param_set.missing),
-            "packages": html.names(self.packages),
-            "stages": html.names(stages_of(self.generator)),
+            "still needed": ", ".join(self.param_set.missing),
+            "packages": ", ".join(self.packages),
+            "stages": ", ".join(stages_of(self.generator)),
             "weight": f"{self.weight:g}",
         }
         return html.card(f"{self.label} ({self.id})", html.first_line(self.generator), rows)

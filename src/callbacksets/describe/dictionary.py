@@ -19,7 +19,7 @@ from callbacksets.callbacks.predictions import CallbackSetPredictions
 from callbacksets.callbacks.progress import CallbackSetProgress
 from callbacksets.callbacks.tensorboard import CallbackSetTB
 from callbacksets.callbacks.unfreeze import CallbackSetUnfreeze
-from callbacksets.checks import did_you_mean, listed, names_of, shown, text
+from callbacksets.checks import did_you_mean, flag, listed, names_of, shown, text
 from callbacksets.describe.descriptor import TorchCallback
 from callbacksets.describe.schedulers import as_lr_scheduler, describe_scheduler
 from callbacksets.show import html, tables
@@ -74,9 +74,6 @@ class DictionaryTorchCallbacks(Mapping[str, TorchCallback]):
                 f"Expected the function added as {key!r} to make a TorchCallback but it returned {shown(descriptor)}."
             )
         return descriptor
-
-    def __contains__(self, key: object) -> bool:
-        return key in self._makes
 
     def __iter__(self) -> Iterator[str]:
         return iter(sorted(self._makes))
@@ -165,6 +162,11 @@ def t_clbk(key: str | None = None, **values: Any) -> TorchCallback | DictionaryT
         descriptor.id = key
     else:
         descriptor = torch_callbacks[key]
+    return _with_values(descriptor, values)
+
+
+def _with_values(descriptor: TorchCallback, values: Mapping[str, Any]) -> TorchCallback:
+    """The descriptor, with these values of parameters or fields."""
     param_set = descriptor.param_set
     given = {}
     for name, value in values.items():
@@ -174,8 +176,9 @@ def t_clbk(key: str | None = None, **values: Any) -> TorchCallback | DictionaryT
             given[name] = value
         else:
             raise TypeError(
-                f"Callback {key!r} has no parameter {name!r}.{did_you_mean(name, [*param_set.ids(), *_FIELDS])} "
-                f"Its parameters are {listed(param_set.ids())}; you can also set {listed(_FIELDS)}."
+                f"Callback {descriptor.id!r} has no parameter {name!r}."
+                f"{did_you_mean(name, [*param_set.ids(), *_FIELDS])} Its parameters are {listed(param_set.ids())}; you "
+                f"can also set {listed(_FIELDS)}."
             )
     param_set.set_values(**given)
     return descriptor
@@ -186,11 +189,11 @@ def t_clbks() -> DictionaryTorchCallbacks: ...
 
 
 @overload
-def t_clbks(keys: Iterable[str] | Mapping[str, str]) -> dict[str, TorchCallback]: ...
+def t_clbks(keys: Iterable[str] | Mapping[str, str], **values: Any) -> dict[str, TorchCallback]: ...
 
 
 def t_clbks(
-    keys: Iterable[str] | Mapping[str, str] | None = None,
+    keys: Iterable[str] | Mapping[str, str] | None = None, **values: Any
 ) -> dict[str, TorchCallback] | DictionaryTorchCallbacks:
     """Descriptors from the dictionary by id. Without keys, the dictionary itself.
 
@@ -203,59 +206,70 @@ def t_clbks(
 
     Args:
         keys: The keys, or a mapping from ids to keys.
+        values: Values that each of them gets, as for `t_clbk()`.
 
     Raises:
         KeyError: If the dictionary has no such key.
-        TypeError: If a key is not a string.
+        TypeError: If a key is not a string, or if a callback has no such parameter.
         ValueError: If a key is given twice, or an id is empty.
 
     mlr3torch: `t_clbks()`.
     """
-    if keys is None:
+    if keys is None and not values:
         return torch_callbacks
     if isinstance(keys, Mapping):
-        return {id: t_clbk(key, id=id) for id, key in keys.items()}
+        return {id: as_torch_callback(t_clbk(key, **values), id=id) for id, key in keys.items()}
     descriptors: dict[str, TorchCallback] = {}
     for key in names_of("keys", keys):
-        descriptor = t_clbk(key)
+        descriptor = t_clbk(key, **values)
         if descriptor.id in descriptors:
             raise ValueError(f"{key!r} is given twice. Number the keys, as {key + '_1'!r}, or map ids to keys.")
         descriptors[descriptor.id] = descriptor
     return descriptors
 
 
-def as_torch_callback(x: TorchCallback | type[CallbackSet] | str) -> TorchCallback:
+def as_torch_callback(
+    x: TorchCallback | type[CallbackSet] | str, clone: bool = False, id: str | None = None, **values: Any
+) -> TorchCallback:
     """Convert a `CallbackSet` class or a key of the dictionary to a descriptor.
 
     Example:
         >>> from callbacksets import CallbackSetHistory, as_torch_callback
-        >>> as_torch_callback("history")
-        <TorchCallback history: CallbackSetHistory()>
-        >>> as_torch_callback(CallbackSetHistory)
-        <TorchCallback history: CallbackSetHistory()>
+        >>> as_torch_callback("early_stopping", patience=3)
+        <TorchCallback early_stopping: CallbackSetEarlyStopping(patience=3)>
+        >>> as_torch_callback(CallbackSetHistory, id="scores")
+        <TorchCallback scores: CallbackSetHistory()>
 
     Args:
-        x: A class or a key. A descriptor is returned as it is.
+        x: A class, a key or a descriptor. A descriptor is returned as it is, or as a copy if it gets an id or values.
+        clone: Whether to return a deep copy of a descriptor.
+        id: The id of the descriptor; by default that of the class, the key or the descriptor.
+        values: Values of parameters, or the `label` or `weight` of the descriptor.
 
     Raises:
         KeyError: If the dictionary has no such key.
         TypeError: If `x` is anything else. This includes an instance, because its arguments are unknown.
+        TypeError, ValueError: As for `t_clbk()`.
 
     mlr3torch: `as_torch_callback()`.
     """
+    flag("clone", clone)
     if isinstance(x, TorchCallback):
-        return x
-    if isinstance(x, str):
-        return t_clbk(x)
-    if isinstance(x, CallbackSet):
-        cls = type(x).__name__
+        changes = id is not None or bool(values)
+        descriptor = x.clone(deep=clone) if clone or changes else x
+    elif isinstance(x, str):
+        descriptor = t_clbk(x)
+    elif isinstance(x, type) and issubclass(x, CallbackSet):
+        descriptor = TorchCallback(x)
+    else:
+        hint = f" Give its class, {type(x).__name__}, or give the instance to the adapter."
         raise TypeError(
-            "Expected x to be a TorchCallback, a CallbackSet class or a dictionary key but got an instance, "
-            f"{shown(x)}, whose arguments are unknown. Give its class, {cls}, or give the instance to the adapter."
+            f"Expected x to be a TorchCallback, a CallbackSet class or a dictionary key but got {shown(x)}."
+            f"{hint if isinstance(x, CallbackSet) else ''}"
         )
-    if isinstance(x, type) and issubclass(x, CallbackSet):
-        return TorchCallback(x)
-    raise TypeError(f"Expected x to be a TorchCallback, a CallbackSet class or a dictionary key but got {shown(x)}.")
+    if id is not None:
+        descriptor.id = id
+    return _with_values(descriptor, values)
 
 
 def as_torch_callbacks(x: Any) -> list[TorchCallback]:
@@ -277,12 +291,6 @@ def as_torch_callbacks(x: Any) -> list[TorchCallback]:
     if x is None:
         return []
     if isinstance(x, Mapping):
-        return [_renamed(as_torch_callback(value), id) for id, value in x.items()]
+        return [as_torch_callback(value, id=id) for id, value in x.items()]
     several = isinstance(x, Iterable) and not isinstance(x, str | type | CallbackSet | TorchCallback)
     return [as_torch_callback(value) for value in (x if several else [x])]
-
-
-def _renamed(descriptor: TorchCallback, id: str) -> TorchCallback:
-    clone = descriptor.clone(deep=False)
-    clone.id = id
-    return clone

@@ -7,6 +7,7 @@ import types
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, TypedDict, Unpack, cast
 
+from callbacksets import elsewhere
 from callbacksets.base import STAGES, CallbackSet
 from callbacksets.checks import did_you_mean, flag, listed, shown, text
 from callbacksets.checks import weight as checked_weight
@@ -86,7 +87,7 @@ def callback_set(
 
     Args:
         classname: The name of the class. It starts with `CallbackSet`.
-        initialize: The constructor, a function of `self` and the arguments of the class.
+        initialize: The constructor, a function of `self` and the arguments of the class. It may also be in `public`.
         state_dict: The method `state_dict(self)`. Give it together with `load_state_dict`.
         load_state_dict: The method `load_state_dict(self, state_dict)`.
         weight: The weight of the class; by default that of `inherit`.
@@ -118,11 +119,11 @@ def callback_set(
         given, lacks = ("state_dict", "load_state_dict")[:: 1 if load_state_dict is None else -1]
         raise ValueError(f"{classname} has {given} but no {lacks}. Give both or neither.")
 
-    members: dict[str, Any] = {}
-    for name, function in stages.items():
-        if name in STAGES and function is not None:
-            _check_function(name, function, "self")
-        members[name] = function
+    members: dict[str, Any] = {**stages}  # the class checks them
+    if isinstance(public, Mapping) and "initialize" in public:  # as in R6
+        if initialize is not None:
+            raise ValueError("initialize is given twice, as an argument and in public. Give it once.")
+        initialize, public = public["initialize"], {name: public[name] for name in public if name != "initialize"}
     if initialize is not None:
         members["__init__"] = _check_function("initialize", initialize)
     if state_dict is not None:
@@ -229,7 +230,7 @@ class _Attribute:
 
 def _member(argument: str, value: Any) -> Any:
     """A method or property as it is; any other value as an attribute that is copied for each instance."""
-    if isinstance(value, types.FunctionType) and not _takes_self(value):
+    if isinstance(value, types.FunctionType) and not _can_be_called(value, "self", partly=True):
         raise TypeError(
             f"Expected {argument} to be a function of self but got {value.__name__}(), which has no parameter. Add "
             "self as its first parameter, or wrap it: staticmethod(...)."
@@ -248,7 +249,8 @@ def _member(argument: str, value: Any) -> Any:
 def _active(argument: str, value: Any) -> property:
     if isinstance(value, property):
         return value
-    if isinstance(value, types.FunctionType) and _needs_a_value(value):
+    takes_self = not isinstance(value, types.FunctionType) or _can_be_called(value, "self")
+    if not takes_self and _can_be_called(value, "self", "value"):  # as an active binding of R6
         signature = f"{value.__name__}{inspect.signature(value)}"
         raise TypeError(
             f"Expected {argument} to be a function of self but got {signature}. To let the attribute be set as well, "
@@ -278,16 +280,6 @@ def _add(members: dict[str, Any], more: Mapping[str, Any]) -> None:
     if twice := sorted(members.keys() & more.keys()):
         raise ValueError(f"Expected public, private and active to have different names but got {listed(twice)} twice.")
     members |= more
-
-
-def _takes_self(function: Callable[..., Any]) -> bool:
-    """Whether a function has a parameter that can get `self`."""
-    return _can_be_called(function, "self", partly=True)
-
-
-def _needs_a_value(function: Callable[..., Any]) -> bool:
-    """Whether a function is one of `self` and a value, as active bindings of R6 are, without a default for it."""
-    return not _can_be_called(function, "self") and _can_be_called(function, "self", "value")
 
 
 def _can_be_called(function: Callable[..., Any], *arguments: str, partly: bool = False) -> bool:
@@ -320,7 +312,7 @@ def _refuse_unknown(given: Iterable[str], *functions: Callable[..., Any]) -> Non
     known = [*STAGES, *(name for function in functions for name in inspect.signature(function).parameters)]
     for name in given:
         if name not in known and not name.startswith("on_"):
-            remedy = _OF_R.get(name) or did_you_mean(name, known)
+            remedy = _OF_R.get(name) or elsewhere.hint(name) or did_you_mean(name, known)
             raise TypeError(f"{functions[0].__name__}() has no argument {name!r}.{remedy}")
 
 

@@ -7,7 +7,7 @@ from contextlib import suppress
 from types import MappingProxyType
 from typing import Any, Self
 
-from callbacksets.checks import did_you_mean, flag, listed, names_of, shown
+from callbacksets.checks import TO_COME, did_you_mean, flag, listed, names_of, shown
 
 
 class ParamSet:
@@ -26,8 +26,9 @@ class ParamSet:
         required: The names of the required parameters.
         defaults: The other parameters, with their default values.
         any_other: Whether values with other names are allowed too.
-        check: A function that is called with all values, as keywords, once no required value is missing. It raises an
-            error if it refuses them. By default only the names are checked.
+        check: A function that is called with the values given so far, as keywords. For a required value that is still
+            missing it gets a stand-in, which the checks of this package accept. It raises an error if it refuses a
+            value. By default only the names are checked.
 
     Raises:
         TypeError: If a name is not a string, or `defaults` is not a mapping.
@@ -132,13 +133,12 @@ class ParamSet:
         for name in values:
             if not self.takes(name):
                 there_are = f"The parameters are {listed(self.ids())}" if self.ids() else "There are no parameters"
-                raise TypeError(f"There is no parameter {name!r}.{self._nearest(name)} {there_are}.")
+                raise TypeError(f"There is no parameter {name!r}.{did_you_mean(name, self.ids())} {there_are}.")
         given = self._values | values
-        is_complete = all(name in given for name in self._required)
         # the check would use up an iterator
-        if self._check is not None and is_complete and not any(isinstance(one, Iterator) for one in given.values()):
+        if self._check is not None and not any(isinstance(one, Iterator) for one in given.values()):
             with suppress(ModuleNotFoundError):  # the package may be installed before the fit
-                self._check(**given)
+                self._check(**{**dict.fromkeys(self._required, TO_COME), **given})
         self._values = given
 
     def takes(self, name: str) -> bool:
@@ -161,9 +161,6 @@ class ParamSet:
         clone = copy.copy(self)
         clone._values = copied(self._values) if flag("deep", deep) else dict(self._values)
         return clone
-
-    def _nearest(self, name: str) -> str:
-        return did_you_mean(name, self.ids())
 
     def __repr__(self) -> str:
         given = {**self._defaults, **self._values}

@@ -76,7 +76,7 @@ def _planned(id: str, source: Source) -> Planned:
     open_still = [stage for stage in stages_in_constructor(cls) if getattr(cls, stage, _ABSENT) is not None]
     notes = (
         f"still needs {listed(missing)}" if missing else "",
-        f"its constructor may set or unset {html.names(open_still)}" if open_still else "",
+        f"its constructor may set or unset {', '.join(open_still)}" if open_still else "",
     )
     return Planned(id, cls.__name__, source.weight, stages_of(cls), "; ".join(filter(None, notes)))
 

@@ -10,6 +10,7 @@ from lightning.pytorch.utilities import rank_zero_warn
 
 from callbacksets.base import CallbackSet, identify, misnamed_stages, stages_in_constructor, stages_of
 from callbacksets.checks import did_you_mean, listed, plain, shown, weight
+from callbacksets.describe.command_line import Configured
 from callbacksets.describe.descriptor import TorchCallback
 from callbacksets.describe.dictionary import t_clbk
 from callbacksets.describe.param_set import ParamSet
@@ -22,7 +23,7 @@ if TYPE_CHECKING:
     Given = Source | str | Mapping[str, Any]
     Callbacks = Given | Iterable[Given] | Mapping[str, Given]
 else:
-    Callbacks = Any  # LightningCLI would try each type of the union, and report an error for each
+    Callbacks = Configured  # LightningCLI would try each type of the union, and report an error for each
 """What the adapter accepts: one value, several values, or a mapping of ids to values. A list may contain such mappings.
 
 Each value is a source, a key of the dictionary, or the mapping that a configuration file has for a callback.

@@ -36,7 +36,6 @@ class Capture:
 
     def watch_steps(self, taps: ExitStack) -> None:
         """Capture the inputs and results of the steps from now on."""
-        taps.callback(self._let_go)
         tap(taps, self._trainer.strategy, "training_step", self._train)
         tap(taps, self._trainer.strategy, "validation_step", self._run)
 
@@ -56,7 +55,7 @@ class Capture:
             step.is_running = False
             for handle in handles:
                 handle.remove()
-        step.is_done = True
+        step.is_done, step.outputs = True, output
         return output
 
     def watch_network(self, network: nn.Module) -> None:
@@ -67,7 +66,7 @@ class Capture:
         """
         if network is self._network:
             return
-        self._let_go()
+        self.let_go()
         self._network = network
         if isinstance(network, torch.jit.ScriptModule):
             return  # it has no hooks
@@ -87,14 +86,15 @@ class Capture:
         """The network; in a compiled step, the module inside the wrapper of `torch.compile`, whose hooks do not run."""
         return getattr(network, "_orig_mod", network) if _has_compiled_steps(self._learner) else network
 
-    def _let_go(self) -> None:
+    def let_go(self) -> None:
+        """Release the network."""
         for handle in self._handles:
             handle.remove()
         self._network, self._hooks, self._handles = None, [], []
 
     def _keep(self, network: nn.Module, inputs: Any, output: Any) -> None:
         if self._step.is_running:
-            self._step.outputs = output
+            self._step.y_hats = output
 
     def _enter(self, network: nn.Module, inputs: Any) -> None:
         self._step.depth += 1

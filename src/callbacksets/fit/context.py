@@ -6,6 +6,7 @@ from contextlib import suppress
 from typing import TYPE_CHECKING, Any
 
 import torch
+from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor, nn
 from torch.optim import Optimizer
 
@@ -25,18 +26,17 @@ if TYPE_CHECKING:
     from callbacksets.base import CallbackSet
 
 _REMEDIES = {
-    "total_epochs": "To stop earlier, set ctx.terminate = True; to train longer, set Trainer(max_epochs=...).",
-    "total_steps": "To stop earlier, set ctx.terminate = True; to train longer, set Trainer(max_epochs=...).",
+    **dict.fromkeys(
+        ("total_epochs", "total_steps"),
+        "To stop earlier, set ctx.terminate = True; to train longer, set Trainer(max_epochs=...).",
+    ),
+    **dict.fromkeys(("step", "step_valid", "global_step", "dataloader_idx"), "The Trainer counts."),
     "epoch": "The Trainer counts. To stop, set ctx.terminate = True.",
-    "step": "The Trainer counts.",
-    "step_valid": "The Trainer counts.",
-    "global_step": "The Trainer counts.",
     "loss_fn": "Wrap the module's own in on_begin: ctx.learner.loss_fn = ... .",
     "network": "Change it in place, or set the module's attribute in on_begin.",
-    "optimizer": "Change its param_groups in place.",
-    "optimizers": "Change their param_groups in place.",
-    "y_hat": "Change it in place, or change the network.",
-    "y_hats": "Change it in place, or change the network.",
+    **dict.fromkeys(("optimizer", "optimizers"), "Change the param_groups in place."),
+    **dict.fromkeys(("y_hat", "y_hats"), "Change it in place, or change the network."),
+    "outputs": "It is what the step returned.",
     "last_loss": "It is the loss that training_step() returned.",
 }
 _SETTABLE = ("terminate", "batch", "last_scores_train", "last_scores_valid")
@@ -204,6 +204,14 @@ class ContextTorch:
         return self._step.valid  # type: ignore[return-value]
 
     @property
+    def dataloader_idx(self) -> int | None:
+        """The number of the validation loader that the batch comes from, from 0 as in Lightning.
+
+        It is None outside of `on_batch_valid_begin` and `on_batch_valid_end`.
+        """
+        return self._step.loader if self._loop.stage.startswith("on_batch_valid") else None
+
+    @property
     def global_step(self) -> int:
         """The number of training batches so far, over all epochs, fits and resumed runs.
 
@@ -251,12 +259,11 @@ class ContextTorch:
     def batch(self) -> Any:
         """The current batch, on the device, in the form in which the loader returned it.
 
-        `on_batch_begin` and `on_batch_valid_begin` can change it in place or assign a new one. The forward call gets
-        the changed batch.
+        `on_batch_begin` and `on_batch_valid_begin` can change it in place or assign a new one. The step gets the
+        changed batch.
 
         Raises:
-            RuntimeError: If it is assigned in another stage.
-            TypeError: If it is assigned and the batch is a tuple, which cannot be changed in place.
+            RuntimeError: If it is assigned in another stage, or if the step fetches its batches itself.
         """
         return self._step.batch
 
@@ -273,10 +280,9 @@ class ContextTorch:
             contents = dict(value)
             step.batch.clear()
             step.batch.update(contents)
-        elif isinstance(step.batch, tuple) or step.batch is None:
-            raise TypeError(
-                f"The batch is a {type(step.batch).__name__}, which cannot be replaced. Change its tensors in place "
-                "(tensor.copy_(...)), or let the loader return lists or dicts."
+        elif step.batch is None:
+            raise RuntimeError(
+                "ctx.batch cannot be assigned, because the step fetches its batches itself, from dataloader_iter."
             )
         else:
             step.batch, step.is_exchanged = value, True
@@ -293,13 +299,9 @@ class ContextTorch:
                 have `reads_y_hats = False`.
         """
         step = self._step
-        if step.outputs is not NOTHING:
-            return step.outputs
-        if step.is_open:
-            stage = self._loop.stage
-            raise RuntimeError(f"There is no network output yet: {stage} runs before the forward call.")
-        if not step.is_done:
-            raise RuntimeError("There is no network output yet: no batch has started, or the batch has failed.")
+        if step.y_hats is not NOTHING:
+            return step.y_hats
+        self._check_step_has_run("network output")
         if not any(callback.reads_y_hats for callback in self._callbacks.values()):
             raise RuntimeError(
                 "The network's output is not kept, because all callbacks of this run have reads_y_hats = False. "
@@ -311,6 +313,27 @@ class ContextTorch:
     def y_hat(self) -> Any:
         """The first element of `y_hats` (list, tuple), its `logits` or first value (dict), else `y_hats` itself."""
         return first_output(self.y_hats)
+
+    @property
+    def outputs(self) -> Any:
+        """The value that `training_step()` or `validation_step()` returned for the current batch; tensors are detached.
+
+        It is available from the end of the step until the next batch starts.
+
+        Raises:
+            RuntimeError: Before the end of the step.
+        """
+        step = self._step
+        if step.outputs is NOTHING:
+            self._check_step_has_run("output of the step")
+        step.outputs = apply_to_collection(step.outputs, Tensor, Tensor.detach, allow_frozen=True)
+        return step.outputs
+
+    def _check_step_has_run(self, what: str) -> None:
+        if self._step.is_open:
+            raise RuntimeError(f"There is no {what} yet: {self._loop.stage} runs before the forward call.")
+        if not self._step.is_done:
+            raise RuntimeError(f"There is no {what} yet: no batch has started, or the batch has failed.")
 
     @property
     def last_loss(self) -> float:

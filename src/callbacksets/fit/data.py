@@ -41,7 +41,7 @@ class Data:
         self._random: SavedRandom | None = None
         self._loaders: list[Any] = []
         self._ahead: list[Any] = []
-        self._last: _Remembering | None = None
+        self._read: _Remembering | None = None
 
     def watch(self, taps: ExitStack) -> None:
         """Notice when Lightning makes iterators."""
@@ -79,7 +79,7 @@ class Data:
         if to is not None and to.inside:
             start(fetcher)
             self._go_on(to, fetcher)
-            self._remember(fetcher)
+            fetcher.iterator = self._read = _Remembering(fetcher.iterator)
             if to.rest:
                 lightning.finish_batch(self._trainer, validates=to.point is Point.VALIDATION)
         else:
@@ -91,13 +91,7 @@ class Data:
             self.forget()
             self._batches = self._collect()
             start(fetcher)
-            self._remember(fetcher)
-
-    def _remember(self, fetcher: Any) -> None:
-        """Keep the batch under way, if the loaders go on behind it."""
-        self._last = None
-        if all(map(_has_state, lightning.combined_loader(self._trainer).flattened)):
-            fetcher.iterator = self._last = _Remembering(fetcher.iterator)
+            fetcher.iterator = self._read = _Remembering(fetcher.iterator)
 
     def _validation_run(self, run: Callable[[], Any]) -> Any:
         """A validation begins. If it is interrupted, it begins again in the resumed run, with the same numbers."""
@@ -142,17 +136,23 @@ class Data:
 
     def _go_on(self, to: Continuation, fetcher: Any) -> None:
         """Go on in the epoch that was interrupted."""
-        if not to.has_all:
-            self._restore("batches")
-            if self._random is not None:
-                self._order, self._batches = self._random["order"], self._random["batches"]
-            if to.epochs:  # the iterators that Lightning has made are those of a first epoch
-                self._load_loaders(goes_on=True)
-                iter(fetcher)
-            self._leave_out(fetcher, to.batch)
-        else:
+        if to.has_all:
             self._load_loaders(goes_on=False)
-        if to.batch or self._batches is None:  # else the first batch is read again, and so draws its numbers again
+            self._restore("now")
+            self.forget()
+            return
+        self._restore("batches")
+        if self._random is not None:
+            self._order, self._batches = self._random["order"], self._random["batches"]
+        if to.epochs:  # the iterators that Lightning has made are those of a first epoch
+            self._load_loaders(goes_on=True)
+            iter(fetcher)
+        loaders = lightning.combined_loader(self._trainer).flattened
+        # The first batch is read again, and so draws its numbers again. A later one comes from the checkpoint: a data
+        # set that draws would draw other numbers now.
+        begins_again = to.batch == 0 and self._batches is not None and not any(map(_has_state, loaders))
+        self._leave_out(fetcher, to.batch, [] if begins_again else self._ahead)
+        if not begins_again:
             self._restore("now")
         self.forget()
 
@@ -170,27 +170,36 @@ class Data:
             if has_more and not is_cut:  # the state is already that of the next epoch, whose first batch was read
                 loader.load_state_dict(state)
 
-    def _leave_out(self, fetcher: Any, batches: int) -> None:
-        """Read as many batches as were trained, without those of loaders that go on by themselves."""
-        its = lightning.iterators(self._trainer)
-        goes_on = [_has_state(loader) for loader in lightning.combined_loader(self._trainer).flattened]
-        if fetcher.length is not None:  # Lightning has counted the batches of the epoch before
-            fetcher.fetched, fetcher.done = (batches if all(goes_on) else 0), False
-        if all(goes_on):
-            if fetcher.length is None and hasattr(fetcher, "batches"):
-                fetcher.batches[:0] = self._ahead
-            else:
-                fetcher.iterator = chain(self._ahead, fetcher.iterator)
-            return
+    def _leave_out(self, fetcher: Any, batches: int, ahead: list[Any]) -> None:
+        """Read the batches that were trained, but for loaders that go on by themselves.
+
+        Args:
+            fetcher: What reads the loaders for Lightning.
+            batches: How many were trained.
+            ahead: The batches that were read after these. They come next.
+        """
+        trainer, is_sized = self._trainer, fetcher.length is not None
+        its = lightning.iterators(trainer)
+        goes_on = [_has_state(loader) for loader in lightning.combined_loader(trainer).flattened]
         kept = [it for it, has_state in zip(its, goes_on, strict=True) if has_state]
         its[:] = [repeat(None) if has_state else it for it, has_state in zip(its, goes_on, strict=True)]
-        with lightning.only_orders(its if fetcher.length is not None else []):
+        if is_sized:  # Lightning has counted the batches of the epoch before
+            fetcher.fetched, fetcher.done = 0, False
+        if not all(goes_on):
             source = getattr(fetcher, "iterator_wrapper", fetcher)
-            is_hidden = not self._trainer.is_global_zero
+            n = batches + max(0, len(ahead) - (not is_sized))  # without a length, one is read ahead at once
             told = "Leaving out the batches that were trained"
-            for _ in tqdm(range(batches), told, delay=2, leave=False, disable=is_hidden):
-                next(source, None)
+            with lightning.only_orders(its if is_sized else []):
+                for _ in tqdm(range(n), told, delay=2, leave=False, disable=not trainer.is_global_zero):
+                    next(source, None)
+            if ahead and not is_sized:
+                fetcher.batches.clear()
         its[:] = [kept.pop(0) if has_state else it for it, has_state in zip(its, goes_on, strict=True)]
+        if is_sized:
+            fetcher.fetched, fetcher.done = batches, False
+            fetcher.iterator = chain(ahead, _Remembering(fetcher.iterator))  # `iter` of it would begin again
+        elif hasattr(fetcher, "batches"):
+            fetcher.batches[:0] = ahead
 
     # --- a checkpoint ------------------------------------------------------------------------------------------------
 
@@ -204,24 +213,29 @@ class Data:
         saved: SavedRandom = plain({"now": now, "order": order, "batches": batches})
         return saved
 
-    def read_ahead(self) -> list[Any]:
-        """The batches that were read and not trained, of loaders that go on behind them."""
-        if self._last is None:
+    def read_ahead(self, *, in_step: bool) -> list[Any]:
+        """The batches that were read and not trained: the one under way, and one that Lightning reads ahead."""
+        if self._read is None:
             return []
-        under_way = [] if lightning.is_processed(self._trainer) else [self._last.batch]
-        ahead = [*under_way, *getattr(lightning.fetcher(self._trainer), "batches", ())]
+        fetcher = lightning.fetcher(self._trainer)
+        ahead = list(getattr(fetcher, "batches", ()))
+        is_read = in_step or not hasattr(fetcher, "iterator_wrapper")  # such a module reads its batch in the step
+        if is_read and not lightning.is_processed(self._trainer):
+            ahead.insert(0, self._read.before if ahead else self._read.last)
         return ahead if not any(unloadable(ahead)) else []
 
 
 class _Remembering(Iterator[Any]):
-    """An iterator that keeps what it has given last."""
+    """An iterator that keeps the last two values."""
 
     def __init__(self, iterator: Iterator[Any]) -> None:
         self._iterator = iterator
-        self.batch: Any = None
+        self.before: Any = None
+        self.last: Any = None
 
     def __next__(self) -> Any:
-        self.batch = batch = next(self._iterator)
+        batch = next(self._iterator)
+        self.before, self.last = self.last, batch
         return batch
 
 

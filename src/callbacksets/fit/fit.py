@@ -100,6 +100,7 @@ class Fit:
                     "Give a class or a descriptor, which makes a callback for every fit, or callback.clone(deep=True)."
                 )
         lightning.tap(self.taps, self.trainer.strategy, "on_exception", on_exception)
+        self.taps.callback(self.capture.let_go)
         self.data.watch(self.taps)
         self.saving.watch(self.taps, self._end_before_save)
         for id, callback in self.sets.items():
@@ -239,16 +240,16 @@ class Fit:
         self.dispatch.run("on_before_valid")
         self.publisher.train()
 
-    def begin_valid_batch(self, batch: Any, batch_idx: int) -> None:
+    def begin_valid_batch(self, batch: Any, batch_idx: int, dataloader_idx: int) -> None:
         """A validation batch is on the device."""
         if self.loop.in_validation:
-            self.step.valid = batch_idx + 1
+            self.step.valid, self.step.loader = batch_idx + 1, dataloader_idx
             self._start_step("on_batch_valid_begin", batch)
 
-    def end_valid_batch(self, batch: Any, batch_idx: int) -> None:
+    def end_valid_batch(self, batch: Any, batch_idx: int, dataloader_idx: int) -> None:
         """The validation step has run."""
         if self.loop.in_validation:
-            self.step.valid = batch_idx + 1
+            self.step.valid, self.step.loader = batch_idx + 1, dataloader_idx
             self.step.see(batch)
             self.dispatch.run("on_batch_valid_end")
 
@@ -398,7 +399,7 @@ class Fit:
         In a resumed run, Lightning will not call this hook again.
         """
         if self.loop.caller is not None:  # a CallbackSet saves the checkpoint
-            if self.loop.stage in FINISHED and not self.trainer.validating or self.loop.stage == "on_valid_end":
+            if self.loop.stage == "on_valid_end" or (self.loop.stage in FINISHED and not self.trainer.validating):
                 self.dispatch.finish()
             return
         ends: dict[str | None, Callable[[], None]] = {

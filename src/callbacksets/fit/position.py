@@ -138,7 +138,7 @@ def continuation(saved: Mapping[str, Any], progress: Progress, *, has_steps: boo
     epoch, batch = progress.epoch, progress.batch
     ran: dict[str, Moment] = {stage: (moment[0], moment[1]) for stage, moment in saved["ran"].items()}
     stage, ids = saved["to_come"]
-    due: list[tuple[str, list[str] | None]] = [(stage, ids)] if stage in FINISHED else []
+    due: list[tuple[str, list[str] | None]] = [(stage, ids)] if stage in FINISHED and ids else []
     at: dict[str, Any] = {"epochs": epoch.processed, "batch": batch.processed, "batches": progress.batches}
     if epoch.started > epoch.processed:
         # Inside an epoch. A batch that is only announced, or was interrupted, comes again: it is the next one.
@@ -158,9 +158,9 @@ def continuation(saved: Mapping[str, Any], progress: Progress, *, has_steps: boo
         # The epoch was ended before its last batch, by a limit of steps or a stop. Its other batches come now, and it
         # ends once more.
         ran.pop("on_epoch_end", None)
-        return Continuation(Point.BATCH, **at | {"epochs": epoch.processed - 1}, ran=ran, due=tuple(due))
+        return Continuation(Point.BATCH, **at | {"epochs": epoch.processed - 1}, ran=ran)
     ends = epoch.processed > epoch.completed
-    if ends and not has_ended and not due:
+    if ends and not has_ended and stage not in FINISHED:
         # a Lightning callback failed in `on_train_epoch_end` before the adapter's turn: the epoch ends again
         return Continuation(Point.EPOCH_END, **at | {"epochs": epoch.processed - 1, "has_all": True}, ran=ran)
     if stage == "on_before_valid":

@@ -176,7 +176,7 @@ class Saving:
         in_validation = loop.in_validation or bool(trainer.validating)
         return {
             "random": self._data.save(validates=self._validates()),
-            "ahead": self._data.read_ahead() if loop.in_epoch else [],
+            "ahead": self._data.read_ahead(in_step=self._is_in_step()) if loop.in_epoch else [],
             "accumulated": self._accumulating.collect(in_step=self._is_in_step(), in_validation=in_validation)
             if loop.in_epoch
             else None,

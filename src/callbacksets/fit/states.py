@@ -207,8 +207,8 @@ def check_saved(saved: Saved, callbacks: Mapping[str, CallbackSet], max_epochs: 
 
 def _has_restored_state(callback: CallbackSet) -> bool:
     methods = ("state_dict", "load_state_dict")
-    return all(getattr(type(callback), name) is not getattr(CallbackSet, name) for name in methods) and getattr(
-        callback, "is_restored", True
+    return callback.is_restored and all(
+        getattr(type(callback), name) is not getattr(CallbackSet, name) for name in methods
     )
 
 

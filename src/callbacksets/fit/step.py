@@ -6,7 +6,7 @@ from typing import Any
 from torch.optim import Optimizer
 
 NOTHING: Any = object()
-"""The value if the network has not been called; None could be an output."""
+"""The value if the network or the step has not been called; None could be an output."""
 
 
 @dataclass(slots=True)
@@ -19,10 +19,12 @@ class Step:
     is_running: bool = False  # the module's step is running, so the step and not a callback calls the network
     is_done: bool = False
     depth: int = 0  # the depth of nested calls of the network
-    outputs: Any = NOTHING
+    y_hats: Any = NOTHING
+    outputs: Any = NOTHING  # of the step; those of a training step may still have their graph
     loss: Any = None  # the result of the training step; it becomes `last_loss` at the end of the batch
     last_loss: Any = None
     valid: int | None = None  # the number of the batch in the validation loader, from 1
+    loader: int = 0  # the number of that loader, from 0
     optimizer: Optimizer | None = None  # the optimizer that is about to step
 
     def start(self, batch: Any) -> None:
@@ -30,7 +32,7 @@ class Step:
         self.batch = batch
         self.is_open = True
         self.is_exchanged = self.is_done = False
-        self.outputs = NOTHING
+        self.y_hats = self.outputs = NOTHING
 
     def end(self) -> None:
         """Make the loss of the training step `last_loss`, if it returned one."""

@@ -4,9 +4,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from html import escape
 from typing import Any
 
+from callbacksets.checks import shown
 from callbacksets.show import tables
-
-_LONGEST = 60
 
 
 def card(title: str, about: str | None, rows: Mapping[str, str]) -> str:
@@ -27,19 +26,9 @@ def titled(title: str, about: str | None, body: str) -> str:
 
 def values(given: Mapping[str, Any]) -> str:
     """`a=1, b='x'`, with long values shortened."""
-    return ", ".join(f"{name}={_short(value)}" for name, value in given.items())
-
-
-def names(given: Iterable[str]) -> str:
-    """`on_begin, on_end`."""
-    return ", ".join(given)
+    return ", ".join(f"{name}={shown(value)}" for name, value in given.items())
 
 
 def first_line(documented: object) -> str | None:
     """The first line of an object's docstring."""
     return (documented.__doc__ or "").strip().partition("\n")[0] or None
-
-
-def _short(value: Any) -> str:
-    text = " ".join(repr(value).split())
-    return text if len(text) <= _LONGEST else f"{text[:_LONGEST]}..."

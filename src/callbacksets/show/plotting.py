@@ -15,6 +15,8 @@ if TYPE_CHECKING:
 History = Mapping[str, Sequence[Any]]
 _LOOPS = {"train": "training", "valid": "validation"}
 _STYLES: dict[str, dict[str, Any]] = {"train": {"linewidth": 0.8, "alpha": 0.7}, "valid": {"linewidth": 2}}
+_DASHES = ("-", "--", "-.", ":")
+_MARKERS = ("o", "s", "^", "D")
 _PANEL = (4.5, 3.6)  # inches
 
 
@@ -28,7 +30,8 @@ def plot_history(
     """Plot the scores of a history over the epochs, or compare the scores of several runs.
 
     There is a panel for each score. With one run, training and validation have different colours. With several runs,
-    each run has a colour; training is a thin line and validation a thick one.
+    each run has a colour and, after ten runs, another kind of line. Training is a thin line and validation a thick one.
+    A run of one epoch is a marker.
 
     Example:
         >>> fig, ax = plot_history({"epoch": [1, 2], "train.loss": [0.7, 0.5], "valid.loss": [0.8, None]})
@@ -62,9 +65,8 @@ def plot_history(
     logarithmic = _logarithmic(log, runs, scores)
     if ax is None:
         width, height = _PANEL
-        _, grid = plt.subplots(
-            1, len(scores), figsize=(width * len(scores), height), layout="constrained", squeeze=False
-        )
+        size = (width * len(scores), height + len(runs) / 20)  # the names of the runs stand above each panel
+        _, grid = plt.subplots(1, len(scores), figsize=size, layout="constrained", squeeze=False)
         axes = list(grid[0])
     elif isinstance(ax, Axes):
         axes = [ax] * len(scores)
@@ -116,7 +118,9 @@ def _draw(
             for loop, words in _LOOPS.items():
                 if points := _points(state, f"{loop}.{score}"):
                     label = ", ".join([*([score] if together else []), *([run] if run else []), words])
-                    panel.plot(*zip(*points, strict=True), label=label, **_line(i, loop, several=len(runs) > 1))
+                    style = {**_run_style(i), **_STYLES[loop]} if len(runs) > 1 else {}
+                    marker = "." if len(runs) == 1 else _MARKERS[i // 10 % 4] if len(points) == 1 else ""
+                    panel.plot(*zip(*points, strict=True), label=label, marker=marker, **style)
         panel.set_title("" if together else score)
         if score in logarithmic:
             panel.set_yscale("log")
@@ -135,8 +139,8 @@ def _draw(
             _legend(panel, [*_names(runs, best), *_loops()], columns=2 if best else 3)
 
 
-def _line(run: int, loop: str, *, several: bool) -> dict[str, Any]:
-    return {"color": f"C{run}", **_STYLES[loop]} if several else {"marker": "."}
+def _run_style(run: int) -> dict[str, Any]:
+    return {"color": f"C{run}", "linestyle": _DASHES[run // 10 % 4]}  # matplotlib has ten colours, then the first again
 
 
 def _names(runs: Iterable[str], best: Mapping[str, int]) -> "Iterator[Artist]":
@@ -145,7 +149,7 @@ def _names(runs: Iterable[str], best: Mapping[str, int]) -> "Iterator[Artist]":
 
     for i, run in enumerate(runs):
         label = f"{run}, best epoch {best[run]}" if run in best else run
-        yield Line2D([], [], label=label, color=f"C{i}", **_STYLES["valid"])
+        yield Line2D([], [], label=label, **_run_style(i), **_STYLES["valid"])
 
 
 def _loops() -> "Iterator[Artist]":
