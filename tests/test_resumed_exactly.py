@@ -1,0 +1,77 @@
+"""Saved at any moment and resumed, a run ends as the one that nothing interrupts: see `tests/exact.py`.
+
+Where it does not, a warning says so, and the reason is one of those in docs/how-to/resume.md. All moments instead of
+every eighth:
+
+    CALLBACKSETS_MOMENTS=1 pytest tests/test_resumed_exactly.py
+"""
+
+import os
+from collections import Counter
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import lightning as L
+import pytest
+from packaging.version import Version
+
+from tests.exact import IN_STEP, LOADERS, TRAINERS, Saves, Setup, check, chosen, differences, run
+
+EVERY = int(os.environ.get("CALLBACKSETS_MOMENTS", "8"))
+USUAL = ["shuffled", "two batches a step", "validates twice"]
+SETUPS = {name: Setup(loader=name) for name in LOADERS} | TRAINERS
+
+pytestmark = [
+    pytest.mark.filterwarnings("ignore"),  # of odd Trainers and data
+    pytest.mark.skipif(Version(L.__version__) < Version("2.5"), reason="2.4 resumes inside an epoch otherwise"),
+]
+
+
+@pytest.mark.parametrize(
+    "name", [name if name in USUAL else pytest.param(name, marks=pytest.mark.slow) for name in SETUPS]
+)
+def test_saved_at_any_moment(name: str, tmp_path: Path) -> None:
+    if "torchdata" in name:
+        pytest.importorskip("torchdata.stateful_dataloader")
+    results = check(replace(SETUPS[name], moments=EVERY), tmp_path)
+    assert len(results) >= 8
+    told: Counter[str] = Counter()
+    for moment, (differs, warned) in results.items():
+        assert bool(differs) == bool(warned), (moment, differs, warned)  # never in silence, and no false alarm
+        if differs:
+            _, hook, batch = moment.split(" ")
+            assert hook in (*IN_STEP, "on_after_backward"), (moment, differs)
+            told[hook] += 1
+    is_inexact = name in ("dropout", "two batches a step", "three batches a step")
+    assert not told or is_inexact, told
+
+
+@pytest.mark.parametrize("name", USUAL)
+def test_resumed_twice_in_a_row(name: str, tmp_path: Path) -> None:
+    """A run that was resumed inside an epoch is saved again before that epoch ends."""
+    setup = SETUPS[name]
+    whole = run(setup)
+    first, second = Saves(tmp_path), Saves(tmp_path / "again")
+    second.folder.mkdir()
+    run(setup, saves=first)
+    start = next(one for one in first.names if one.startswith("behind on_train_batch_end 6."))
+    run(setup, tmp_path / start, saves=second)
+    for moment in [one for one in chosen(second.names) if not is_in_step(one)][:: 2 * EVERY]:
+        assert not differences(whole, run(setup, second.folder / moment)), moment
+
+
+def is_in_step(moment: str) -> bool:
+    return moment.split(" ")[1] in IN_STEP
+
+
+def test_what_is_kept_is_small(tmp_path: Path) -> None:
+    """Kilobytes, but for the gradients of an open window, and the batch under way."""
+    sizes: dict[str, Any] = {}
+    for random_state in (True, False):
+        saves = Saves(tmp_path / str(random_state))
+        saves.folder.mkdir()
+        run(Setup(), saves=saves, adapter={"random_state": random_state})
+        moment = next(one for one in saves.names if one.startswith("behind on_train_batch_end 6."))
+        sizes[random_state] = (saves.folder / moment).stat().st_size
+    assert sizes[True] - sizes[False] < 60_000
