@@ -124,20 +124,6 @@ def test_a_state_loaded_for_a_fit_that_did_not_begin_is_not_of_the_next(tmp_path
     assert (first.best_epochs, first.best_score) == (1, 5)
 
 
-def test_a_score_that_is_not_always_there() -> None:
-    class Sometimes(Scored):
-        def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-            if self.current_epoch < 2:
-                self.log("val_other_loss", 1.0, batch_size=1)
-            self.log("val_loss", 1.0, batch_size=1)
-
-    for key in ("early_stopping", "lr_reduce_on_plateau"):
-        callback = t_clbk(key, patience=3).generate()
-        with pytest.raises(RuntimeError, match=r"monitors 'other_loss', but this validation has only 'loss'. Log"):
-            fit({"one": callback}, Sometimes(), ones(1), ones(1), max_epochs=3)
-    fit(t_clbk("early_stopping", patience=5, monitor="loss"), Sometimes(), ones(1), ones(1), max_epochs=3)
-
-
 def test_best_weights_are_all_of_the_networks_state(tmp_path: Path) -> None:
     class Versioned(nn.Linear):
         _version = 2
@@ -386,7 +372,13 @@ def test_strings_of_a_subclass_mean_what_they_equal(mode: Any, monitor: Any, tmp
 def test_without_restoring_no_weights_are_kept() -> None:
     callback, _, adapter = stop(2, 1)
     assert callback.best_weights is None
-    assert list(adapter.states["early_stopping"]) == ["best_epochs", "best_score", "stagnation", "measure"]
+    assert adapter.states["early_stopping"] == {
+        "best_epochs": 2,
+        "best_score": 1.0,
+        "best_scores": {"loss": 1.0},
+        "stagnation": 0,
+        "measure": "loss",
+    }
 
 
 @pytest.mark.parametrize("monitor", ["loss", "val_loss", None])
@@ -404,6 +396,15 @@ def test_monitors_what_a_callback_adds() -> None:
     assert adapter.states["early_stopping"]["best_epochs"] == 1
     assert adapter.stopped_by is not None
     assert adapter.stopped_by.epoch == 3
+
+
+def test_best_scores_are_all_scores_of_the_best_epoch() -> None:
+    def add(ctx: Any) -> None:
+        ctx.last_scores_valid["epoch"] = float(ctx.epoch)
+
+    module = Scored(3, 1, 2, val_acc=[0.1, 0.2, 0.9])
+    adapter = fit([Act(on_valid_end=add), CallbackSetEarlyStopping(9)], module, ones(1), ones(1), max_epochs=3)
+    assert adapter.states["early_stopping"]["best_scores"] == pytest.approx({"loss": 1, "acc": 0.2, "epoch": 2})
 
 
 def test_says_which_of_several_scores_it_takes(caplog: pytest.LogCaptureFixture) -> None:
@@ -448,7 +449,8 @@ def test_a_module_that_logs_no_validation_score() -> None:
 
 def test_a_fit_of_no_epochs_needs_no_validation() -> None:
     states = fit([CallbackSetEarlyStopping(2)], Tiny(), ones(1), max_epochs=0).states
-    assert states["early_stopping"] == {"best_epochs": None, "best_score": None, "stagnation": 0, "measure": None}
+    fresh = {"best_epochs": None, "best_score": None, "best_scores": None, "stagnation": 0, "measure": None}
+    assert states["early_stopping"] == fresh
 
 
 def test_an_instance_starts_over_in_every_fit() -> None:

@@ -2,30 +2,25 @@
 
 import math
 import textwrap
+from dataclasses import replace
 from typing import Any, Literal
 
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from callbacksets.base import CallbackSet
 from callbacksets.callbacks.best_weights import Shared, Weights, copy_of_weights, owner_of, put_back
-from callbacksets.callbacks.monitor import (
-    choose_measure,
-    has_validation,
-    measures_at_begin,
-    monitored_score,
-    scores_to_monitor,
-)
+from callbacksets.callbacks.monitor import Monitor, has_validation
 from callbacksets.checks import choice, flag, number, text, whole_number
 from callbacksets.fit.lightning import callbacks_of, is_a
 from callbacksets.fit.shards import divided
-from callbacksets.scores import ByName
 
 
 class CallbackSetEarlyStopping(CallbackSet):
     """Stops training when a validation score has not improved in several evaluations.
 
-    Its state is `best_epochs`, `best_score`, `stagnation`, `measure` and, with `restore_best_weights`, `best_weights`.
-    If a run that was stopped early is resumed, it warns and trains no further.
+    Its state is `best_epochs`, `best_score`, `best_scores` (all validation scores of that epoch), `stagnation`,
+    `measure` and, with `restore_best_weights`, `best_weights`. A validation without the monitored score, or with NaN,
+    warns and counts for nothing. If a run that was stopped early is resumed, it warns and trains no further.
 
     Example:
         >>> from callbacksets import CallbackSetAdapter, CallbackSetEarlyStopping
@@ -38,13 +33,15 @@ class CallbackSetEarlyStopping(CallbackSet):
             restores the network; if parameters outside of the network are trained too, the whole module. The weights
             are kept on the device. They cost one copy of the parameters and buffers, without the frozen parameters
             outside of the network.
-        monitor: The name of the score: `"loss"`, or the logged name, `"val_loss"`. By default the first score.
+        monitor: The name of the score: `"loss"`, or the logged name, `"val_loss"`. By default the first score of the
+            first validation.
         mode: `"min"` or `"max"`; by default the direction that `ctx.minimize()` returns for the score.
 
     Raises:
         TypeError, ValueError: If an argument is wrong.
         RuntimeError: If there is no validation, if the score does not exist, or if it is unknown whether lower or
-            higher is better. It is raised in `on_begin` if the sanity check ran, else after the first validation.
+            higher is better. It is raised after the first validation, or in `on_begin` if the sanity check shows the
+            mistake.
 
     mlr3torch: the parameters `patience`, `min_delta` and `restore_best_weights` of a learner.
     """
@@ -69,14 +66,18 @@ class CallbackSetEarlyStopping(CallbackSet):
 
     def start_over(self) -> None:
         self.best_score: float | None = None
+        self.best_scores: dict[str, float] | None = None
         self.best_epochs: int | None = None
         self.stagnation: int = 0
-        self.measure: str | None = None
         self.best_weights: Weights | None = None
-        self._minimize: bool | None = None
+        self._monitor = Monitor("Early stopping", self.monitor, self.mode)
+
+    @property
+    def measure(self) -> str | None:
+        """The name of the monitored score; None before the first validation."""
+        return self._monitor.measure
 
     def on_begin(self) -> None:
-        self._minimize = None
         if self.best_weights is not None:
             # A checkpoint holds whole tensors. They are divided here, because in `on_exit` other ranks may be gone.
             self.best_weights = divided(self.best_weights, like=owner_of(self.best_weights, self.ctx).state_dict())
@@ -93,8 +94,7 @@ class CallbackSetEarlyStopping(CallbackSet):
                 "weights that are not averaged. To keep the averaged weights of the best epoch, use "
                 "ModelCheckpoint(monitor=...)."
             )
-        if (known := measures_at_begin(self, self.monitor)) is not None:
-            self._choose(known)
+        self._monitor = self._monitor.begin(self)
         if self.stagnation >= self.patience:
             rank_zero_warn(
                 f"Early stopping had already ended the resumed run: {self.measure!r} did not improve in "
@@ -109,14 +109,14 @@ class CallbackSetEarlyStopping(CallbackSet):
             )
 
     def on_valid_end(self) -> None:
-        scores = scores_to_monitor(self.ctx, "Early stopping")
-        if self._minimize is None or (self.best_score is None and self.measure not in scores):
-            self._choose(scores)  # a measure known in `on_begin` may turn out not to be a score
-        score = monitored_score(scores, self.measure, "Early stopping")
+        self._monitor, score, scores = self._monitor.read(self.ctx)
+        if score is None:
+            return
         if math.isnan(score):
             rank_zero_warn(f"{self.measure!r} is NaN in epoch {self.ctx.epoch}. Early stopping ignores it.")
         elif self.best_score is None or self._improvement(score, self.best_score) > self.min_delta:
             self.best_score, self.best_epochs, self.stagnation = score, self.ctx.epoch, 0
+            self.best_scores = dict(scores)
             self._remember_weights()
         else:
             self.stagnation += 1
@@ -140,6 +140,7 @@ class CallbackSetEarlyStopping(CallbackSet):
         state = {
             "best_epochs": self.best_epochs,
             "best_score": self.best_score,
+            "best_scores": self.best_scores,
             "stagnation": self.stagnation,
             "measure": self.measure,
         }
@@ -151,17 +152,12 @@ class CallbackSetEarlyStopping(CallbackSet):
         self.best_epochs = state_dict["best_epochs"]
         self.best_score = state_dict["best_score"]
         self.stagnation = state_dict["stagnation"]
-        self.measure = state_dict["measure"]
+        self.best_scores = state_dict.get("best_scores")  # checkpoints of version 0.2 have none
+        self._monitor = replace(self._monitor, measure=state_dict["measure"])
         self.best_weights = state_dict.get("best_weights")
 
-    def _choose(self, known: ByName[Any]) -> None:
-        before = None if self.best_score is None else self.measure
-        self.measure, self._minimize = choose_measure(
-            self.ctx, known, user="Early stopping", monitor=self.monitor, mode=self.mode, before=before
-        )
-
     def _improvement(self, score: float, best: float) -> float:
-        return best - score if self._minimize else score - best
+        return best - score if self._monitor.minimize else score - best
 
     def _remember_weights(self) -> None:
         if self.restore_best_weights:

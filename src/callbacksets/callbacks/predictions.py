@@ -1,5 +1,6 @@
 """Keeping the network's outputs for the validation data."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -7,7 +8,7 @@ import torch
 from torch import Tensor
 
 from callbacksets.base import CallbackSet
-from callbacksets.callbacks.monitor import choose_measure, monitored_score, scores_to_monitor
+from callbacksets.callbacks.monitor import Monitor
 from callbacksets.checks import choice, shown, text
 
 
@@ -73,7 +74,12 @@ class CallbackSetPredictions(CallbackSet):
         self.y_hat: Tensor | list[Tensor] | None = None
         self.y: Tensor | list[Tensor] | None = None
         self._best_score: float | None = None
+        self._monitor = Monitor("CallbackSetPredictions", self.monitor, self.mode)
         self._loaders: list[list[tuple[Tensor, Tensor]]] = []
+
+    def on_begin(self) -> None:
+        if self.keep == "best":
+            self._monitor = self._monitor.begin(self)
 
     def on_before_valid(self) -> None:
         self._loaders = []
@@ -94,13 +100,11 @@ class CallbackSetPredictions(CallbackSet):
         self.y_hat, self.y = (y_hat[0], y[0]) if len(loaders) == 1 else (list(y_hat), list(y))
 
     def _is_best(self) -> bool:
-        scores = scores_to_monitor(self.ctx, "CallbackSetPredictions")
-        measure, minimize = choose_measure(
-            self.ctx, scores, user="CallbackSetPredictions", monitor=self.monitor, mode=self.mode, before=None
-        )
-        score = monitored_score(scores, measure, "CallbackSetPredictions")
+        self._monitor, score, _ = self._monitor.read(self.ctx)
+        if score is None or math.isnan(score):
+            return False
         best = self._best_score
-        if score != score or (best is not None and (score >= best if minimize else score <= best)):
+        if best is not None and (score >= best if self._monitor.minimize else score <= best):
             return False
         self._best_score = score
         return True
