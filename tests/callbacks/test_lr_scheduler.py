@@ -12,6 +12,7 @@ from torch import nn
 from torch.optim import lr_scheduler as torch_schedulers
 
 from callbacksets import (
+    CallbackSet,
     CallbackSetAdapter,
     CallbackSetCheckpoint,
     CallbackSetLRScheduler,
@@ -539,3 +540,29 @@ def test_resumed_plateau_must_go_by_the_same_score(tmp_path: Path) -> None:
     )
     with pytest.raises(RuntimeError, match="monitored 'loss' in the resumed run, but monitors 'other_loss'"):
         trainer.fit(Both(), ones(1), ones(1), ckpt_path=latest_checkpoint(tmp_path))
+
+
+# --- beside stochastic weight averaging ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("behind", [True, False])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: CallbackSetLRScheduler(torch_schedulers.StepLR, step_size=1, gamma=0.5),
+        lambda: CallbackSetLRScheduler(torch_schedulers.StepLR, step_on_epoch=False, step_size=1, gamma=0.9),
+        lambda: CallbackSetLRSchedulerOneCycle(max_lr=0.4),
+        lambda: CallbackSetLRSchedulerReduceOnPlateau(patience=0, factor=0.5),
+    ],
+)
+def test_stochastic_weight_averaging_takes_over(make: Any, behind: bool) -> None:
+    def train(*sets: CallbackSet) -> list[float]:
+        recorder = Recorder()
+        averaging = L.pytorch.callbacks.StochasticWeightAveraging(0.03, swa_epoch_start=3, annealing_epochs=1)
+        adapter = CallbackSetAdapter([recorder, *sets])
+        callbacks = [adapter, averaging] if behind else [averaging, adapter]
+        trainer = quiet(callbacks=callbacks, max_epochs=5)
+        trainer.fit(Module("sgd", scores=[1.0] * 5), ones(2), ones(1))
+        return [look[0]["lr"] for look in recorder.groups]
+
+    assert train(make())[6:] == pytest.approx([0.03] * 5)  # from the second epoch of averaging on

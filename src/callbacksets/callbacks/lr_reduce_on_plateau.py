@@ -89,5 +89,5 @@ class CallbackSetLRSchedulerReduceOnPlateau(CallbackSetLRScheduler):
         if self.scheduler.last_epoch == 0 and self.scheduler.mode != self._arguments()["mode"]:
             self._loaded = None  # a state without a step, whose mode was not known yet either
             self._make_scheduler()  # again with its mode; this does not change the optimizer
-        if score is not None:
+        if score is not None and not self._is_replaced():
             self.scheduler.step(score)

@@ -11,6 +11,7 @@ from typing import Any
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ChainedScheduler, ReduceLROnPlateau
+from torch.optim.swa_utils import SWALR
 
 from callbacksets.base import CallbackSet
 from callbacksets.callbacks.scheduler_arguments import checked
@@ -40,6 +41,8 @@ def check_scheduler(name: str, value: Any) -> None:
 
 class CallbackSetLRScheduler(CallbackSet):
     """Runs a torch learning rate scheduler. It steps after every epoch or after every batch.
+
+    Once Lightning's `StochasticWeightAveraging` has taken over the learning rate, the scheduler does not step any more.
 
     Its state is the scheduler's `state_dict()` without functions. This includes the scheduler's configuration. So a
     resumed run continues the schedule of the checkpoint, even if its own arguments have other numbers. Functions, such
@@ -173,15 +176,22 @@ class CallbackSetLRScheduler(CallbackSet):
                 f"{listed(lacking)}. Resume with the scheduler of the checkpoint, or give the new one another id."
             )
 
+    def _is_replaced(self) -> bool:
+        """Whether stochastic weight averaging has put its own schedule in place."""
+        configs = self.ctx.trainer.lr_scheduler_configs
+        return bool(configs) and any(isinstance(config.scheduler, SWALR) for config in configs)
+
     def _step(self) -> None:
+        if self._is_replaced():
+            return
+        if self._has_stepped:
+            self.scheduler.step()
+            return
         # torch warns if a scheduler steps before its optimizer has stepped. Here that happens only in a window of
         # accumulated batches, or with a checkpoint written between the steps of the optimizer and of the scheduler.
-        expected = self.ctx.trainer.accumulate_grad_batches > 1 or self.ctx.resumed
-        if expected and not self._has_stepped:
-            with warnings.catch_warnings():
+        with warnings.catch_warnings():
+            if self.ctx.trainer.accumulate_grad_batches > 1 or self.ctx.resumed:
                 warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
-                self.scheduler.step()
-        else:
             self.scheduler.step()
         self._has_stepped = True
 
