@@ -31,8 +31,9 @@ class CallbackSetEarlyStopping(CallbackSet):
         min_delta: An improvement must be larger than this.
         restore_best_weights: Whether `on_exit` restores the weights of the best evaluation, also after a failure. This
             restores the network; if parameters outside of the network are trained too, the whole module. The weights
-            are kept on the device. They cost one copy of the parameters and buffers, without the frozen parameters
-            outside of the network.
+            are those that were validated, also if they were exchanged for the validation. They are kept on the device:
+            one copy of the parameters and buffers, without the frozen parameters outside of the network, and a second
+            copy during a validation.
         monitor: The name of the score: `"loss"`, or the logged name, `"val_loss"`. By default the first score of the
             first validation.
         mode: `"min"` or `"max"`; by default the direction that `ctx.minimize()` returns for the score.
@@ -62,6 +63,8 @@ class CallbackSetEarlyStopping(CallbackSet):
         self.restore_best_weights: bool = flag("restore_best_weights", restore_best_weights)
         self.monitor: str | None = None if monitor is None else text("monitor", monitor)
         self.mode: str | None = None if mode is None else choice("mode", mode, ("min", "max"))
+        if not self.restore_best_weights:
+            self.on_batch_valid_begin = None  # type: ignore[assignment, method-assign]  # switches the stage off
         self.start_over()
 
     def start_over(self) -> None:
@@ -70,6 +73,7 @@ class CallbackSetEarlyStopping(CallbackSet):
         self.best_epochs: int | None = None
         self.stagnation: int = 0
         self.best_weights: Weights | None = None
+        self._validated: Weights | None = None  # the weights of the validation under way
         self._monitor = Monitor("Early stopping", self.monitor, self.mode)
 
     @property
@@ -78,9 +82,7 @@ class CallbackSetEarlyStopping(CallbackSet):
         return self._monitor.measure
 
     def on_begin(self) -> None:
-        if self.best_weights is not None:
-            # A checkpoint holds whole tensors. They are divided here, because in `on_exit` other ranks may be gone.
-            self.best_weights = divided(self.best_weights, like=owner_of(self.best_weights, self.ctx).state_dict())
+        self.best_weights, self._validated = map(self._divided, (self.best_weights, self._validated))
         if self.ctx.total_epochs == 0:
             return
         if not has_validation(self.ctx):
@@ -88,11 +90,12 @@ class CallbackSetEarlyStopping(CallbackSet):
                 "Early stopping needs validation, but this fit has none. Give trainer.fit() a non-empty validation "
                 "loader, define validation_step() in the module, and keep limit_val_batches above 0."
             )
-        if self.restore_best_weights and any(is_a(n, "WeightAveraging") for n in callbacks_of(self.ctx.trainer)):
+        natives = callbacks_of(self.ctx.trainer)
+        if self.restore_best_weights and any(is_a(one, "StochasticWeightAveraging") for one in natives):
             rank_zero_warn(
-                "WeightAveraging validates with averaged weights, but restore_best_weights keeps and restores the "
-                "weights that are not averaged. To keep the averaged weights of the best epoch, use "
-                "ModelCheckpoint(monitor=...)."
+                "StochasticWeightAveraging and restore_best_weights both set the weights at the end. "
+                "restore_best_weights comes last: the network gets the weights of the best epoch, not the average. To "
+                "get the average, set restore_best_weights=False."
             )
         self._monitor = self._monitor.begin(self)
         if self.stagnation >= self.patience:
@@ -108,7 +111,16 @@ class CallbackSetEarlyStopping(CallbackSet):
                 f"on epoch {self.best_epochs}, the network keeps the weights of its last epoch."
             )
 
+    def on_before_valid(self) -> None:
+        self._validated = None
+
+    def on_batch_valid_begin(self) -> None:
+        # Copied here, because at the end of the validation others may already have put back the weights of training.
+        if self._validated is None:
+            self._validated = copy_of_weights(self.ctx)
+
     def on_valid_end(self) -> None:
+        validated, self._validated = self._validated, None
         self._monitor, score, scores = self._monitor.read(self.ctx)
         if score is None:
             return
@@ -117,7 +129,8 @@ class CallbackSetEarlyStopping(CallbackSet):
         elif self.best_score is None or self._improvement(score, self.best_score) > self.min_delta:
             self.best_score, self.best_epochs, self.stagnation = score, self.ctx.epoch, 0
             self.best_scores = dict(scores)
-            self._remember_weights()
+            if self.restore_best_weights:
+                self.best_weights = validated or copy_of_weights(self.ctx)
         else:
             self.stagnation += 1
             if self.stagnation >= self.patience:
@@ -137,7 +150,7 @@ class CallbackSetEarlyStopping(CallbackSet):
             rank_zero_info(f"The weights of the best epoch, {self.best_epochs}, are restored.")
 
     def state_dict(self) -> dict[str, Any]:
-        state = {
+        state: dict[str, Any] = {
             "best_epochs": self.best_epochs,
             "best_score": self.best_score,
             "best_scores": self.best_scores,
@@ -146,7 +159,8 @@ class CallbackSetEarlyStopping(CallbackSet):
         }
         if not self.restore_best_weights:
             return state
-        return state | {"best_weights": None if self.best_weights is None else Shared(self.best_weights)}
+        state["best_weights"] = None if self.best_weights is None else Shared(self.best_weights)
+        return state if self._validated is None else state | {"validated_weights": Shared(self._validated)}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         self.best_epochs = state_dict["best_epochs"]
@@ -155,11 +169,11 @@ class CallbackSetEarlyStopping(CallbackSet):
         self.best_scores = state_dict.get("best_scores")  # checkpoints of version 0.2 have none
         self._monitor = replace(self._monitor, measure=state_dict["measure"])
         self.best_weights = state_dict.get("best_weights")
+        self._validated = state_dict.get("validated_weights")
 
     def _improvement(self, score: float, best: float) -> float:
         return best - score if self._monitor.minimize else score - best
 
-    def _remember_weights(self) -> None:
-        if self.restore_best_weights:
-            self.best_weights = None  # released first, so that there is never more than one copy
-            self.best_weights = copy_of_weights(self.ctx)
+    def _divided(self, weights: Weights | None) -> Weights | None:
+        """Weights of a checkpoint, which has whole tensors, over the ranks. In `on_exit`, other ranks may be gone."""
+        return None if weights is None else divided(weights, like=owner_of(weights, self.ctx).state_dict())
