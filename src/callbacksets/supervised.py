@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from torchmetrics import Metric
 
 from callbacksets.base import snake_case
+from callbacksets.callbacks.predictions import as_batch
 from callbacksets.checks import listed, plain, shown
 from callbacksets.fit.context import datasets, first_output
 
@@ -22,7 +23,11 @@ class SupervisedModule(L.LightningModule):
     Batches are `(x, y)` or `{"x": x, "y": y}`. The module calls `network(x)`; if `x` is a tuple or dict of several
     inputs, it calls `network(*x)` or `network(**x)`. The loss function gets the complete output and `y`. The measures
     get the prediction and `y`. For each epoch the module logs the measures, as `train_<id>` and `val_<id>`, and after
-    them `train_loss` and `val_loss`.
+    them `train_loss` and `val_loss`. These are means over samples. The number of samples in a batch is the length
+    of the first tensor in `y`, else in `x`.
+
+    The loss function also runs in validation. In mlr3torch it runs in training only, so a loss that counts its calls
+    must skip those in which `torch.is_grad_enabled()` is False.
 
     Example:
         >>> from functools import partial
@@ -130,9 +135,12 @@ class SupervisedModule(L.LightningModule):
         x, y = _unpacked(batch)
         y_hats = self(x)
         loss = self.loss_fn(y_hats, y)
+        samples = _samples(x, y)
         if measures := cast(Mapping[str, Metric], self.get_submodule(where)):
             loader = self.trainer.train_dataloader if loop == "train" else self.trainer.val_dataloaders
             prediction = self._encode(apply_to_collection(y_hats, Tensor, Tensor.detach), loader)
+            if isinstance(prediction, Tensor) and isinstance(y, Tensor):
+                prediction, y = as_batch(prediction, y)
             for id, measure in measures.items():
                 measure.update(prediction, y)
                 self.log(
@@ -140,11 +148,11 @@ class SupervisedModule(L.LightningModule):
                     measure,
                     on_step=False,
                     on_epoch=True,
-                    batch_size=len(y),
+                    batch_size=samples,
                     # Lightning searches the name only once, perhaps before the measure existed
                     metric_attribute=f"{where}.{Measures.key(id)}",
                 )
-        self.log(f"{loop}_loss", loss, on_step=False, on_epoch=True, batch_size=len(y), sync_dist=True)
+        self.log(f"{loop}_loss", loss, on_step=False, on_epoch=True, batch_size=samples, sync_dist=True)
         return loss
 
     def _encode(self, y_hats: Any, loaders: Any) -> Any:
@@ -228,6 +236,13 @@ def _inputs(batch: Any) -> Any:
     if isinstance(batch, Mapping):
         return batch.get("x", batch)
     return batch[0] if isinstance(batch, list | tuple) else batch
+
+
+def _samples(x: Any, y: Any) -> int:
+    """The number of samples in a batch: the length of the first tensor in `y`, else in `x`. No dimension means one."""
+    lengths: list[int] = []
+    apply_to_collection((y, x), Tensor, lambda one: lengths.append(len(one) if one.dim() else 1))
+    return lengths[0] if lengths else 1
 
 
 def _unpacked(batch: Any) -> tuple[Any, Any]:
