@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import AsyncCheckpointIO, TorchCheckpointIO
 
 from callbacksets import (
@@ -300,6 +301,39 @@ def test_a_path_below_a_file_is_told_of_before_anything_is_trained(tmp_path: Pat
     for path in (tmp_path / "notes.txt" / "run", tmp_path / "notes.txt" / "runs" / "first"):
         refused(lambda path=path: fit([CallbackSetCheckpoint(path, freq=1), log]), r"notes\.txt is a file")
     assert log.rows == []
+
+
+def test_a_folder_that_cannot_be_written_is_told_of_before_anything_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(dir: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(dir))
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)  # the superuser may write everywhere
+    spy = StageLog(stages=("on_epoch_begin",))
+    message = "Expected path to be a folder for checkpoints but .*Permission denied.* Give another path"
+    with pytest.raises(PermissionError, match=message):
+        fit([CallbackSetCheckpoint(tmp_path / "new", freq=1), spy])
+    with pytest.raises(OSError, match="Expected path to be a folder for checkpoints but"):
+        fit([CallbackSetCheckpoint("/proc/new", freq=1), spy])
+    assert not spy.rows
+
+
+def test_a_run_that_fails_in_its_first_epoch_leaves_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError):
+        fit([CallbackSetCheckpoint(tmp_path / "a" / "b", freq=1), Act(on_batch_end=lambda ctx: 1 / 0)])
+    assert not list(tmp_path.iterdir())
+
+
+def test_checkpoints_of_others_are_told_of(tmp_path: Path) -> None:
+    native = ModelCheckpoint(tmp_path / "run" / "checkpoints")
+    fit(Act(), native=(native,), enable_checkpointing=True)
+    for path in (tmp_path / "run", tmp_path / "run" / "checkpoints"):
+        with pytest.warns(UserWarning, match=r"no checkpoint of CallbackSetCheckpoint, but there is .*epoch=0-step=2"):
+            assert latest_checkpoint(path) is None
+    fit(CallbackSetCheckpoint(tmp_path / "ours" / "first", freq=1))
+    with pytest.warns(UserWarning, match=r"but there is .*first.epoch1\.ckpt\. Give the folder itself"):
+        assert latest_checkpoint(tmp_path / "ours") is None
 
 
 def test_nothing_is_said_of_weights_only(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:

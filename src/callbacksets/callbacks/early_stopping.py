@@ -64,7 +64,8 @@ class CallbackSetEarlyStopping(CallbackSet):
         self.monitor: str | None = None if monitor is None else text("monitor", monitor)
         self.mode: str | None = None if mode is None else choice("mode", mode, ("min", "max"))
         if not self.restore_best_weights:
-            self.on_batch_valid_begin = None  # type: ignore[assignment, method-assign]  # switches the stage off
+            # switches the stages off
+            self.on_before_valid = self.on_batch_valid_begin = None  # type: ignore[assignment, method-assign]
         self.start_over()
 
     def start_over(self) -> None:
