@@ -1,7 +1,7 @@
 """A LightningModule for the common case: a network, a loss, an optimizer and measures."""
 
 import copy
-from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 from urllib.parse import unquote
 
@@ -88,8 +88,8 @@ class SupervisedModule(L.LightningModule):
         self.network = network
         self.loss_fn = loss_fn
         self.make_optimizer = optimizer
-        self.measures_train: Measures = _by_id("measures_train", measures_train)
-        self.measures_valid: Measures = _by_id("measures_valid", measures_valid)
+        self.measures_train: nn.ModuleDict = _by_id("measures_train", measures_train)
+        self.measures_valid: nn.ModuleDict = _by_id("measures_valid", measures_valid)
         self.more_measures_valid: nn.ModuleList = nn.ModuleList()  # of further validation loaders
         self.prediction_encoder = prediction_encoder
 
@@ -141,16 +141,16 @@ class SupervisedModule(L.LightningModule):
             prediction = self._encode(apply_to_collection(y_hats, Tensor, Tensor.detach), loader)
             if isinstance(prediction, Tensor) and isinstance(y, Tensor):
                 prediction, y = as_batch(prediction, y)
-            for id, measure in measures.items():
+            for key, measure in measures.items():
                 measure.update(prediction, y)
                 self.log(
-                    f"{loop}_{id}",
+                    f"{loop}_{unquote(key)}",
                     measure,
                     on_step=False,
                     on_epoch=True,
                     batch_size=samples,
                     # Lightning searches the name only once, perhaps before the measure existed
-                    metric_attribute=f"{where}.{Measures.key(id)}",
+                    metric_attribute=f"{where}.{key}",
                 )
         self.log(f"{loop}_loss", loss, on_step=False, on_epoch=True, batch_size=samples, sync_dist=True)
         return loss
@@ -161,7 +161,7 @@ class SupervisedModule(L.LightningModule):
         return self.prediction_encoder(y_hats, datasets(loaders))
 
 
-def _by_id(argument: str, measures: Any) -> "Measures":
+def _by_id(argument: str, measures: Any) -> nn.ModuleDict:
     if measures is None:
         measures = {}
     elif isinstance(measures, Metric):
@@ -172,7 +172,7 @@ def _by_id(argument: str, measures: Any) -> "Measures":
         pairs = [(snake_case(type(measure).__name__), measure) for measure in measures]
     else:
         pairs = list(measures.items())
-    by_id = Measures()
+    by_id = nn.ModuleDict()
     for given, measure in pairs:
         if not isinstance(given, str):
             raise TypeError(f"Expected the ids in {argument} to be strings but got {shown(given)}.")
@@ -181,49 +181,22 @@ def _by_id(argument: str, measures: Any) -> "Measures":
             raise TypeError(
                 f"Expected {argument} to be torchmetrics objects but got {shown(measure)}.{_remedy(measure)}"
             )
-        if id in by_id or id == "loss":
+        if _key(id) in by_id or id == "loss":
             raise ValueError(
-                f"{argument} has {'two measures' if id in by_id else 'a measure'} with the id {id!r}"
-                f"{'' if id in by_id else ', which is the name of the loss'}. Give another id: "
+                f"{argument} has {'two measures' if id != 'loss' else 'a measure'} with the id {id!r}"
+                f"{'' if id != 'loss' else ', which is the name of the loss'}. Give another id: "
                 f"{argument}={{'id': ...}}."
             )
         try:
-            by_id[id] = measure.clone()
+            by_id[_key(id)] = measure.clone()
         except KeyError as error:
             raise ValueError(f"{argument} cannot have the id {id!r}: {error}") from None
     return by_id
 
 
-class Measures(nn.ModuleDict):
-    """Measures by id. An id may contain a dot, but the name of a submodule may not."""
-
-    @staticmethod
-    def key(id: str) -> str:
-        """The name of the submodule for an id."""
-        return id.replace("%", "%25").replace(".", "%2E")
-
-    def __getitem__(self, id: str) -> nn.Module:
-        return super().__getitem__(self.key(id))
-
-    def __setitem__(self, id: str, module: nn.Module) -> None:
-        super().__setitem__(self.key(id), module)
-
-    def __delitem__(self, id: str) -> None:
-        super().__delitem__(self.key(id))
-
-    def __contains__(self, id: str) -> bool:
-        return super().__contains__(self.key(id))
-
-    def __iter__(self) -> Iterator[str]:
-        return map(unquote, super().__iter__())
-
-    def keys(self) -> KeysView[str]:
-        """The ids."""
-        return dict.fromkeys(self).keys()
-
-    def items(self) -> ItemsView[str, nn.Module]:
-        """The ids and the measures."""
-        return dict(zip(self, self.values(), strict=True)).items()
+def _key(id: str) -> str:
+    """The name of the submodule for an id: an id may contain a dot, but the name of a submodule may not."""
+    return id.replace("%", "%25").replace(".", "%2E")
 
 
 def _remedy(value: object) -> str:

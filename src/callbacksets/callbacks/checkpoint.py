@@ -4,8 +4,8 @@ import math
 import os
 import re
 import shutil
-import socket
 import tempfile
+import time
 import uuid
 from collections.abc import Callable
 from contextlib import suppress
@@ -21,13 +21,12 @@ from callbacksets.fit.lightning import is_a
 AnyPath = str | os.PathLike[str]
 
 _COMPLETE = re.compile(r"epoch([1-9]\d*)\.ckpt")
-_UNFINISHED = re.compile(
-    r"\.(?P<name>epoch(?P<epoch>[1-9]\d*)\.ckpt)\.(?P<host>.+)-(?P<pid>\d+)-[0-9a-f]{8}\.(?P<kind>part|old)"
-)
+_UNFINISHED = re.compile(r"\.(?P<name>epoch(?P<epoch>[1-9]\d*)\.ckpt)\..*[0-9a-f]{8}\.(?P<kind>part|old)")
 """The name of a checkpoint that a run is writing, or was writing when it was killed.
 
 `old` is a complete checkpoint that is being replaced.
 """
+_A_DAY = 24 * 60 * 60  # seconds
 
 
 class CallbackSetCheckpoint(CallbackSet):
@@ -86,7 +85,7 @@ class CallbackSetCheckpoint(CallbackSet):
             )
         self._is_unsaved = False
         # rank zero decides: a function may return different folders on the ranks, and files may appear in between
-        decided = (*self._decide_folder(), _id_of_run()) if ctx.trainer.is_global_zero else (Path(), None, "")
+        decided = (*self._decide_folder(), uuid.uuid4().hex) if ctx.trainer.is_global_zero else (Path(), None, "")
         self._folder, problem, self._run = ctx.trainer.strategy.broadcast(decided)
         if problem is not None:
             raise problem
@@ -289,31 +288,14 @@ def _name(begun: Path, complete: Path, *, replace: bool) -> None:
             begun.replace(complete)
 
 
-def _id_of_run() -> str:
-    """A part of the names of a run's unfinished files. It tells other runs whose files they are."""
-    return f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-
-
 def _remove_leftovers(path: Path) -> None:
-    """Remove the unfinished files of killed runs, but not those of a run that may still be alive."""
+    """Remove the unfinished files of killed runs. A younger one may belong to a run that is alive."""
     for entry in path.iterdir():
         match = _UNFINISHED.fullmatch(entry.name)
-        if match is None or match["host"] != socket.gethostname() or not _is_dead(match["pid"]):
+        if match is None or time.time() - entry.stat().st_mtime < _A_DAY:
             continue
         if match["kind"] == "part" or (path / match["name"]).exists():
             _remove(entry)
-
-
-def _is_dead(pid: str) -> bool:
-    if os.name != "posix":  # elsewhere, os.kill would end the process
-        return False
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return True
-    except OSError:  # the process belongs to another user
-        return False
-    return False
 
 
 def _remove(path: Path) -> None:

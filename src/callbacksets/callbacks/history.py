@@ -72,10 +72,10 @@ class CallbackSetHistory(CallbackSet):
             ValueError: If the history has no scores, if the number of Axes is wrong, or if `log` names a score that
                 does not exist or is not positive.
         """
-        return plot_history(self._columns(), ax, best_epoch=self._best_epoch, log=log)
+        return plot_history(CallbackSetHistory.state_dict(self), ax, best_epoch=self._best_epoch, log=log)
 
     def state_dict(self) -> dict[str, list[Any]]:
-        return self._columns()
+        return epochs.as_columns(self.rows) or {"epoch": []}
 
     def load_state_dict(self, state_dict: dict[str, list[Any]]) -> None:
         # a subclass may have added to the state
@@ -84,19 +84,17 @@ class CallbackSetHistory(CallbackSet):
         }
         self.rows = epochs.as_rows(columns)
 
-    def _columns(self) -> dict[str, list[Any]]:
-        return epochs.as_columns(self.rows) or {"epoch": []}
-
     def __repr__(self) -> str:
         if not self.rows:
             return super().__repr__()
-        table = epochs.as_text(self._columns(), best_epoch=self._best_epoch)
+        columns = CallbackSetHistory.state_dict(self)  # a subclass may have added to the state
+        table = epochs.as_text(columns, best_epoch=self._best_epoch)
         return f"<{type(self).__name__}: {len(self.rows)} epochs>\n{table}"
 
     def _repr_html_(self) -> str:
         if not self.rows:
             return super()._repr_html_()
-        columns, image = self._columns(), ""
+        columns, image = CallbackSetHistory.state_dict(self), ""
         with suppress(
             ModuleNotFoundError, ValueError
         ):  # without matplotlib, or without scores, only the table is shown

@@ -187,23 +187,19 @@ class CallbackSetLRScheduler(CallbackSet):
     def _step(self) -> None:
         if self._is_replaced():
             return
-        if self._has_stepped:
-            self._advance()
-            return
-        # torch warns if a scheduler steps before its optimizer has stepped. Here that happens only in a window of
-        # accumulated batches, or with a checkpoint written between the steps of the optimizer and of the scheduler.
-        with warnings.catch_warnings():
-            if self.ctx.trainer.accumulate_grad_batches > 1 or self.ctx.resumed:
+        if not self._has_stepped and (self.ctx.trainer.accumulate_grad_batches > 1 or self.ctx.resumed):
+            # torch warns if a scheduler steps before its optimizer has stepped. Here that happens only in a window of
+            # accumulated batches, or with a checkpoint written between the steps of the optimizer and of the scheduler.
+            with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
+                self._advance()
+        else:
             self._advance()
         self._has_stepped = True
 
     def _advance(self) -> None:
-        optimizer, rates = getattr(self.scheduler, "optimizer", None), getattr(self.scheduler, "base_lrs", None)
-        if optimizer is None or rates is None or len(optimizer.param_groups) == len(rates):
-            self.scheduler.step()
-            return
-        with _only_first(len(rates), optimizer.param_groups):
+        groups = self.ctx.trainer.optimizers[0].param_groups
+        with _only_first(len(getattr(self.scheduler, "base_lrs", groups)), groups):
             self.scheduler.step()
 
 
