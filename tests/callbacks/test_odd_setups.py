@@ -180,8 +180,7 @@ class Scratch(nn.Linear):
         out = super().forward(x)
         if torch.is_grad_enabled():
             return out
-        self.scratch = getattr(self, "scratch", None)
-        self.scratch = out.clone() if self.scratch is None or self.scratch.shape != out.shape else self.scratch
+        self.scratch = getattr(self, "scratch", out.clone())
         return self.scratch.copy_(out)
 
 
@@ -307,7 +306,7 @@ SETUPS: dict[str, Setup] = {
     "y is a tuple": Setup(**batched(*PAIR_OF)),
     "y is a dict": Setup(**batched(*NAMED)),
     "refilled buffers": Setup(train=lambda: Refilled(pairs(2, 2, 2)), valid=lambda: Refilled(pairs(2, 2, 2))),
-    "a network's own buffer": Setup(of(lambda: Scratch(2, 1))),
+    "a network's own buffer": Setup(of(lambda: Scratch(2, 1)), valid=lambda: Batches(pairs(2, 2, 2))),
     "several loaders": Setup(valid=loaders([2, 1], [3])),
     "an empty first loader": Setup(valid=loaders([], [2, 1], [3])),
     "an empty middle loader": Setup(valid=loaders([2, 1], [], [3])),
@@ -535,6 +534,8 @@ def check_predictions(cell: Cell) -> None:
         if cell.several
         else [(cell.callback.y_hat, cell.callback.y)]
     )
+    if cell.several:
+        assert len(found) == len(cell.setup.valid())
     for place, kept in enumerate(found):
         for tensors, batches in zip(
             kept, zip(*((o, y) for *_, o, y in seen[-1]["loaders"].get(place, [])), strict=True), strict=False
