@@ -4,6 +4,7 @@ A table of set-ups and callbacks. Each cell compares the weights with those of a
 callback means to change them, and the numbers of the callback with numbers that the module has computed by hand.
 """
 
+import logging
 from collections.abc import Callable, Iterator
 from contextlib import nullcontext
 from dataclasses import dataclass, field
@@ -361,6 +362,13 @@ def train(setup: Setup, *ours: CallbackSet) -> Module:
     trainer = quiet(callbacks=callbacks, **({"max_epochs": EPOCHS} | setup.kwargs))
     trainer.fit(module, setup.train(), setup.valid())
     return module
+
+
+@pytest.fixture(autouse=True)
+def _silent(caplog: pytest.LogCaptureFixture) -> None:
+    """Seven hundred runs need not say what they run on."""
+    for name in ("lightning.pytorch", "lightning.pytorch.utilities.rank_zero"):
+        caplog.set_level(logging.WARNING, logger=name)
 
 
 @cache
