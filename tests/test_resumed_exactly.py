@@ -40,7 +40,7 @@ def test_saved_at_any_moment(name: str, tmp_path: Path) -> None:
     for moment, (differs, warned) in results.items():
         assert bool(differs) == bool(warned), (moment, differs, warned)  # never in silence, and no false alarm
         if differs:
-            _, hook, batch = moment.split(" ")
+            _, hook, _batch = moment.split(" ")
             assert hook in (*IN_STEP, "on_after_backward"), (moment, differs)
             told[hook] += 1
     is_inexact = name in ("dropout", "two batches a step", "three batches a step")

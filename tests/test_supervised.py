@@ -39,6 +39,48 @@ def test_logs_measures_first_then_the_loss_averaged_over_samples(form: Any) -> N
     assert history["valid.acc"] == pytest.approx([MulticlassAccuracy(2)(network(x), y).item()] * 2)
 
 
+@pytest.mark.parametrize(
+    "pack",
+    [
+        lambda y: y,
+        lambda y: (y, y),
+        lambda y: {"y": y, "also": y},
+        lambda y: [{"y": y}],
+        lambda y: ["text"] * len(y) if y.dim() else "text",
+    ],
+)
+@pytest.mark.parametrize("single", [True, False])
+def test_the_loss_is_averaged_over_samples_whatever_y_is(pack: Any, single: bool) -> None:
+    network, losses = nn.Linear(3, 1), torch.tensor([1.0, 2.0, 3.0, 10.0])
+    pairs = [(torch.ones(3), one) for one in losses]
+    if not single:
+        pairs = [(torch.ones(3, 3), losses[:3]), (torch.ones(1, 3), losses[3:])]  # the last batch has one sample
+    values = iter([one.mean() for _, one in pairs] * 4)
+    module = SupervisedModule(network, lambda y_hat, y: 0 * y_hat.sum() + next(values), SGD)
+    batches = Batches([(x, pack(y)) for x, y in pairs])
+    history = states(module, batches, batches, max_epochs=1, num_sanity_val_steps=0)
+    assert history["train.loss"] == history["valid.loss"] == [4.0]
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+def test_measures_of_samples_without_a_batch_dimension(classes: int) -> None:
+    class Squeezing(nn.Linear):
+        def forward(self, x: Any) -> Any:
+            return super().forward(x).squeeze()
+
+    measure = MeanSquaredError() if classes == 1 else MulticlassAccuracy(classes, average="micro")
+    x, y = torch.randn(3, 2), torch.arange(3) if classes > 1 else torch.randn(3)
+    forms = {"last of one": [(x[:2], y[:2]), (x[2:], y[2:])], "alone": list(zip(x, y, strict=True))}
+    for pairs in forms.values():
+        network = Squeezing(2, classes)
+        expected = measure(network(x).detach(), y).item()
+        module = SupervisedModule(
+            network, lambda y_hat, y: y_hat.sum(), partial(torch.optim.SGD, lr=0.0), measure, {"it": measure}
+        )
+        history = states(module, Batches(pairs), Batches(pairs), max_epochs=1)
+        assert history["valid.it"] == pytest.approx([expected])
+
+
 @pytest.mark.parametrize("num_sanity_val_steps", [0, 2])
 def test_each_validation_loader_has_its_own_measures(num_sanity_val_steps: int) -> None:
     x, zeros = torch.ones(4, 1), nn.Linear(1, 1)
@@ -119,12 +161,7 @@ def test_ids_of_measures_with_dots_and_of_other_types() -> None:
         *(f"train.{id}" for id in [*plain, "loss"]),
         *(f"valid.{id}/dataloader_idx_{loader}" for loader in (0, 1) for id in [*plain, "loss"]),
     ]
-    held = module.measures_valid
-    assert list(held) == list(held.keys()) == [id for id, _ in held.items()] == plain
-    assert isinstance(held["top.1"], MulticlassAccuracy)
-    assert "top.1" in held
-    del held["top.1"]
-    assert "top.1" not in held
+    assert list(module.measures_valid) == ["top%2E1", "50%25%2Eacc", "acc", "x"]  # a submodule cannot have a dot
 
 
 def test_measures_are_copied_and_keep_no_graph() -> None:

@@ -12,8 +12,12 @@ from callbacksets.checks import did_you_mean, listed, plain, shown
 
 V = TypeVar("V")
 
-_LOOP = "train|training|val|valid|validation"
-_LOOP_IN_NAME = re.compile(rf"^(?:{_LOOP})[_/.-]|[_/.-](?:{_LOOP})$", re.IGNORECASE)
+_LOOPS = ("train", "training", "val", "valid", "validation")
+_ANY, _CAPITAL = "|".join(_LOOPS), "|".join(map(str.capitalize, _LOOPS))
+# before or after a separator, or in camel case, where the case tells `valMAE` from `value` and `valley`
+_LOOP_IN_NAME = re.compile(
+    rf"^(?i:{_ANY})[_/.-]|[_/.-](?i:{_ANY})$|^(?:{_ANY}|{_CAPITAL})(?=[A-Z])|(?<=[A-Za-z0-9])(?:{_CAPITAL})$"
+)
 
 
 NOTHING_LOGGED = "The module logged nothing for the epoch. Log it: self.log(..., on_epoch=True)."
@@ -223,8 +227,8 @@ def short_name(logged: str) -> str:
     """The name of a score: the logged name without the name of the loop (`train`, `val`).
 
     Example:
-        >>> short_name("val_loss"), short_name("loss/train"), short_name("f1")
-        ('loss', 'loss', 'f1')
+        >>> short_name("val_loss"), short_name("loss/train"), short_name("valMAE"), short_name("value")
+        ('loss', 'loss', 'MAE', 'value')
 
     Args:
         logged: The name that was given to `self.log`.

@@ -1,7 +1,7 @@
 """A LightningModule for the common case: a network, a loss, an optimizer and measures."""
 
 import copy
-from collections.abc import Callable, ItemsView, Iterable, Iterator, KeysView, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, cast
 from urllib.parse import unquote
 
@@ -12,6 +12,7 @@ from torch.optim import Optimizer
 from torchmetrics import Metric
 
 from callbacksets.base import snake_case
+from callbacksets.callbacks.predictions import as_batch
 from callbacksets.checks import listed, plain, shown
 from callbacksets.fit.context import datasets, first_output
 
@@ -22,7 +23,11 @@ class SupervisedModule(L.LightningModule):
     Batches are `(x, y)` or `{"x": x, "y": y}`. The module calls `network(x)`; if `x` is a tuple or dict of several
     inputs, it calls `network(*x)` or `network(**x)`. The loss function gets the complete output and `y`. The measures
     get the prediction and `y`. For each epoch the module logs the measures, as `train_<id>` and `val_<id>`, and after
-    them `train_loss` and `val_loss`.
+    them `train_loss` and `val_loss`. These are means over samples. The number of samples in a batch is the length
+    of the first tensor in `y`, else in `x`.
+
+    The loss function also runs in validation. In mlr3torch it runs in training only, so a loss that counts its calls
+    must skip those in which `torch.is_grad_enabled()` is False.
 
     Example:
         >>> from functools import partial
@@ -83,8 +88,8 @@ class SupervisedModule(L.LightningModule):
         self.network = network
         self.loss_fn = loss_fn
         self.make_optimizer = optimizer
-        self.measures_train: Measures = _by_id("measures_train", measures_train)
-        self.measures_valid: Measures = _by_id("measures_valid", measures_valid)
+        self.measures_train: nn.ModuleDict = _by_id("measures_train", measures_train)
+        self.measures_valid: nn.ModuleDict = _by_id("measures_valid", measures_valid)
         self.more_measures_valid: nn.ModuleList = nn.ModuleList()  # of further validation loaders
         self.prediction_encoder = prediction_encoder
 
@@ -130,21 +135,24 @@ class SupervisedModule(L.LightningModule):
         x, y = _unpacked(batch)
         y_hats = self(x)
         loss = self.loss_fn(y_hats, y)
+        samples = _samples(x, y)
         if measures := cast(Mapping[str, Metric], self.get_submodule(where)):
             loader = self.trainer.train_dataloader if loop == "train" else self.trainer.val_dataloaders
             prediction = self._encode(apply_to_collection(y_hats, Tensor, Tensor.detach), loader)
-            for id, measure in measures.items():
+            if isinstance(prediction, Tensor) and isinstance(y, Tensor):
+                prediction, y = as_batch(prediction, y)
+            for key, measure in measures.items():
                 measure.update(prediction, y)
                 self.log(
-                    f"{loop}_{id}",
+                    f"{loop}_{unquote(key)}",
                     measure,
                     on_step=False,
                     on_epoch=True,
-                    batch_size=len(y),
+                    batch_size=samples,
                     # Lightning searches the name only once, perhaps before the measure existed
-                    metric_attribute=f"{where}.{Measures.key(id)}",
+                    metric_attribute=f"{where}.{key}",
                 )
-        self.log(f"{loop}_loss", loss, on_step=False, on_epoch=True, batch_size=len(y), sync_dist=True)
+        self.log(f"{loop}_loss", loss, on_step=False, on_epoch=True, batch_size=samples, sync_dist=True)
         return loss
 
     def _encode(self, y_hats: Any, loaders: Any) -> Any:
@@ -153,7 +161,7 @@ class SupervisedModule(L.LightningModule):
         return self.prediction_encoder(y_hats, datasets(loaders))
 
 
-def _by_id(argument: str, measures: Any) -> "Measures":
+def _by_id(argument: str, measures: Any) -> nn.ModuleDict:
     if measures is None:
         measures = {}
     elif isinstance(measures, Metric):
@@ -164,7 +172,7 @@ def _by_id(argument: str, measures: Any) -> "Measures":
         pairs = [(snake_case(type(measure).__name__), measure) for measure in measures]
     else:
         pairs = list(measures.items())
-    by_id = Measures()
+    by_id = nn.ModuleDict()
     for given, measure in pairs:
         if not isinstance(given, str):
             raise TypeError(f"Expected the ids in {argument} to be strings but got {shown(given)}.")
@@ -173,49 +181,22 @@ def _by_id(argument: str, measures: Any) -> "Measures":
             raise TypeError(
                 f"Expected {argument} to be torchmetrics objects but got {shown(measure)}.{_remedy(measure)}"
             )
-        if id in by_id or id == "loss":
+        if _key(id) in by_id or id == "loss":
             raise ValueError(
-                f"{argument} has {'two measures' if id in by_id else 'a measure'} with the id {id!r}"
-                f"{'' if id in by_id else ', which is the name of the loss'}. Give another id: "
+                f"{argument} has {'two measures' if id != 'loss' else 'a measure'} with the id {id!r}"
+                f"{'' if id != 'loss' else ', which is the name of the loss'}. Give another id: "
                 f"{argument}={{'id': ...}}."
             )
         try:
-            by_id[id] = measure.clone()
+            by_id[_key(id)] = measure.clone()
         except KeyError as error:
             raise ValueError(f"{argument} cannot have the id {id!r}: {error}") from None
     return by_id
 
 
-class Measures(nn.ModuleDict):
-    """Measures by id. An id may contain a dot, but the name of a submodule may not."""
-
-    @staticmethod
-    def key(id: str) -> str:
-        """The name of the submodule for an id."""
-        return id.replace("%", "%25").replace(".", "%2E")
-
-    def __getitem__(self, id: str) -> nn.Module:
-        return super().__getitem__(self.key(id))
-
-    def __setitem__(self, id: str, module: nn.Module) -> None:
-        super().__setitem__(self.key(id), module)
-
-    def __delitem__(self, id: str) -> None:
-        super().__delitem__(self.key(id))
-
-    def __contains__(self, id: str) -> bool:
-        return super().__contains__(self.key(id))
-
-    def __iter__(self) -> Iterator[str]:
-        return map(unquote, super().__iter__())
-
-    def keys(self) -> KeysView[str]:
-        """The ids."""
-        return dict.fromkeys(self).keys()
-
-    def items(self) -> ItemsView[str, nn.Module]:
-        """The ids and the measures."""
-        return dict(zip(self, self.values(), strict=True)).items()
+def _key(id: str) -> str:
+    """The name of the submodule for an id: an id may contain a dot, but the name of a submodule may not."""
+    return id.replace("%", "%25").replace(".", "%2E")
 
 
 def _remedy(value: object) -> str:
@@ -228,6 +209,13 @@ def _inputs(batch: Any) -> Any:
     if isinstance(batch, Mapping):
         return batch.get("x", batch)
     return batch[0] if isinstance(batch, list | tuple) else batch
+
+
+def _samples(x: Any, y: Any) -> int:
+    """The number of samples in a batch: the length of the first tensor in `y`, else in `x`. No dimension means one."""
+    lengths: list[int] = []
+    apply_to_collection((y, x), Tensor, lambda one: lengths.append(len(one) if one.dim() else 1))
+    return lengths[0] if lengths else 1
 
 
 def _unpacked(batch: Any) -> tuple[Any, Any]:

@@ -1,14 +1,15 @@
 import os
 import shutil
-import socket
 import subprocess
 import sys
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.plugins.io import AsyncCheckpointIO, TorchCheckpointIO
 
 from callbacksets import (
@@ -239,23 +240,21 @@ def test_where_files_cannot_be_linked(tmp_path: Path, monkeypatch: pytest.Monkey
     assert saved(tmp_path) == ["epoch1.ckpt", "epoch2.ckpt"]
 
 
-def leftover(path: Path, pid: int, host: str | None = None, kind: str = "part") -> Path:
-    entry = path / f".epoch1.ckpt.{host or socket.gethostname()}-{pid}-0123abcd.{kind}"
+def leftover(path: Path, run: str = "0123abcd", kind: str = "part", days: float = 0) -> Path:
+    entry = path / f".epoch1.ckpt.{run}.{kind}"
     entry.touch()
+    os.utime(entry, (time.time() - days * 24 * 60 * 60,) * 2)
     return entry
 
 
-@pytest.mark.skipif(os.name != "posix", reason="elsewhere, nobody can tell who is alive")
-def test_what_another_run_is_writing_is_left_alone_and_what_a_killed_one_wrote_goes(tmp_path: Path) -> None:
-    process = subprocess.Popen([sys.executable, "-c", "pass"])
-    process.wait()
-    dead, alive = leftover(tmp_path, process.pid), leftover(tmp_path, os.getppid())
-    elsewhere = leftover(tmp_path, process.pid, "other-host")
-    foreign = leftover(tmp_path, 1)
+def test_what_another_run_may_be_writing_is_left_alone_and_what_a_killed_one_wrote_goes(tmp_path: Path) -> None:
+    killed, before = leftover(tmp_path, days=2), leftover(tmp_path, "host-17-0123abcd", days=2)  # as of version 0.2
+    alive = leftover(tmp_path, "89abcdef")
     assert latest_checkpoint(tmp_path) is None
-    assert dead.exists()  # looking removes nothing
+    assert killed.exists()  # looking removes nothing
     fit([CallbackSetCheckpoint(tmp_path, freq=1)])
-    assert saved(tmp_path) == sorted([alive.name, elsewhere.name, foreign.name, "epoch1.ckpt"])
+    assert not before.exists()
+    assert saved(tmp_path) == [alive.name, "epoch1.ckpt"]
 
 
 @pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended")
@@ -274,7 +273,7 @@ def test_one_of_an_epoch_cut_short_is_replaced_by_renaming(plugin: str, tmp_path
 
 def test_one_that_was_just_being_replaced_is_still_found(tmp_path: Path) -> None:
     fit([CallbackSetCheckpoint(tmp_path, freq=1)], max_epochs=2)
-    old = leftover(tmp_path, 1, kind="old")
+    old = leftover(tmp_path, kind="old")
     assert latest_checkpoint(tmp_path) == tmp_path / "epoch2.ckpt"
     (tmp_path / "epoch1.ckpt").replace(old)
     (tmp_path / "epoch2.ckpt").unlink()
@@ -300,6 +299,39 @@ def test_a_path_below_a_file_is_told_of_before_anything_is_trained(tmp_path: Pat
     for path in (tmp_path / "notes.txt" / "run", tmp_path / "notes.txt" / "runs" / "first"):
         refused(lambda path=path: fit([CallbackSetCheckpoint(path, freq=1), log]), r"notes\.txt is a file")
     assert log.rows == []
+
+
+def test_a_folder_that_cannot_be_written_is_told_of_before_anything_is_trained(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def refuse(dir: Path) -> None:
+        raise PermissionError(13, "Permission denied", str(dir))
+
+    monkeypatch.setattr("tempfile.TemporaryFile", refuse)  # the superuser may write everywhere
+    spy = StageLog(stages=("on_epoch_begin",))
+    message = "Expected path to be a folder for checkpoints but .*Permission denied.* Give another path"
+    with pytest.raises(PermissionError, match=message):
+        fit([CallbackSetCheckpoint(tmp_path / "new", freq=1), spy])
+    with pytest.raises(OSError, match="Expected path to be a folder for checkpoints but"):
+        fit([CallbackSetCheckpoint("/proc/new", freq=1), spy])
+    assert not spy.rows
+
+
+def test_a_run_that_fails_in_its_first_epoch_leaves_no_folder(tmp_path: Path) -> None:
+    with pytest.raises(ZeroDivisionError):
+        fit([CallbackSetCheckpoint(tmp_path / "a" / "b", freq=1), Act(on_batch_end=lambda ctx: 1 / 0)])
+    assert not list(tmp_path.iterdir())
+
+
+def test_checkpoints_of_others_are_told_of(tmp_path: Path) -> None:
+    native = ModelCheckpoint(tmp_path / "run" / "checkpoints")
+    fit(Act(), native=(native,), enable_checkpointing=True)
+    for path in (tmp_path / "run", tmp_path / "run" / "checkpoints"):
+        with pytest.warns(UserWarning, match=r"no checkpoint of CallbackSetCheckpoint, but there is .*epoch=0-step=2"):
+            assert latest_checkpoint(path) is None
+    fit(CallbackSetCheckpoint(tmp_path / "ours" / "first", freq=1))
+    with pytest.warns(UserWarning, match=r"but there is .*first.epoch1\.ckpt\. Give the folder itself"):
+        assert latest_checkpoint(tmp_path / "ours") is None
 
 
 def test_nothing_is_said_of_weights_only(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -342,7 +374,8 @@ def test_killed_at_any_moment(plugin: str, tmp_path: Path) -> None:
         assert resumed["history"] == states["history"]
         assert all(torch.equal(value, module.state_dict()[name]) for name, value in whole.state_dict().items())
         if epoch < EPOCHS:
-            assert saved(path) == saved(tmp_path / "whole")
+            complete = [name for name in saved(path) if not name.startswith(".")]  # what was half written goes later
+            assert complete == saved(tmp_path / "whole")
 
 
 # --- errors ----------------------------------------------------------------------------------------------------------

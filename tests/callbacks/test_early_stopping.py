@@ -9,9 +9,10 @@ import numpy as np
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelPruning
+from packaging.version import Version
 from torch import nn
 
-from callbacksets import CallbackSetAdapter, CallbackSetEarlyStopping, read_states, t_clbk
+from callbacksets import CallbackSet, CallbackSetAdapter, CallbackSetEarlyStopping, read_states, t_clbk
 from tests.helpers import Act, Batches, Tiny, fit, ones, quiet
 
 
@@ -124,20 +125,6 @@ def test_a_state_loaded_for_a_fit_that_did_not_begin_is_not_of_the_next(tmp_path
     assert (first.best_epochs, first.best_score) == (1, 5)
 
 
-def test_a_score_that_is_not_always_there() -> None:
-    class Sometimes(Scored):
-        def validation_step(self, batch: Any, batch_idx: int, dataloader_idx: int = 0) -> None:
-            if self.current_epoch < 2:
-                self.log("val_other_loss", 1.0, batch_size=1)
-            self.log("val_loss", 1.0, batch_size=1)
-
-    for key in ("early_stopping", "lr_reduce_on_plateau"):
-        callback = t_clbk(key, patience=3).generate()
-        with pytest.raises(RuntimeError, match=r"monitors 'other_loss', but this validation has only 'loss'. Log"):
-            fit({"one": callback}, Sometimes(), ones(1), ones(1), max_epochs=3)
-    fit(t_clbk("early_stopping", patience=5, monitor="loss"), Sometimes(), ones(1), ones(1), max_epochs=3)
-
-
 def test_best_weights_are_all_of_the_networks_state(tmp_path: Path) -> None:
     class Versioned(nn.Linear):
         _version = 2
@@ -177,16 +164,95 @@ def test_an_empty_validation_loader_is_no_validation() -> None:
         fit(CallbackSetEarlyStopping(1), Scored(1), ones(1), Batches([]))
 
 
-def test_beside_averaged_weights_it_says_which_it_keeps() -> None:
-    class WeightAveraging(L.Callback):  # as Lightning has one from 2.6 on
-        pass
+class Swapping(CallbackSet):
+    """Validates with half the weights that it trains, and puts those back at a stage of its own."""
 
-    averaging = type("EMAWeightAveraging", (WeightAveraging,), {})()
-    for restore in (True, False):
-        sets = CallbackSetEarlyStopping(5, restore_best_weights=restore)
-        warns = pytest.warns(UserWarning, match="WeightAveraging validates with averaged weights")
-        with warns if restore else nullcontext():
-            fit(sets, Scored(1), ones(1), ones(1), native=(averaging,))
+    def __init__(self, back: str = "on_valid_end") -> None:
+        self.kept: dict[str, torch.Tensor] = {}
+        setattr(self, back, self.put)
+
+    def on_before_valid(self) -> None:
+        if self.ctx.validates:
+            for name, parameter in self.ctx.network.named_parameters():
+                self.kept[name] = parameter.detach().clone()
+                parameter.data.mul_(0.5)
+
+    def put(self) -> None:
+        for name, value in self.kept.items():
+            self.ctx.network.get_parameter(name).data.copy_(value)
+        self.kept = {}
+
+    def state_dict(self) -> Any:
+        return dict(self.kept)
+
+    def load_state_dict(self, state_dict: Any) -> None:
+        self.kept = dict(state_dict)
+
+
+class Seen(L.Callback):
+    """The weights that were validated, as Lightning sees them in the middle."""
+
+    def __init__(self) -> None:
+        self.weights: list[torch.Tensor] = []
+
+    def on_validation_batch_start(self, trainer: Any, pl_module: Any, batch: Any, *args: Any) -> None:
+        if not trainer.sanity_checking:
+            self.weights.append(pl_module.network.weight.detach().clone())
+
+
+NEEDS_AVERAGING = pytest.mark.skipif(Version(L.__version__) < Version("2.6"), reason="new in Lightning 2.6")
+SWAPS = [
+    pytest.param(lambda: ([Swapping()], ()), id="swapping"),
+    pytest.param(lambda: ([Swapping("on_epoch_end")], ()), id="swapping-back-late"),
+    pytest.param(lambda: ([], (L.pytorch.callbacks.WeightAveraging(),)), id="average", marks=NEEDS_AVERAGING),
+    pytest.param(lambda: ([], (L.pytorch.callbacks.EMAWeightAveraging(),)), id="ema", marks=NEEDS_AVERAGING),
+]
+
+
+@pytest.mark.parametrize("weight", [-1, 2000])
+@pytest.mark.parametrize("first", [True, False])
+@pytest.mark.parametrize("swaps", SWAPS)
+def test_best_weights_are_those_that_were_validated(swaps: Any, first: bool, weight: float) -> None:
+    others, natives = swaps()
+    early = t_clbk("early_stopping", patience=9, restore_best_weights=True, weight=weight).generate()
+    adapter = CallbackSetAdapter([early, *others])
+    seen, module = Seen(), Scored(3, 1, 2)
+    callbacks = [*natives, adapter, seen] if first else [adapter, *natives, seen]
+    quiet(callbacks=callbacks, max_epochs=3).fit(module, ones(2), ones(1))
+    assert torch.equal(module.network.weight, seen.weights[1])
+    assert not torch.equal(seen.weights[0], seen.weights[2])
+
+
+def test_the_validated_weights_are_saved_with_a_validation_under_way(tmp_path: Path) -> None:
+    def save(ctx: Any) -> None:
+        if ctx.epoch == 1 and not ctx.resumed:
+            ctx.trainer.save_checkpoint(tmp_path / "inside.ckpt")
+
+    def sets() -> dict[str, Any]:
+        early = CallbackSetEarlyStopping(5, restore_best_weights=True)
+        return {"swap": Swapping(), "save": Act(on_valid_end=save), "early": early}
+
+    whole, module = Scored(1, 2), Scored(1, 2)
+    state = {name: value.clone() for name, value in whole.state_dict().items()}
+    fit(sets(), whole, ones(2), ones(1), max_epochs=2)
+    module.load_state_dict(state)
+    again = CallbackSetAdapter(sets())
+    quiet(callbacks=[again], max_epochs=2).fit(module, ones(2), ones(1), ckpt_path=tmp_path / "inside.ckpt")
+    assert torch.equal(module.network.weight, whole.network.weight)
+    assert list(again.states["early"])[-1] == "best_weights"
+
+
+@pytest.mark.parametrize("restore", [True, False])
+def test_beside_stochastic_weight_averaging_it_says_who_comes_last(restore: bool) -> None:
+    kept: list[torch.Tensor] = []
+    look = Act(on_valid_end=lambda ctx: kept.append(ctx.network.weight.detach().clone()))
+    early, module = CallbackSetEarlyStopping(5, restore_best_weights=restore), Scored(1, 2, 3, 4)
+    averaging = L.pytorch.callbacks.StochasticWeightAveraging(0.01, swa_epoch_start=2)
+    warns = pytest.warns(UserWarning, match="restore_best_weights comes last")
+    with warns if restore else nullcontext():
+        fit([early, look], module, ones(2), ones(1), native=(averaging,), max_epochs=4)
+    assert torch.equal(module.network.weight, kept[0]) is restore
+    assert restore or torch.equal(module.network.weight, averaging._average_model.network.weight)
 
 
 def test_there_is_one_copy_of_the_best_weights(tmp_path: Path) -> None:
@@ -386,7 +452,13 @@ def test_strings_of_a_subclass_mean_what_they_equal(mode: Any, monitor: Any, tmp
 def test_without_restoring_no_weights_are_kept() -> None:
     callback, _, adapter = stop(2, 1)
     assert callback.best_weights is None
-    assert list(adapter.states["early_stopping"]) == ["best_epochs", "best_score", "stagnation", "measure"]
+    assert adapter.states["early_stopping"] == {
+        "best_epochs": 2,
+        "best_score": 1.0,
+        "best_scores": {"loss": 1.0},
+        "stagnation": 0,
+        "measure": "loss",
+    }
 
 
 @pytest.mark.parametrize("monitor", ["loss", "val_loss", None])
@@ -404,6 +476,15 @@ def test_monitors_what_a_callback_adds() -> None:
     assert adapter.states["early_stopping"]["best_epochs"] == 1
     assert adapter.stopped_by is not None
     assert adapter.stopped_by.epoch == 3
+
+
+def test_best_scores_are_all_scores_of_the_best_epoch() -> None:
+    def add(ctx: Any) -> None:
+        ctx.last_scores_valid["epoch"] = float(ctx.epoch)
+
+    module = Scored(3, 1, 2, val_acc=[0.1, 0.2, 0.9])
+    adapter = fit([Act(on_valid_end=add), CallbackSetEarlyStopping(9)], module, ones(1), ones(1), max_epochs=3)
+    assert adapter.states["early_stopping"]["best_scores"] == pytest.approx({"loss": 1, "acc": 0.2, "epoch": 2})
 
 
 def test_says_which_of_several_scores_it_takes(caplog: pytest.LogCaptureFixture) -> None:
@@ -448,7 +529,8 @@ def test_a_module_that_logs_no_validation_score() -> None:
 
 def test_a_fit_of_no_epochs_needs_no_validation() -> None:
     states = fit([CallbackSetEarlyStopping(2)], Tiny(), ones(1), max_epochs=0).states
-    assert states["early_stopping"] == {"best_epochs": None, "best_score": None, "stagnation": 0, "measure": None}
+    fresh = {"best_epochs": None, "best_score": None, "best_scores": None, "stagnation": 0, "measure": None}
+    assert states["early_stopping"] == fresh
 
 
 def test_an_instance_starts_over_in_every_fit() -> None:

@@ -136,6 +136,74 @@ def test_parts_are_put_together() -> None:
     assert norm.item() == pytest.approx(math.sqrt(50))
 
 
+class Embedded(Tiny):
+    """Has a sparse gradient, in which a row appears twice."""
+
+    def __init__(self) -> None:
+        super().__init__(nn.Embedding(5, 2, sparse=True))
+        self.other = nn.Linear(2, 1)
+
+    def loss(self, batch: Any) -> torch.Tensor:
+        return self.other(self.network(torch.tensor([0, 3, 3]))).pow(2).mean()
+
+
+class Empty(Tiny):
+    """Has a parameter without elements."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.nothing = nn.Parameter(torch.zeros(0, 3))
+
+    def loss(self, batch: Any) -> torch.Tensor:
+        return super().loss(batch) + self.nothing.sum()
+
+
+class OnlyEmpty(Empty):
+    def configure_optimizers(self) -> Any:
+        return torch.optim.SGD([self.nothing], lr=0.1)
+
+
+class Growing(Tiny):
+    """Gets another parameter in the second epoch."""
+
+    def on_train_epoch_start(self) -> None:
+        if self.current_epoch == 1:
+            self.more = nn.Parameter(torch.ones(2))
+            self.trainer.optimizers[0].add_param_group({"params": [self.more]})
+
+    def loss(self, batch: Any) -> torch.Tensor:
+        return super().loss(batch) + (self.more.pow(2).sum() if hasattr(self, "more") else 0)
+
+
+class Complex(Tiny):
+    """Has a complex parameter beside real ones."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.phase = nn.Parameter(torch.tensor([1 + 1j, 2 - 1j]))
+
+    def loss(self, batch: Any) -> torch.Tensor:
+        return super().loss(batch) + self.phase.abs().pow(2).sum()
+
+
+@pytest.mark.parametrize("norm_type", [2.0, 1, math.inf])
+@pytest.mark.parametrize("old_torch", [True, False])
+@pytest.mark.parametrize("make", [Embedded, Empty, OnlyEmpty, Growing, Complex, lambda: Tiny(nn.LazyLinear(1))])
+def test_odd_parameters(make: Any, norm_type: float, old_torch: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    def measure(ctx: Any) -> None:
+        parameters = [one for group in ctx.optimizer.param_groups for one in group["params"]]
+        numbers = [one.grad.to_dense().flatten().abs() for one in parameters if one.grad is not None]
+        seen.append(float(torch.cat([*numbers, torch.zeros(1)]).norm(norm_type)))
+
+    if old_torch:
+        monkeypatch.delattr(nn.utils, "get_total_norm", raising=False)
+    seen: list[float] = []
+    history = CallbackSetHistory()
+    fit([CallbackSetGradNorm(norm_type), Act(on_after_backward=measure), history], make(), ones(2), max_epochs=2)
+    expected = [sum(seen[:2]) / 2, sum(seen[2:]) / 2]
+    assert history.state_dict()["train.grad_norm"] == pytest.approx(expected)
+
+
 def test_half_precision_holds_the_sum() -> None:
     from callbacksets.callbacks import grad_norm
 

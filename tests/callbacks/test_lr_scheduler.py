@@ -12,6 +12,7 @@ from torch import nn
 from torch.optim import lr_scheduler as torch_schedulers
 
 from callbacksets import (
+    CallbackSet,
     CallbackSetAdapter,
     CallbackSetCheckpoint,
     CallbackSetLRScheduler,
@@ -539,3 +540,68 @@ def test_resumed_plateau_must_go_by_the_same_score(tmp_path: Path) -> None:
     )
     with pytest.raises(RuntimeError, match="monitored 'loss' in the resumed run, but monitors 'other_loss'"):
         trainer.fit(Both(), ones(1), ones(1), ckpt_path=latest_checkpoint(tmp_path))
+
+
+# --- beside stochastic weight averaging ------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("behind", [True, False])
+@pytest.mark.parametrize(
+    "make",
+    [
+        lambda: CallbackSetLRScheduler(torch_schedulers.StepLR, step_size=1, gamma=0.5),
+        lambda: CallbackSetLRScheduler(torch_schedulers.StepLR, step_on_epoch=False, step_size=1, gamma=0.9),
+        lambda: CallbackSetLRSchedulerOneCycle(max_lr=0.4),
+        lambda: CallbackSetLRSchedulerReduceOnPlateau(patience=0, factor=0.5),
+    ],
+)
+def test_stochastic_weight_averaging_takes_over(make: Any, behind: bool) -> None:
+    def train(*sets: CallbackSet) -> list[float]:
+        recorder = Recorder()
+        averaging = L.pytorch.callbacks.StochasticWeightAveraging(0.03, swa_epoch_start=3, annealing_epochs=1)
+        adapter = CallbackSetAdapter([recorder, *sets])
+        callbacks = [adapter, averaging] if behind else [averaging, adapter]
+        trainer = quiet(callbacks=callbacks, max_epochs=5)
+        trainer.fit(Module("sgd", scores=[1.0] * 5), ones(2), ones(1))
+        return [look[0]["lr"] for look in recorder.groups]
+
+    assert train(make())[6:] == pytest.approx([0.03] * 5)  # from the second epoch of averaging on
+
+
+@pytest.mark.parametrize("resumed", [False, True])
+@pytest.mark.parametrize(("make", "torch_make", "step_on_epoch"), [SCHEDULES[i] for i in (0, 5, 7, 12)])
+def test_a_group_that_is_added_keeps_its_rate(
+    make: Any, torch_make: Any, step_on_epoch: bool, resumed: bool, tmp_path: Path
+) -> None:
+    def add(ctx: Any) -> None:
+        if ctx.epoch == 2:
+            ctx.learner.more = nn.Parameter(torch.ones(1))
+            ctx.optimizer.add_param_group({"params": [ctx.learner.more], "lr": 0.5})
+
+    def save(ctx: Any) -> None:
+        if ctx.epoch == 2:
+            ctx.trainer.save_checkpoint(tmp_path / "two.ckpt")
+
+    class Grown(Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.more = nn.Parameter(torch.ones(1))
+
+        def configure_optimizers(self) -> torch.optim.Optimizer:
+            optimizer = super().configure_optimizers()
+            optimizer.add_param_group({"params": [self.more], "lr": 0.5})
+            return optimizer
+
+    recorder = Recorder()
+    sets = {"recorder": recorder, "lr": make(), "add": Act(on_epoch_begin=add, on_epoch_end=save)}
+    fit(sets, Module(), ones(BATCHES), ones(1), max_epochs=EPOCHS)
+    expected, _ = by_torch(torch_make, "adam", step_on_epoch)
+    if resumed:
+        recorder.groups = []
+        again = CallbackSetAdapter({**sets, "lr": make(), "add": Act()})
+        quiet(max_epochs=EPOCHS, callbacks=[again]).fit(
+            Grown(), ones(BATCHES), ones(1), ckpt_path=tmp_path / "two.ckpt"
+        )
+        expected = expected[2 * BATCHES :]
+    assert [look[:2] for look in recorder.groups] == expected
+    assert {look[2]["lr"] for look in recorder.groups if len(look) > 2} == {0.5}

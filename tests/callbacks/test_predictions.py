@@ -1,3 +1,4 @@
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -152,3 +153,103 @@ def test_with_a_supervised_module() -> None:
 def test_bad_input(arguments: dict[str, Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=message):
         CallbackSetPredictions(**arguments)
+
+
+# --- odd batches -----------------------------------------------------------------------------------------------------
+
+
+class Regression(Module):
+    """Computes something of the network's output, whatever its shape."""
+
+    def loss(self, batch: Any) -> torch.Tensor:
+        x = batch[0] if isinstance(batch, list | tuple) else batch.x
+        return self.network(x).pow(2).mean()
+
+
+class Squeezing(torch.nn.Linear):
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return super().forward(x).squeeze()
+
+
+class Scratch(torch.nn.Linear):
+    """Returns the same tensor in each call, as a network that is run from a CUDA graph does."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        out = super().forward(x)
+        if torch.is_grad_enabled():
+            return out
+        self.scratch = getattr(self, "scratch", out.clone())
+        return self.scratch.copy_(out)
+
+
+class Refilled(Batches):
+    """A loader that fills the same tensors again."""
+
+    def __iter__(self) -> Any:
+        x, y = (one.clone() for one in self.batches[0])
+        for batch in self.batches:
+            x.copy_(batch[0])
+            y.copy_(batch[1])
+            yield x, y
+
+
+def kept(network: torch.nn.Module, *loaders: Any) -> Any:
+    """The callback after a fit, on which `network` has been trained."""
+    callback, module = CallbackSetPredictions(), Regression()
+    module.network = network
+    fit([callback], module, loaders[0], list(loaders), max_epochs=2)
+    return callback
+
+
+def test_buffers_that_are_filled_again_are_copied() -> None:
+    callback = kept(Scratch(2, 1), Refilled(PAIRS.batches))
+    assert callback.y.tolist() == [0, 1, 1, 2, 2, 3]
+    assert len(callback.y_hat.unique()) == 3
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+def test_a_last_batch_of_one_that_is_squeezed(classes: int) -> None:
+    network = Squeezing(2, classes)
+    batches = [(torch.ones(2, 2), torch.zeros(2)), (torch.full((1, 2), 2.0), torch.ones(1))]
+    callback = kept(network, Batches(batches))
+    expected = torch.cat([network(torch.ones(2, 2)), network(torch.full((1, 2), 2.0))[None]])
+    assert torch.equal(callback.y_hat, expected)
+    assert callback.y.tolist() == [0, 0, 1]
+
+
+@pytest.mark.parametrize("classes", [1, 3])
+def test_samples_without_a_batch_dimension(classes: int) -> None:
+    network = torch.nn.Linear(2, classes)
+    samples = [(torch.full((2,), float(n)), torch.tensor(n)) for n in range(4)]
+    callback = kept(network, Batches(samples))
+    expected = torch.stack([network(x) for x, _ in samples])
+    assert torch.equal(callback.y_hat.reshape(expected.shape), expected)
+    assert callback.y.tolist() == [0, 1, 2, 3]
+
+
+def test_batches_of_different_shape_stay_apart() -> None:
+    network = torch.nn.Linear(2, 1)
+    batches = [(torch.full((2, n, 2), float(n)), torch.full((2, n), n)) for n in (1, 3)]
+    callback = kept(network, Batches(batches), Batches(batches[:1]))
+    (ragged, plain), (y, _) = callback.y_hat, callback.y
+    assert all(torch.equal(one, network(x)) for one, (x, _) in zip(ragged, batches, strict=True))
+    assert [one.shape for one in y] == [(2, 1), (2, 3)]
+    assert torch.equal(plain, network(batches[0][0]))
+
+
+@pytest.mark.filterwarnings("ignore:Total length of `.*` across ranks is zero")  # on purpose
+@pytest.mark.parametrize("place", [0, 1, 2])
+def test_an_empty_loader_keeps_its_place(place: int) -> None:
+    full = [PAIRS, Batches(PAIRS.batches[:1])]
+    loaders: list[Any] = [*full[:place], Batches([]), *full[place:]]
+    callback = CallbackSetPredictions()
+    fit([callback], Module(), PAIRS, loaders)
+    lengths = [len(one) for one in callback.y_hat]
+    assert lengths == [len(one) for one in callback.y] == [6 * (one is PAIRS) or 2 * len(one) for one in loaders]
+    fit([callback], Module(), PAIRS, [PAIRS, Batches([])])
+    assert [len(one) for one in callback.y_hat] == [6, 0]
+
+
+def test_the_target_of_an_object() -> None:
+    batches = Batches([SimpleNamespace(x=x, y=y) for x, y in PAIRS.batches])
+    assert torch.equal(kept(torch.nn.Linear(2, 1), batches).y, torch.cat(Y))

@@ -64,6 +64,12 @@ def test_nothing_trained_creates_nothing(tmp_path: Path) -> None:
     assert not list(tmp_path.iterdir())
 
 
+def test_a_dry_run_writes_nothing(tmp_path: Path) -> None:
+    (tmp_path / "notes.txt").touch()  # nor is the folder looked at
+    fit(CallbackSetTB(tmp_path, log_train_loss=True), Tiny(), ones(2), ones(1), fast_dev_run=True)
+    assert [one.name for one in tmp_path.iterdir()] == ["notes.txt"]
+
+
 def test_what_was_logged_until_a_failure_is_there(tmp_path: Path) -> None:
     def boom(ctx: Any) -> None:
         if ctx.epoch == 3:

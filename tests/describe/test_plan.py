@@ -63,16 +63,18 @@ def test_plan() -> None:
         progress        CallbackSetProgress       0
         fails           Fails                     0
         sized           Sized                     3       still needs 'size'
-        early_stopping  CallbackSetEarlyStopping  1000    still needs 'patience'
+        early_stopping  CallbackSetEarlyStopping  1000    still needs 'patience'; its constructor may set or unset on_before_valid, on_batch_valid_begin
 
-        stage               callbacks in running order
-        on_begin            lr_step, tb, progress, early_stopping
-        on_batch_end        lr_step, progress
-        on_batch_valid_end  progress
-        on_valid_end        progress, early_stopping
-        on_epoch_end        lr_step, history, tb, progress
-        on_end              progress, sized
-        on_exit             history, tb, progress, fails, early_stopping"""
+        stage                 callbacks in running order
+        on_begin              lr_step, tb, progress, early_stopping
+        on_batch_end          lr_step, progress
+        on_before_valid       early_stopping
+        on_batch_valid_begin  early_stopping
+        on_batch_valid_end    progress
+        on_valid_end          progress, early_stopping
+        on_epoch_end          lr_step, history, tb, progress
+        on_end                progress, sized
+        on_exit               history, tb, progress, fails, early_stopping"""  # noqa: E501
     )
 
 

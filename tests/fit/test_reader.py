@@ -189,6 +189,15 @@ def test_states_by_id_are_a_dict_that_names_the_ids(tmp_path: Path) -> None:
         ("val_val_loss", "val_loss"),  # once
         ("val_loss_train", "loss_train"),
         ("test_loss", "test_loss"),
+        ("valMAE", "MAE"),
+        ("trainMAE", "MAE"),
+        ("trainingLoss", "Loss"),
+        ("ValidLoss", "Loss"),
+        ("validationF1", "F1"),
+        ("lossVal", "loss"),
+        ("MAETrain", "MAE"),
+        *((name, name) for name in ("value", "valley", "Value", "VALLEY", "VALUE", "trainer", "TrainableLoss")),
+        *((name, name) for name in ("valueMAE", "validityScore", "interVal2", "retrainMAE", "maeval", "val1", "Val")),
     ],
 )
 def test_short_names(logged: str, short: str) -> None:

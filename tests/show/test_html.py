@@ -72,7 +72,7 @@ def test_a_descriptor() -> None:
         "class": "CallbackSetEarlyStopping",
         "parameters": "min_delta=0.5",
         "still needed": "patience",
-        "stages": "on_begin, on_valid_end, on_exit",
+        "stages": "on_begin, on_before_valid, on_batch_valid_begin, on_valid_end, on_exit",
         "weight": "7",
     }
     assert "packages" in texts(TorchCallback(CallbackSetHolder, packages="numpy"))

@@ -4,10 +4,15 @@ import math
 import os
 import re
 import shutil
-import socket
+import tempfile
+import time
 import uuid
 from collections.abc import Callable
+from contextlib import suppress
+from itertools import chain
 from pathlib import Path
+
+from lightning.pytorch.utilities import rank_zero_warn
 
 from callbacksets.base import CallbackSet
 from callbacksets.checks import folder, is_below_a_file, listed, whole_number
@@ -16,13 +21,12 @@ from callbacksets.fit.lightning import is_a
 AnyPath = str | os.PathLike[str]
 
 _COMPLETE = re.compile(r"epoch([1-9]\d*)\.ckpt")
-_UNFINISHED = re.compile(
-    r"\.(?P<name>epoch(?P<epoch>[1-9]\d*)\.ckpt)\.(?P<host>.+)-(?P<pid>\d+)-[0-9a-f]{8}\.(?P<kind>part|old)"
-)
+_UNFINISHED = re.compile(r"\.(?P<name>epoch(?P<epoch>[1-9]\d*)\.ckpt)\..*[0-9a-f]{8}\.(?P<kind>part|old)")
 """The name of a checkpoint that a run is writing, or was writing when it was killed.
 
 `old` is a complete checkpoint that is being replaced.
 """
+_A_DAY = 24 * 60 * 60  # seconds
 
 
 class CallbackSetCheckpoint(CallbackSet):
@@ -50,6 +54,7 @@ class CallbackSetCheckpoint(CallbackSet):
         TypeError, ValueError: If an argument is wrong.
         FileExistsError: In `on_begin`, if the folder contains checkpoints of another run, or other files. Later, if
             another run starts to write to the folder.
+        OSError: In `on_begin`, if the folder cannot be made or written.
         RuntimeError: In `on_begin`, if a callback would change its state after a checkpoint was saved, or if
             checkpoints are written asynchronously.
 
@@ -81,10 +86,10 @@ class CallbackSetCheckpoint(CallbackSet):
             )
         self._is_unsaved = False
         # rank zero decides: a function may return different folders on the ranks, and files may appear in between
-        decided = (*self._decide_folder(), _id_of_run()) if ctx.trainer.is_global_zero else (Path(), None, "")
+        decided = (*self._decide_folder(), uuid.uuid4().hex) if ctx.trainer.is_global_zero else (Path(), None, "")
         self._folder, problem, self._run = ctx.trainer.strategy.broadcast(decided)
         if problem is not None:
-            raise FileExistsError(problem)
+            raise problem
         self._known = set(_complete(self._folder))
 
     def on_epoch_end(self) -> None:
@@ -113,11 +118,19 @@ class CallbackSetCheckpoint(CallbackSet):
                 "checkpoint last."
             )
 
-    def _decide_folder(self) -> tuple[Path, str | None]:
+    def _decide_folder(self) -> tuple[Path, OSError | None]:
         """The folder of this fit, and the problem with it, or None."""
         path = folder("the value of path()", self.path()) if callable(self.path) else self.path
         trains = self.ctx.total_epochs is None or self.ctx.total_epochs > self.ctx.epoch
-        return path, self._problem(path) if trains and not self._is_dry_run() else None
+        if not trains or self._is_dry_run():
+            return path, None
+        if (problem := self._problem(path)) is not None:
+            return path, FileExistsError(problem)
+        try:
+            _try_to_write(path)  # now, because the first checkpoint may come after hours
+        except OSError as error:
+            return path, type(error)(f"Expected path to be a folder for checkpoints but {error}. Give another path.")
+        return path, None
 
     def _problem(self, path: Path) -> str | None:
         if (file := is_below_a_file(path)) is not None:
@@ -180,7 +193,7 @@ class CallbackSetCheckpoint(CallbackSet):
         """Prepare the folder for writing. Return the problem with it, or None."""
         for other in set(_complete(path)) - self._known:
             return _appeared(path / f"epoch{other}.ckpt")
-        path.mkdir(parents=True, exist_ok=True)
+        path.mkdir(parents=True, exist_ok=True)  # somebody may have removed it
         _remove_leftovers(path)
         return None
 
@@ -198,7 +211,7 @@ def latest_checkpoint(path: AnyPath) -> Path | None:
 
     Returns:
         The path of a file, or of a folder with a sharded checkpoint, for `trainer.fit(ckpt_path=...)`. With None,
-        `trainer.fit()` starts a new run.
+        `trainer.fit()` starts a new run. It warns if there are other checkpoints, in the folder or one folder below.
 
     Raises:
         TypeError, ValueError: If `path` is not the path of a folder, for example if it is a file.
@@ -208,8 +221,14 @@ def latest_checkpoint(path: AnyPath) -> Path | None:
     path = folder("path", path)
     if path.is_file():
         raise ValueError(f"Expected path to be a folder of checkpoints but {path} is a file.")
-    checkpoints = _complete(path)
-    return checkpoints[max(checkpoints)] if checkpoints else None
+    if checkpoints := _complete(path):
+        return checkpoints[max(checkpoints)]
+    if (other := next(chain(path.glob("*.ckpt"), path.glob("*/*.ckpt")), None)) is not None:
+        rank_zero_warn(
+            f"{path} has no checkpoint of CallbackSetCheckpoint, but there is {other}. Give the folder itself. A "
+            "checkpoint of ModelCheckpoint is resumed with its own path: trainer.fit(..., ckpt_path=...)."
+        )
+    return None
 
 
 def _complete(path: Path) -> dict[int, Path]:
@@ -220,6 +239,16 @@ def _complete(path: Path) -> dict[int, Path]:
         if (match := _UNFINISHED.fullmatch(entry.name)) and match["kind"] == "old":
             complete.setdefault(int(match["epoch"]), entry)
     return complete
+
+
+def _try_to_write(path: Path) -> None:
+    """Make the folder and a file in it, and remove them again: nothing may ever be saved."""
+    new = [one for one in (path, *path.parents) if not one.exists()]
+    path.mkdir(parents=True, exist_ok=True)
+    tempfile.TemporaryFile(dir=path).close()
+    with suppress(OSError):  # another run has begun to write there
+        for one in new:
+            one.rmdir()
 
 
 def _changes_its_state_late(callback: CallbackSet) -> bool:
@@ -260,31 +289,14 @@ def _name(begun: Path, complete: Path, *, replace: bool) -> None:
             begun.replace(complete)
 
 
-def _id_of_run() -> str:
-    """A part of the names of a run's unfinished files. It tells other runs whose files they are."""
-    return f"{socket.gethostname()}-{os.getpid()}-{uuid.uuid4().hex[:8]}"
-
-
 def _remove_leftovers(path: Path) -> None:
-    """Remove the unfinished files of killed runs, but not those of a run that may still be alive."""
+    """Remove the unfinished files of killed runs. A younger one may belong to a run that is alive."""
     for entry in path.iterdir():
         match = _UNFINISHED.fullmatch(entry.name)
-        if match is None or match["host"] != socket.gethostname() or not _is_dead(match["pid"]):
+        if match is None or time.time() - entry.stat().st_mtime < _A_DAY:
             continue
         if match["kind"] == "part" or (path / match["name"]).exists():
             _remove(entry)
-
-
-def _is_dead(pid: str) -> bool:
-    if os.name != "posix":  # elsewhere, os.kill would end the process
-        return False
-    try:
-        os.kill(int(pid), 0)
-    except ProcessLookupError:
-        return True
-    except OSError:  # the process belongs to another user
-        return False
-    return False
 
 
 def _remove(path: Path) -> None:

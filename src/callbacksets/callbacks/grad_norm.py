@@ -7,6 +7,7 @@ from torch import Tensor
 
 from callbacksets.base import CallbackSet
 from callbacksets.checks import number
+from callbacksets.fit.shards import is_part
 
 
 class CallbackSetGradNorm(CallbackSet):
@@ -72,8 +73,13 @@ class CallbackSetGradNorm(CallbackSet):
 
 
 def _total_norm(gradients: list[Tensor], norm_type: float) -> Tensor:
+    # a sparse gradient may hold a row several times; an empty one has no infinite norm
+    dense = [one.coalesce().values() if one.is_sparse else one for one in gradients]
+    dense = [one for one in dense if one.numel()]
+    if not dense:
+        return torch.zeros(())
     # torch cannot combine sharded tensors with whole ones
-    kinds = [[one for one in gradients if _is_part(one) is kind] for kind in (True, False)]
+    kinds = [[one for one in dense if is_part(one) is kind] for kind in (True, False)]
     norms = [_whole(_norm(kind, norm_type)) for kind in kinds if kind]
     return norms[0] if len(norms) == 1 else _whole(_norm(norms, norm_type))
 
@@ -86,10 +92,6 @@ def _norm(tensors: list[Tensor], norm_type: float) -> Any:
     return torch.linalg.vector_norm(torch.stack(norms), norm_type)
 
 
-def _is_part(tensor: Tensor) -> bool:
-    return hasattr(tensor, "full_tensor")  # torch's DTensor
-
-
 def _whole(norm: Any) -> Tensor:
-    whole: Tensor = norm.full_tensor() if _is_part(norm) else norm
+    whole: Tensor = norm.full_tensor() if is_part(norm) else norm
     return whole.to(torch.promote_types(whole.dtype, torch.float32))  # half precision would not hold the sum

@@ -19,8 +19,8 @@ class CallbackSetHistory(CallbackSet):
     """Keeps the training and validation scores of every epoch.
 
     Its state is a dict of lists of equal length: `epoch`, `train.<name>`, `valid.<name>`. A missing score is None.
-    `pandas.DataFrame(state)` makes a table of it. The epochs of a resumed run are appended. A run without any score has
-    no rows. In a notebook, the callback shows its table and, with matplotlib, its plot.
+    `pandas.DataFrame(state)` makes a table of it. The epochs of a resumed run are appended. In a notebook, the callback
+    shows its table and, with matplotlib, its plot.
 
     Example:
         >>> from callbacksets import CallbackSetHistory
@@ -72,29 +72,33 @@ class CallbackSetHistory(CallbackSet):
             ValueError: If the history has no scores, if the number of Axes is wrong, or if `log` names a score that
                 does not exist or is not positive.
         """
-        return plot_history(self.state_dict(), ax, best_epoch=self._best_epoch, log=log)
+        return plot_history(CallbackSetHistory.state_dict(self), ax, best_epoch=self._best_epoch, log=log)
 
     def state_dict(self) -> dict[str, list[Any]]:
-        columns = epochs.as_columns(self.rows)
-        return columns if len(columns) > 1 else {"epoch": []}
+        return epochs.as_columns(self.rows) or {"epoch": []}
 
     def load_state_dict(self, state_dict: dict[str, list[Any]]) -> None:
-        self.rows = epochs.as_rows(state_dict)
-        if not self.rows and self.ctx is not None:
-            # earlier epochs without scores count as epochs too
-            self.rows = [{"epoch": epoch} for epoch in range(1, self.ctx.epoch + 1)]
+        # a subclass may have added to the state
+        columns = {
+            name: state_dict[name] for name in state_dict if name.partition(".")[0] in ("epoch", "train", "valid")
+        }
+        self.rows = epochs.as_rows(columns)
 
     def __repr__(self) -> str:
-        if not (columns := self.state_dict())["epoch"]:
+        if not self.rows:
             return super().__repr__()
+        columns = CallbackSetHistory.state_dict(self)  # a subclass may have added to the state
         table = epochs.as_text(columns, best_epoch=self._best_epoch)
-        return f"<{type(self).__name__}: {len(columns['epoch'])} epochs>\n{table}"
+        return f"<{type(self).__name__}: {len(self.rows)} epochs>\n{table}"
 
     def _repr_html_(self) -> str:
-        if not (columns := self.state_dict())["epoch"]:
+        if not self.rows:
             return super()._repr_html_()
-        image, about = "", f"{len(columns['epoch'])} epochs"
-        with suppress(ModuleNotFoundError):  # without matplotlib, only the table is shown
+        columns, image = CallbackSetHistory.state_dict(self), ""
+        with suppress(
+            ModuleNotFoundError, ValueError
+        ):  # without matplotlib, or without scores, only the table is shown
             png = b64encode(picture(columns, best_epoch=self._best_epoch)).decode()
             image = f'<img alt="The scores over the epochs." src="data:image/png;base64,{png}">'
-        return html.titled(type(self).__name__, about, epochs.as_html(columns, best_epoch=self._best_epoch) + image)
+        table = epochs.as_html(columns, best_epoch=self._best_epoch)
+        return html.titled(type(self).__name__, f"{len(self.rows)} epochs", table + image)

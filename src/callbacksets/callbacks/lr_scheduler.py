@@ -4,13 +4,14 @@ import copy
 import inspect
 import types
 import warnings
-from collections.abc import Callable, Mapping
-from contextlib import suppress
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_warn
 from torch.optim import Optimizer
 from torch.optim.lr_scheduler import ChainedScheduler, ReduceLROnPlateau
+from torch.optim.swa_utils import SWALR
 
 from callbacksets.base import CallbackSet
 from callbacksets.callbacks.scheduler_arguments import checked
@@ -40,6 +41,9 @@ def check_scheduler(name: str, value: Any) -> None:
 
 class CallbackSetLRScheduler(CallbackSet):
     """Runs a torch learning rate scheduler. It steps after every epoch or after every batch.
+
+    Once Lightning's `StochasticWeightAveraging` has taken over the learning rate, the scheduler does not step any more.
+    A parameter group that is added during training keeps its own learning rate.
 
     Its state is the scheduler's `state_dict()` without functions. This includes the scheduler's configuration. So a
     resumed run continues the schedule of the checkpoint, even if its own arguments have other numbers. Functions, such
@@ -139,7 +143,9 @@ class CallbackSetLRScheduler(CallbackSet):
             {name: copy.deepcopy(value) for name, value in group.items() if name != "params"}
             for group in optimizer.param_groups
         ]
-        self.scheduler = self.scheduler_fn(optimizer, **self._arguments())
+        scheduled = len((self._loaded or {}).get("base_lrs", groups))
+        with _only_first(scheduled, optimizer.param_groups):
+            self.scheduler = self.scheduler_fn(optimizer, **self._arguments())
         if not all(hasattr(self.scheduler, method) for method in ("step", "state_dict", "load_state_dict")):
             raise TypeError(f"Expected {self._name} to make a learning rate scheduler but got {shown(self.scheduler)}.")
         if self._loaded is None:
@@ -173,17 +179,39 @@ class CallbackSetLRScheduler(CallbackSet):
                 f"{listed(lacking)}. Resume with the scheduler of the checkpoint, or give the new one another id."
             )
 
+    def _is_replaced(self) -> bool:
+        """Whether stochastic weight averaging has put its own schedule in place."""
+        configs = self.ctx.trainer.lr_scheduler_configs
+        return bool(configs) and any(isinstance(config.scheduler, SWALR) for config in configs)
+
     def _step(self) -> None:
-        # torch warns if a scheduler steps before its optimizer has stepped. Here that happens only in a window of
-        # accumulated batches, or with a checkpoint written between the steps of the optimizer and of the scheduler.
-        expected = self.ctx.trainer.accumulate_grad_batches > 1 or self.ctx.resumed
-        if expected and not self._has_stepped:
+        if self._is_replaced():
+            return
+        if not self._has_stepped and (self.ctx.trainer.accumulate_grad_batches > 1 or self.ctx.resumed):
+            # torch warns if a scheduler steps before its optimizer has stepped. Here that happens only in a window of
+            # accumulated batches, or with a checkpoint written between the steps of the optimizer and of the scheduler.
             with warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
-                self.scheduler.step()
+                self._advance()
         else:
-            self.scheduler.step()
+            self._advance()
         self._has_stepped = True
+
+    def _advance(self) -> None:
+        groups = self.ctx.trainer.optimizers[0].param_groups
+        with _only_first(len(getattr(self.scheduler, "base_lrs", groups)), groups):
+            self.scheduler.step()
+
+
+@contextmanager
+def _only_first(n: int, groups: list[Any]) -> Iterator[None]:
+    """Hide the groups that were added after the scheduler was made: torch fails at them, or schedules some of them."""
+    added = groups[n:]
+    del groups[n:]
+    try:
+        yield
+    finally:
+        groups += added
 
 
 def _without_functions(state: Mapping[str, Any]) -> dict[str, Any]:

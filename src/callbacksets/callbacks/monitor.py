@@ -1,13 +1,14 @@
 """Which validation score a callback monitors, and whether lower is better."""
 
+from dataclasses import dataclass, replace
 from typing import Any
 
-from lightning.pytorch.utilities import rank_zero_info
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 
 from callbacksets.base import CallbackSet
 from callbacksets.checks import did_you_mean, listed
 from callbacksets.fit.context import ContextTorch
-from callbacksets.scores import ByName, Measures, Scores, by_name, short_name
+from callbacksets.scores import ByName, Scores, by_name, short_name
 
 
 def has_validation(ctx: ContextTorch) -> bool:
@@ -16,96 +17,125 @@ def has_validation(ctx: ContextTorch) -> bool:
     return ctx.trainer.enable_validation and (not batches or any(batches))  # empty before the loaders are set up
 
 
-def scores_to_monitor(ctx: ContextTorch, user: str) -> Scores:
-    """The scores of the validation that has just ended. On several ranks, all scores of rank zero.
+@dataclass(frozen=True)
+class Monitor:
+    """Which validation score a callback monitors, and whether lower is better.
 
-    Raises:
-        RuntimeError: If there are no scores.
+    The first validation of a fit decides. The sanity check does not, because a module may log other scores there. A
+    monitor never changes: its methods return another one.
+
+    Attributes:
+        user: The name of the callback, as the first words of a message.
+        monitor: The name of the score: short, as logged, or as Lightning's callbacks see it. None means the score of
+            the resumed run, else the first score.
+        mode: `"min"`, `"max"`, or None for the direction that `ctx.minimize()` returns.
+        measure: The name of the monitored score; None if there is none yet. A resumed run starts with that of its
+            checkpoint.
+        minimize: Whether lower is better; None before the first validation of a fit.
     """
+
+    user: str
+    monitor: str | None = None
+    mode: str | None = None
+    measure: str | None = None
+    minimize: bool | None = None
+
+    def begin(self, callback: CallbackSet) -> "Monitor":
+        """The monitor at the beginning of a fit. What the sanity check has logged may show a mistake early.
+
+        Raises:
+            RuntimeError: If the score has almost the name of a score of the sanity check, if it is not that of the
+                resumed run, or if it is unknown for all possible scores whether lower or higher is better.
+        """
+        ctx, known = callback.ctx, callback.ctx.measures_valid
+        name = self._find(known) if known else None
+        if name is not None and self.monitor is not None:
+            self._choose(ctx, name)
+        elif name is not None and self.mode is None and all(ctx.minimize(one) is None for one in known):
+            raise self._no_direction(name)
+        elif known and name is None and self._is_near(known) and not _others_add_scores(callback):
+            raise self._no_score(known)
+        return replace(self, minimize=None)
+
+    def read(self, ctx: ContextTorch) -> tuple["Monitor", float | None, Scores]:
+        """The monitor, the monitored score and all scores after a validation.
+
+        If the monitored score is missing, it warns and the score is None.
+
+        Raises:
+            RuntimeError: In the first validation of a fit, if the score does not exist, if it is not that of the
+                resumed run, or if it is unknown whether lower or higher is better.
+        """
+        scores = _scores(ctx)
+        chosen = self
+        if self.minimize is None:  # the first validation of this fit
+            if not scores:
+                raise RuntimeError(
+                    f"{self.user} needs a validation score, but the module logs none. Log a score for the epoch in "
+                    "validation_step(): self.log('val_loss', loss)."
+                )
+            if (name := self._find(scores)) is None:
+                raise self._no_score(scores)
+            chosen = self._choose(ctx, name)
+            if self.monitor is None and self.measure is None and len(scores) > 1:
+                first = f"{self.user} monitors {name!r}, the first of {listed(scores)}."
+                rank_zero_info(f"{first} Choose another with monitor=... .")
+        assert chosen.measure is not None, "it has been chosen"
+        if (score := scores.get(chosen.measure)) is None:
+            rank_zero_warn(
+                f"{self.user} monitors {chosen.measure!r}, but this validation (epoch {ctx.epoch}) has only "
+                f"{listed(scores)}, so it is ignored. Log {chosen.measure!r} in every validation, or monitor another "
+                "score: monitor=... ."
+            )
+        return chosen, score, scores
+
+    def _find(self, known: ByName[Any]) -> str | None:
+        """The name of the monitored one of these scores or measures; None if it is not among them."""
+        if self.monitor is None:
+            return self.measure if self.measure in known else known.name(0)
+        if self.monitor in known:
+            return known.name(self.monitor)
+        published = {f"val_{short_name(name)}": name for name in known}  # the names that Lightning's callbacks see
+        return published.get(self.monitor)
+
+    def _choose(self, ctx: ContextTorch, name: str) -> "Monitor":
+        if self.measure not in (None, name):
+            raise RuntimeError(
+                f"{self.user} monitored {self.measure!r} in the resumed run, but monitors {name!r} in this one. "
+                f"Resume with monitor={self.measure!r}."
+            )
+        minimize = self.mode == "min" if self.mode is not None else ctx.minimize(name)
+        if minimize is None:
+            raise self._no_direction(name)
+        return replace(self, measure=name, minimize=minimize)
+
+    def _is_near(self, known: ByName[Any]) -> bool:
+        return did_you_mean(self.monitor, [*known, *known.logged]) != ""
+
+    def _no_score(self, known: ByName[Any]) -> RuntimeError:
+        return RuntimeError(
+            f"{self.user} cannot monitor {self.monitor!r}: there is no such validation score."
+            f"{did_you_mean(self.monitor, [*known, *known.logged])} There are {listed(known)}."
+        )
+
+    def _no_direction(self, name: str) -> RuntimeError:
+        return RuntimeError(
+            f"{self.user} cannot tell whether a lower or a higher {name!r} is better. Give mode='min' or mode='max', "
+            "or log the torchmetrics object."
+        )
+
+
+def _scores(ctx: ContextTorch) -> Scores:
+    """The scores of the validation that has just ended. On several ranks, all scores of rank zero."""
     scores = by_name(ctx.last_scores_valid or Scores())
     trainer = getattr(ctx, "trainer", None)  # a stand-in for the context may have none
     if trainer is not None and trainer.world_size > 1:  # all ranks must make the same decision
         values, logged = trainer.strategy.broadcast((dict(scores), scores.logged))
-        scores = Scores(values, logged=logged)
-    if not scores:
-        raise RuntimeError(
-            f"{user} needs a validation score, but the module logs none. Log a score for the epoch in "
-            "validation_step(): self.log('val_loss', loss)."
-        )
+        return Scores(values, logged=logged)
     return scores
 
 
-def monitored_score(scores: Scores, measure: str | None, user: str) -> float:
-    """The value of the monitored score.
-
-    Raises:
-        RuntimeError: If this validation has no score with that name.
-    """
-    if measure is None or measure not in scores:
-        raise RuntimeError(
-            f"{user} monitors {measure!r}, but this validation has only {listed(scores)}. Log {measure!r} in every "
-            "validation, or monitor another score: monitor=... ."
-        )
-    return scores[measure]
-
-
-def measures_at_begin(callback: CallbackSet, monitor: str | None) -> Measures | None:
-    """The validation measures, if they are known in `on_begin`; None if another callback may add the monitored one."""
-    known = callback.ctx.measures_valid
-    if not known:
-        return None
-    if monitor is None or monitor in (*known, *known.logged):
-        return known
-    # the callbacks of this package add no validation scores
-    others = (
-        other for other in callback.ctx.callbacks.values() if not type(other).__module__.startswith("callbacksets.")
-    )
-    return None if any("on_valid_end" in other.stages for other in others) else known
-
-
-def choose_measure(
-    ctx: ContextTorch,
-    known: ByName[Any],
-    *,
-    user: str,
-    monitor: str | None,
-    mode: str | None,
-    before: str | None,
-) -> tuple[str, bool]:
-    """The name of the score to monitor, and whether lower is better.
-
-    Args:
-        ctx: The context.
-        known: The existing scores or measures.
-        user: The name of the callback, as the first words of an error message.
-        monitor: The name of the score: short, as logged, or as Lightning's callbacks see it; None for the first score.
-        mode: `"min"`, `"max"`, or None for the direction that `ctx.minimize()` returns.
-        before: The name of the score in the resumed run.
-
-    Raises:
-        RuntimeError: If the score does not exist, if it differs from that of the resumed run, or if it is unknown
-            whether lower or higher is better.
-    """
-    published = {f"val_{short_name(name)}": name for name in known}  # the names that Lightning's callbacks see
-    if monitor is not None and monitor not in (*known, *known.logged):
-        monitor = published.get(monitor, monitor)
-    if monitor is not None and monitor not in (*known, *known.logged):
-        raise RuntimeError(
-            f"{user} cannot monitor {monitor!r}: there is no such validation score."
-            f"{did_you_mean(monitor, [*known, *known.logged])} There are {listed(known)}."
-        )
-    measure = known.name(0 if monitor is None else monitor)
-    if before not in (None, measure):
-        raise RuntimeError(
-            f"{user} monitored {before!r} in the resumed run, but monitors {measure!r} in this one. "
-            f"Resume with monitor={before!r}."
-        )
-    minimize = mode == "min" if mode is not None else ctx.minimize(measure)
-    if minimize is None:
-        raise RuntimeError(
-            f"{user} cannot tell whether a lower or a higher {measure!r} is better. Give mode='min' or mode='max', or "
-            "log the torchmetrics object."
-        )
-    if monitor is None and len(known) > 1:
-        rank_zero_info(f"{user} monitors {measure!r}, the first of {listed(known)}. Choose another with monitor=... .")
-    return measure, minimize
+def _others_add_scores(callback: CallbackSet) -> bool:
+    """Whether another callback may add a validation score. The callbacks of this package add none."""
+    others = callback.ctx.callbacks.values()
+    return any("on_valid_end" in one.stages and not type(one).__module__.startswith("callbacksets.") for one in others)

@@ -1,5 +1,6 @@
 """Keeping the network's outputs for the validation data."""
 
+import math
 from collections.abc import Callable, Mapping
 from typing import Any, Literal
 
@@ -7,17 +8,19 @@ import torch
 from torch import Tensor
 
 from callbacksets.base import CallbackSet
-from callbacksets.callbacks.monitor import choose_measure, monitored_score, scores_to_monitor
+from callbacksets.callbacks.monitor import Monitor
 from callbacksets.checks import choice, shown, text
 
 
 class CallbackSetPredictions(CallbackSet):
     """Keeps the network's outputs and the targets of the last or the best validation, on the CPU.
 
-    `y_hat` is `ctx.y_hat` of all batches in one tensor, and `y` the targets. With several validation loaders, each is a
-    list with one tensor per loader. On several ranks, each rank has its own batches. Other callbacks can read them
-    in their `on_valid_end`, as `self.ctx.callbacks["predictions"].y_hat`, because this callback has a low weight and
-    runs first.
+    `y_hat` is `ctx.y_hat` of all batches in one tensor, and `y` the targets. If batches differ in more than their
+    length, they are lists with one tensor per batch. With several validation loaders, each is a list with one such
+    result per loader; that of an empty loader is an empty tensor. On several ranks, each rank has its own batches.
+
+    Other callbacks can read them in their `on_valid_end`, as `self.ctx.callbacks["predictions"].y_hat`, because this
+    callback has a low weight and runs first.
 
     The outputs and targets of a whole validation are kept in memory: once, or twice with `keep="best"`, and once more
     while they are concatenated. They are not part of the state, so checkpoints do not contain them.
@@ -33,7 +36,7 @@ class CallbackSetPredictions(CallbackSet):
         monitor: With `keep="best"`, the name of the score: `"loss"`, or the logged name, `"val_loss"`. By default the
             first score. If another callback adds the score, give this callback a higher weight than that one has.
         target: A function that returns the target of a batch. By default the target is the second element of a list or
-            tuple, or the value `"y"` of a mapping.
+            tuple, the value `"y"` of a mapping, or the attribute `y` of another batch.
         mode: With `keep="best"`, `"min"` or `"max"`; by default the direction that `ctx.minimize()` returns for the
             score.
 
@@ -70,37 +73,49 @@ class CallbackSetPredictions(CallbackSet):
         self.start_over()
 
     def start_over(self) -> None:
-        self.y_hat: Tensor | list[Tensor] | None = None
-        self.y: Tensor | list[Tensor] | None = None
+        self.y_hat: Tensor | list[Any] | None = None
+        self.y: Tensor | list[Any] | None = None
         self._best_score: float | None = None
+        self._monitor = Monitor("CallbackSetPredictions", self.monitor, self.mode)
         self._loaders: list[list[tuple[Tensor, Tensor]]] = []
+        self._step = 0
+
+    def on_begin(self) -> None:
+        if self.keep == "best":
+            self._monitor = self._monitor.begin(self)
 
     def on_before_valid(self) -> None:
-        self._loaders = []
+        self._loaders, self._step = [], 0
 
     def on_batch_valid_end(self) -> None:
-        if self.ctx.step_valid == 1:
+        if not self._loaders or self.ctx.step_valid <= self._step:
             self._loaders.append([])
+        self._step = self.ctx.step_valid
         if not isinstance(y_hat := self.ctx.y_hat, Tensor):
             raise TypeError(f"Expected ctx.y_hat to be a tensor but the network's first output is {shown(y_hat)}.")
-        self._loaders[-1].append((y_hat.detach().cpu(), self._target(self.ctx.batch).detach().cpu()))
+        # copied also on the CPU: a loader or a network may fill the same tensor again
+        kept = [one.detach().to("cpu", copy=True) for one in (y_hat, self._target(self.ctx.batch))]
+        self._loaders[-1].append(as_batch(*kept))
 
     def on_valid_end(self) -> None:
         loaders, self._loaders = self._loaders, []
         if not loaders or not (self.keep == "last" or self._is_best()):
             return
         with torch.inference_mode(False):  # or the kept tensors could not be used with gradients later
-            y_hat, y = zip(*(map(torch.cat, zip(*loader, strict=True)) for loader in loaders), strict=True)
-        self.y_hat, self.y = (y_hat[0], y[0]) if len(loaders) == 1 else (list(y_hat), list(y))
+            joined = [_joined(loader) for loader in loaders]
+            sizes = self.ctx.trainer.num_val_batches
+            if sum(map(bool, sizes)) == len(joined):  # the places of empty loaders
+                of_loaders = iter(joined)
+                joined = [next(of_loaders) if size else (torch.empty(0), torch.empty(0)) for size in sizes]
+        y_hat, y = zip(*joined, strict=True)
+        self.y_hat, self.y = (y_hat[0], y[0]) if len(joined) == 1 else (list(y_hat), list(y))
 
     def _is_best(self) -> bool:
-        scores = scores_to_monitor(self.ctx, "CallbackSetPredictions")
-        measure, minimize = choose_measure(
-            self.ctx, scores, user="CallbackSetPredictions", monitor=self.monitor, mode=self.mode, before=None
-        )
-        score = monitored_score(scores, measure, "CallbackSetPredictions")
+        self._monitor, score, _ = self._monitor.read(self.ctx)
+        if score is None or math.isnan(score):
+            return False
         best = self._best_score
-        if score != score or (best is not None and (score >= best if minimize else score <= best)):
+        if best is not None and (score >= best if self._monitor.minimize else score <= best):
             return False
         self._best_score = score
         return True
@@ -113,9 +128,31 @@ class CallbackSetPredictions(CallbackSet):
             target = batch.get("y")
         elif isinstance(batch, list | tuple) and len(batch) > 1:
             target = batch[1]
+        else:
+            target = getattr(batch, "y", None)
         if not isinstance(target, Tensor):
             raise TypeError(
                 f"Expected the batch to be (x, y) or {{'x': ..., 'y': ...}} with a tensor y, but its target is "
                 f"{shown(target)}. Give a function that returns the target of a batch: target=lambda batch: ... ."
             )
         return target
+
+
+def as_batch(y_hat: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    """Give the output and the target of a single sample the batch dimension that they may lack.
+
+    A network that squeezes takes it from a last batch of one sample, and a loader with `batch_size=None` makes none.
+
+    Example:
+        >>> [tuple(one.shape) for one in as_batch(torch.zeros(3), torch.tensor(1))]
+        [(1, 3), (1,)]
+    """
+    y = y[None] if y.dim() == 0 else y
+    return (y_hat[None] if y_hat.dim() == 0 or (len(y) == 1 != len(y_hat)) else y_hat), y
+
+
+def _joined(batches: list[tuple[Tensor, Tensor]]) -> tuple[Tensor | list[Tensor], Tensor | list[Tensor]]:
+    y_hat, y = map(list, zip(*batches, strict=True))
+    if any(len({one.shape[1:] for one in tensors}) > 1 for tensors in (y_hat, y)):
+        return y_hat, y
+    return torch.cat(y_hat), torch.cat(y)

@@ -14,7 +14,8 @@ class CallbackSetTB(CallbackSet):
     """Writes the scores of every epoch as TensorBoard events, and optionally the loss of every batch.
 
     The tags of the scores are `train.<name>` and `valid.<name>`; their step is the epoch. The tag of the loss is
-    `train.last_loss`; its step is `ctx.global_step`. `tensorboard --logdir <path>` shows the events.
+    `train.last_loss`; its step is `ctx.global_step`. `tensorboard --logdir <path>` shows the events. Nothing is
+    written with `fast_dev_run`.
 
     Example:
         >>> from callbacksets import CallbackSetTB
@@ -44,6 +45,8 @@ class CallbackSetTB(CallbackSet):
         self._logger: TensorBoardLogger | None = None
 
     def on_begin(self) -> None:
+        if self.ctx.trainer.fast_dev_run:  # type: ignore[attr-defined]  # set where mypy does not look
+            return
         _check_folder(self.path)
         # it creates the folder with the first event, on rank zero; a name or version would add subfolders
         self._logger = TensorBoardLogger(self.path, name="", version="")
@@ -58,12 +61,12 @@ class CallbackSetTB(CallbackSet):
             self._logger = None
 
     def on_batch_end(self) -> None:
-        if (loss := self.ctx.last_loss) is not None:
+        if self._logger is not None and (loss := self.ctx.last_loss) is not None:
             self._log({"train.last_loss": loss}, step=self.ctx.global_step)
 
     def _log(self, values: dict[str, float], step: int) -> None:
-        assert self._logger is not None, "on_begin has made it"
-        self._logger.log_metrics(values, step=step)
+        if self._logger is not None:
+            self._logger.log_metrics(values, step=step)
 
 
 def _check_folder(path: Path) -> None:

@@ -139,6 +139,7 @@ class Fit:
         if resume is not None and not resume.restore(loop, self.step, self.ctx, self.publisher):
             self.given, resume, loop.resumed = None, None, False
         self._load_states()
+        lightning.forget_sanity_check(self.trainer)
         pending, loop.terminate = loop.terminate, False  # set before the checkpoint was written
         self.dispatch.run("on_begin")
         asked, loop.terminate = loop.terminate, loop.terminate or pending
@@ -241,14 +242,14 @@ class Fit:
         self.publisher.train()
 
     def begin_valid_batch(self, batch: Any, batch_idx: int, dataloader_idx: int) -> None:
-        """A validation batch is on the device."""
-        if self.loop.in_validation:
+        """A validation batch is on the device. A batch of None has no stages."""
+        if self.loop.in_validation and batch is not None:
             self.step.valid, self.step.loader = batch_idx + 1, dataloader_idx
             self._start_step("on_batch_valid_begin", batch)
 
     def end_valid_batch(self, batch: Any, batch_idx: int, dataloader_idx: int) -> None:
         """The validation step has run."""
-        if self.loop.in_validation:
+        if self.loop.in_validation and batch is not None:
             self.step.valid, self.step.loader = batch_idx + 1, dataloader_idx
             self.step.see(batch)
             self.dispatch.run("on_batch_valid_end")
@@ -292,6 +293,7 @@ class Fit:
         elif not loop.ran_now("on_before_valid"):
             self._complete_train_scores()
         self.dispatch.run("on_epoch_end")
+        self.publisher.train()
         self.reader.explain_own()
 
     def _explain_short_epoch(self) -> None:

@@ -130,6 +130,14 @@ def logged_values(trainer: "Trainer", loop: str) -> Mapping[str, Any]:
     return collection  # type: ignore[no-any-return]
 
 
+def forget_sanity_check(trainer: "Trainer") -> None:
+    """Forget the names that the sanity check has logged. They would come first, whatever the validations log first.
+
+    tests/callbacks/test_monitor.py
+    """
+    logged_values(trainer, "valid").clear()  # type: ignore[attr-defined]
+
+
 LOGGED_WITH = ("fx", "name", "prog_bar", "logger", "on_step", "on_epoch", "add_dataloader_idx", "metric_attribute")
 """The arguments of `self.log` that Lightning keeps beside a value, as its `meta`."""
 

@@ -5,6 +5,7 @@ from typing import TYPE_CHECKING
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 
+from callbacksets.checks import listed
 from callbacksets.fit.lightning import logged_step
 from callbacksets.fit.loop import Loop
 from callbacksets.fit.reader import Reading
@@ -20,12 +21,12 @@ class Publisher:
     def __init__(self, trainer: "Trainer", loop: Loop) -> None:
         self._trainer = trainer
         self._loop = loop
-        self.published: set[str] = set()
-        """The names under which scores were published, also before the run was resumed."""
+        self.published: dict[str, float] = {}
+        """The scores that were published last, also before the run was resumed."""
         self._refused: set[str] = set()
 
     def train(self) -> None:
-        """Publish the training scores that callbacks have added in `on_before_valid`."""
+        """Publish the training scores that callbacks have added or changed in `on_before_valid` or `on_epoch_end`."""
         self._publish("train", self._added(self._loop.scores_train))
 
     def valid(self) -> None:
@@ -46,10 +47,15 @@ class Publisher:
 
     def _publish(self, loop: str, added: dict[str, float]) -> None:
         named = {f"{loop}_{short_name(name)}": value for name, value in added.items()}
-        free = {name: value for name, value in named.items() if not self._is_taken(name)}
+        if len(named) < len(added):
+            self._refuse(
+                str(sorted(added)), f"The scores {listed(added)} of callbacks become {listed(named)} for Lightning"
+            )
+        new = {name: value for name, value in named.items() if self.published.get(name) != value}
+        free = {name: value for name, value in new.items() if not self._is_taken(name)}
         if not free:
             return
-        self.published |= set(free)
+        self.published |= free
         trainer = self._trainer
         trainer.callback_metrics.update({name: torch.tensor(value) for name, value in free.items()})
         # at the end of an epoch, Lightning logs under the step of its last batch
@@ -61,10 +67,11 @@ class Publisher:
         loop = self._loop
         of_module = {*loop.measures_train.logged, *loop.measures_valid.logged}
         is_taken = name in of_module or (name in self._trainer.callback_metrics and name not in self.published)
-        if is_taken and name not in self._refused:
-            self._refused.add(name)
-            rank_zero_warn(
-                f"The module logs {name!r} itself, so Lightning does not get the score with that name from a callback. "
-                "Give the callback's score another name."
-            )
+        if is_taken:
+            self._refuse(name, f"The module logs {name!r} itself, so Lightning does not get this score from a callback")
         return is_taken
+
+    def _refuse(self, name: str, why: str) -> None:
+        if name not in self._refused:
+            self._refused.add(name)
+            rank_zero_warn(f"{why}. Give the callback's score another name.")

@@ -166,7 +166,7 @@ class Saving:
             "scores_valid": None if loop.in_validation else saved_scores(ctx.last_scores_valid),
             # a resumed run has no sanity check from which to know the measures
             "minimize": dict(loop.minimize),
-            "published": sorted(self._publisher.published),
+            "published": dict(self._publisher.published),
             "reloads": lightning.last_reloads(trainer),
             "data": data_of(trainer, ctx.task_train, ctx.task_valid),
         }

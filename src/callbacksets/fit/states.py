@@ -50,7 +50,7 @@ class SavedLoop(TypedDict):
     scores_train: dict[str, Any] | None
     scores_valid: dict[str, Any] | None
     minimize: dict[str, bool | None]
-    published: list[str]
+    published: dict[str, float]
     reloads: list[int | None] | None
     data: dict[str, Any]
 
@@ -139,7 +139,7 @@ def read(saved: Mapping[str, Any]) -> Saved:
     return cast(Saved, {**saved, "version": _VERSION, "loop": loop, "ids": None, "ranks": ranks})
 
 
-_UNKNOWN = {"rest": False, "has_all": True, "in_step": False, "published": [], "reloads": None}
+_UNKNOWN = {"rest": False, "has_all": True, "in_step": False, "published": {}, "reloads": None}
 """What older versions did not write."""
 
 
