@@ -147,6 +147,8 @@ def test_trace(record: dict[str, Any]) -> None:
     best = states.get("early_stopping", {}).pop("best_weights", None)
     if best is not None:
         assert best["weight"].item() == states["early_stopping"]["best_epochs"] * record["scenario"]["n_batches"]
+    if (best_scores := states.get("early_stopping", {}).pop("best_scores", None)) is not None:  # mlr3torch has none
+        assert best_scores[states["early_stopping"]["measure"]] == states["early_stopping"]["best_score"]
     expected = record["states"]
     for column, values in expected.get("history", {}).items():
         expected["history"][column] = values if isinstance(values, list) else [values]  # R unboxes a single row

@@ -130,6 +130,7 @@ def test_resumed_with_other_rows_trains_on_what_was_unfrozen(tmp_path: Path) -> 
     assert len(adapter.states["unfreeze"]["trainable"]) == 4
 
 
+@pytest.mark.filterwarnings("ignore:The checkpoint has no state of callback 'unfreeze'")
 def test_new_in_a_resumed_run_catches_up(tmp_path: Path) -> None:
     checkpoint = CallbackSetCheckpoint(tmp_path, freq=3)
     fit([checkpoint], Module(), max_epochs=3)
@@ -149,7 +150,7 @@ def test_a_batch_of_none_is_made_up_for_in_the_next() -> None:
     assert [len(names) for names in trainable.names] == [2, 2, 4]
 
 
-@pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended")
+@pytest.mark.filterwarnings("ignore:The checkpoint has no state of callback 'unfreeze'")
 @pytest.mark.parametrize("epoch", [1, 2, 3])
 def test_new_in_a_run_that_is_resumed_inside_an_epoch(epoch: int, tmp_path: Path) -> None:
     six = tmp_path / "six.ckpt"

@@ -297,6 +297,7 @@ def test_the_scores_of_an_epoch_in_which_nothing_is_left_to_train(tmp_path: Path
     assert run({"history": "history"}, ckpt=tmp_path / "five.ckpt", **limits) == whole
 
 
+@pytest.mark.filterwarnings("ignore:The run had reached its last step, so Lightning trains nothing")
 @pytest.mark.parametrize("hook", ["on_validation_end", "on_train_batch_end"])
 @pytest.mark.parametrize("side", ["before", "behind"])
 def test_the_end_of_the_last_epoch_where_there_is_nothing_left_to_train(side: str, hook: str, tmp_path: Path) -> None:

@@ -739,12 +739,44 @@ def test_a_metric_that_cannot_be_computed_yet_is_no_score() -> None:
     assert [list(scores) for scores in log.at("epoch_end")] == [["r2"]]
 
 
+class Draws(Metric):
+    """Draws when it is computed, and counts how often that is."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.computed = 0
+        self.add_state("n", torch.tensor(0))
+
+    def update(self) -> None:
+        self.n += 1
+
+    def compute(self) -> torch.Tensor:
+        self.computed += 1
+        return torch.rand(())
+
+
+@pytest.mark.parametrize("reads", [False, True])
+def test_a_metric_is_computed_inside_an_epoch_only_for_who_reads_it_and_changes_no_training(reads: bool) -> None:
+    def log_it(module: Any, batch: Any) -> None:
+        module.drawing.update()
+        module.log("train_drawing", module.drawing, on_step=False, on_epoch=True)
+
+    seen = []
+    for callbacks in ([], [CallbackSetAdapter([Act(on_before_valid=lambda ctx: reads and ctx.last_scores_train)])]):
+        torch.manual_seed(0)
+        module = Logging(log_it)
+        module.drawing = Draws()
+        quiet(max_epochs=2, val_check_interval=1, callbacks=callbacks).fit(module, ones(3), ones(1))
+        seen.append(torch.rand(2).tolist())
+    assert seen[0] == seen[1]
+    assert module.drawing.computed == (
+        4 + 6 if reads else 4
+    )  # twice at each end, as it draws: for us and for Lightning
+
+
 def test_a_metric_that_cannot_be_computed_fails_the_end_of_the_epoch_and_no_checkpoint(tmp_path: Path) -> None:
     save = ModelCheckpoint(tmp_path, "saved", every_n_train_steps=1)
-    with (
-        pytest.warns(UserWarning, match="'train_r2' could not be computed, so it is not a score: Needs at least two"),
-        pytest.raises(ValueError, match="Needs at least two"),
-    ):
+    with pytest.raises(ValueError, match="Needs at least two"):
         fit(StageLog(), r2_of_one_sample_a_batch(), ones(1), native=(save,), enable_checkpointing=True)
     assert (tmp_path / "saved.ckpt").exists()
 

@@ -92,6 +92,11 @@ def resumed(kind: str, rank: int, folder: Path, **kwargs: Any) -> dict[str, Any]
             {},
             "step=5.ckpt",
         ),
+        "inside, plain": (
+            [ModelCheckpoint(**keep, every_n_train_steps=5), interrupt("on_train_batch_start", 6)],
+            {},
+            "step=5.ckpt",
+        ),
     }[kind.removesuffix(" with workers")]
     train(rank, *natives, own=own, **kwargs)
     ckpt = latest_checkpoint(place) if own else place / name

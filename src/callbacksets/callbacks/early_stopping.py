@@ -79,8 +79,8 @@ class CallbackSetEarlyStopping(CallbackSet):
 
     @property
     def measure(self) -> str | None:
-        """The name of the monitored score; None before the first validation."""
-        return self._monitor.measure
+        """The name of the monitored score. Before the first validation, the one that the sanity check lets expect."""
+        return self._monitor.measure or self._monitor.expected
 
     def on_begin(self) -> None:
         self.best_weights, self._validated = map(self._divided, (self.best_weights, self._validated))
@@ -168,7 +168,8 @@ class CallbackSetEarlyStopping(CallbackSet):
         self.best_score = state_dict["best_score"]
         self.stagnation = state_dict["stagnation"]
         self.best_scores = state_dict.get("best_scores")  # checkpoints of version 0.2 have none
-        self._monitor = replace(self._monitor, measure=state_dict["measure"])
+        has_validated = self.best_epochs is not None
+        self._monitor = replace(self._monitor, measure=state_dict["measure"] if has_validated else None)
         self.best_weights = state_dict.get("best_weights")
         self._validated = state_dict.get("validated_weights")
 

@@ -19,8 +19,8 @@ class CallbackSetHistory(CallbackSet):
     """Keeps the training and validation scores of every epoch.
 
     Its state is a dict of lists of equal length: `epoch`, `train.<name>`, `valid.<name>`. A missing score is None.
-    `pandas.DataFrame(state)` makes a table of it. The epochs of a resumed run are appended. In a notebook, the callback
-    shows its table and, with matplotlib, its plot.
+    `pandas.DataFrame(state)` makes a table of it. The epochs of a resumed run are appended. A run without any score has
+    no rows, as in mlr3torch. In a notebook, the callback shows its table and, with matplotlib, its plot.
 
     Example:
         >>> from callbacksets import CallbackSetHistory
@@ -75,7 +75,8 @@ class CallbackSetHistory(CallbackSet):
         return plot_history(CallbackSetHistory.state_dict(self), ax, best_epoch=self._best_epoch, log=log)
 
     def state_dict(self) -> dict[str, list[Any]]:
-        return epochs.as_columns(self.rows) or {"epoch": []}
+        columns = epochs.as_columns(self.rows)
+        return columns if len(columns) > 1 else {"epoch": []}
 
     def load_state_dict(self, state_dict: dict[str, list[Any]]) -> None:
         # a subclass may have added to the state
@@ -83,22 +84,23 @@ class CallbackSetHistory(CallbackSet):
             name: state_dict[name] for name in state_dict if name.partition(".")[0] in ("epoch", "train", "valid")
         }
         self.rows = epochs.as_rows(columns)
+        if not self.rows and self.ctx is not None:
+            # earlier epochs without scores count as epochs too
+            self.rows = [{"epoch": epoch} for epoch in range(1, self.ctx.epoch + 1)]
 
     def __repr__(self) -> str:
-        if not self.rows:
-            return super().__repr__()
         columns = CallbackSetHistory.state_dict(self)  # a subclass may have added to the state
+        if not columns["epoch"]:
+            return super().__repr__()
         table = epochs.as_text(columns, best_epoch=self._best_epoch)
-        return f"<{type(self).__name__}: {len(self.rows)} epochs>\n{table}"
+        return f"<{type(self).__name__}: {len(columns['epoch'])} epochs>\n{table}"
 
     def _repr_html_(self) -> str:
-        if not self.rows:
+        columns = CallbackSetHistory.state_dict(self)
+        if not columns["epoch"]:
             return super()._repr_html_()
-        columns, image = CallbackSetHistory.state_dict(self), ""
-        with suppress(
-            ModuleNotFoundError, ValueError
-        ):  # without matplotlib, or without scores, only the table is shown
+        image, about = "", f"{len(columns['epoch'])} epochs"
+        with suppress(ModuleNotFoundError):  # without matplotlib, only the table is shown
             png = b64encode(picture(columns, best_epoch=self._best_epoch)).decode()
             image = f'<img alt="The scores over the epochs." src="data:image/png;base64,{png}">'
-        table = epochs.as_html(columns, best_epoch=self._best_epoch)
-        return html.titled(type(self).__name__, f"{len(self.rows)} epochs", table + image)
+        return html.titled(type(self).__name__, about, epochs.as_html(columns, best_epoch=self._best_epoch) + image)

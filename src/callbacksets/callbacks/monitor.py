@@ -32,6 +32,7 @@ class Monitor:
         measure: The name of the monitored score; None if there is none yet. A resumed run starts with that of its
             checkpoint.
         minimize: Whether lower is better; None before the first validation of a fit.
+        expected: The name that the sanity check lets expect.
     """
 
     user: str
@@ -39,6 +40,7 @@ class Monitor:
     mode: str | None = None
     measure: str | None = None
     minimize: bool | None = None
+    expected: str | None = None
 
     def begin(self, callback: CallbackSet) -> "Monitor":
         """The monitor at the beginning of a fit. What the sanity check has logged may show a mistake early.
@@ -55,7 +57,7 @@ class Monitor:
             raise self._no_direction(name)
         elif known and name is None and self._is_near(known) and not _others_add_scores(callback):
             raise self._no_score(known)
-        return replace(self, minimize=None)
+        return replace(self, minimize=None, expected=name)
 
     def read(self, ctx: ContextTorch) -> tuple["Monitor", float | None, Scores]:
         """The monitor, the monitored score and all scores after a validation.

@@ -149,8 +149,8 @@ def _saved(entry: Any) -> dict[str, Any]:
     return {"value": of_number(entry.value), "weight": of_number(weight), "meta": meta}
 
 
-def of_number(value: Any) -> tuple[float, str] | None:
-    return (value.item(), str(value.dtype).removeprefix("torch.")) if isinstance(value, Tensor) else None
+def of_number(value: Any) -> tuple[Any, str] | None:
+    return (value.tolist(), str(value.dtype).removeprefix("torch.")) if isinstance(value, Tensor) else None
 
 
 def number(saved: Any, device: torch.device) -> Tensor | None:

@@ -11,8 +11,9 @@ from contextlib import ExitStack
 from itertools import chain, repeat
 from typing import TYPE_CHECKING, Any, Literal
 
+import torch
 from lightning.fabric.utilities.data import sized_len
-from lightning.fabric.utilities.types import _Stateful
+from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader
 from tqdm import tqdm
 
@@ -66,6 +67,8 @@ class Data:
     def _epoch(self, start: Callable[[], None]) -> None:
         """An epoch begins. In a resumed run, what others have drawn since the callbacks began does not count."""
         self._restore("now")
+        if self._to is not None and not self._to.inside:
+            self._random = None  # from now on, what is drawn counts
         start()
 
     def _reset(self, reset: Callable[[], None]) -> None:
@@ -116,6 +119,11 @@ class Data:
         """
         self._to, self._loaders, self._ahead = to, loaders, ahead
         self._random = random if self._has_random else None
+
+    @property
+    def pending(self) -> Continuation | None:
+        """Where a resumed run goes on, until it does."""
+        return self._to
 
     def forget(self) -> None:
         """There is nothing to go on with any more."""
@@ -195,6 +203,11 @@ class Data:
             if ahead and not is_sized:
                 fetcher.batches.clear()
         its[:] = [kept.pop(0) if has_state else it for it, has_state in zip(its, goes_on, strict=True)]
+        if ahead and all(goes_on):
+            following = fetcher.batches if not is_sized else [one for one in [next(fetcher.iterator, None)] if one]
+            if following and _is_same(following[0], ahead[0]):
+                ahead = []  # its state had not counted the batch under way
+            ahead = [*ahead, *following] if is_sized else ahead
         if is_sized:
             fetcher.fetched, fetcher.done = batches, False
             fetcher.iterator = chain(ahead, _Remembering(fetcher.iterator))  # `iter` of it would begin again
@@ -205,8 +218,9 @@ class Data:
 
     def save(self, *, validates: bool) -> SavedRandom | None:
         """The random states of this rank for a checkpoint written now."""
-        if not self._has_random:
-            return None
+        if not self._has_random or (self._to is not None and self._random is not None):
+            pending: SavedRandom | None = plain(self._random)
+            return pending  # nothing has been drawn since
         now = self._validation if validates and self._validation is not None else collect(self._trainer)
         has_all = lightning.is_processed(self._trainer) and lightning.has_all_batches(self._trainer)
         order, batches = (None, None) if has_all else (self._order, self._batches)
@@ -216,7 +230,7 @@ class Data:
     def read_ahead(self, *, in_step: bool) -> list[Any]:
         """The batches that were read and not trained: the one under way, and one that Lightning reads ahead."""
         if self._read is None:
-            return []
+            return self._ahead
         fetcher = lightning.fetcher(self._trainer)
         ahead = list(getattr(fetcher, "batches", ()))
         is_read = in_step or not hasattr(fetcher, "iterator_wrapper")  # such a module reads its batch in the step
@@ -239,5 +253,11 @@ class _Remembering(Iterator[Any]):
         return batch
 
 
+def _is_same(one: Any, other: Any) -> bool:
+    """Whether two batches have the same values."""
+    pairs = list(zip(tree_leaves(one[0]), tree_leaves(other[0]), strict=False))
+    return all(torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b for a, b in pairs)
+
+
 def _has_state(loader: object) -> bool:
-    return isinstance(loader, _Stateful)
+    return hasattr(loader, "state_dict") and hasattr(loader, "load_state_dict")

@@ -29,7 +29,7 @@ from callbacksets.fit.loop import Loop, StoppedBy
 from callbacksets.fit.plain import copied
 from callbacksets.fit.position import FINISHED
 from callbacksets.fit.publish import Publisher
-from callbacksets.fit.reader import ScoreReader
+from callbacksets.fit.reader import Later, ScoreReader
 from callbacksets.fit.resume import Resume
 from callbacksets.fit.saving import Saving
 from callbacksets.fit.states import KEY, Saved
@@ -75,6 +75,7 @@ class Fit:
         self._resume: Resume | None = None
         self._gradients: Gradients | None = None  # set by `begin`
         self._is_exact = True
+        self._validates_first = False
         self._set_up_at = time.monotonic()
         self._batches = lightning.batch_progress(trainer)
         self._epochs = lightning.epoch_progress(trainer)
@@ -151,6 +152,9 @@ class Fit:
         self.given = None  # the callbacks have it now, and it may be as large as the network
         if resume is not None:
             resume.go_on(loop, self.dispatch, self.accumulating, self.taps)
+            self._validates_first = resume.validates
+            if loop.in_epoch and loop.scores_train is None:  # nobody had read them
+                loop.scores_train = self.reader.train(in_epoch=True)
         elif loop.resumed and self._epochs.current.started > self._epochs.current.processed:
             self._go_on_in_epoch()
         if not loop.in_epoch:
@@ -290,10 +294,12 @@ class Fit:
             if not loop.ran_now("on_before_valid"):
                 self._before_valid()
             loop.scores_valid = None
+        elif isinstance(loop.scores_train, Later):  # Lightning forgets the values when the epoch has ended
+            loop.scores_train = self.reader.train()
         elif not loop.ran_now("on_before_valid"):
             self._complete_train_scores()
         self.dispatch.run("on_epoch_end")
-        self.publisher.train()
+        self.publisher.train_again()
         self.reader.explain_own()
 
     def _explain_short_epoch(self) -> None:
@@ -332,6 +338,11 @@ class Fit:
     def end(self) -> None:
         """Training has ended normally."""
         if self.loop.in_epoch:  # a checkpoint of the last step was resumed, so Lightning had nothing left to train
+            if self._validates_first:
+                rank_zero_warn(
+                    "The run had reached its last step, so Lightning trains nothing and leaves out the validation that "
+                    "was due. To get it, set a higher max_steps, or call trainer.validate()."
+                )
             self.accumulating.finish()
             self.run_epoch_end()
         self.reader.explain_late()

@@ -26,8 +26,14 @@ class Publisher:
         self._refused: set[str] = set()
 
     def train(self) -> None:
-        """Publish the training scores that callbacks have added or changed in `on_before_valid` or `on_epoch_end`."""
+        """Publish the training scores that callbacks have added in `on_before_valid`."""
         self._publish("train", self._added(self._loop.scores_train))
+
+    def train_again(self) -> None:
+        """Publish those that callbacks have added or changed since then, in `on_epoch_end`."""
+        added = self._added(self._loop.scores_train)
+        known = {name: self.published.get(f"train_{short_name(name)}") for name in added}
+        self._publish("train", {name: value for name, value in added.items() if value != known[name]})
 
     def valid(self) -> None:
         """Publish the validation scores that callbacks have added in `on_valid_end`."""
@@ -51,8 +57,7 @@ class Publisher:
             self._refuse(
                 str(sorted(added)), f"The scores {listed(added)} of callbacks become {listed(named)} for Lightning"
             )
-        new = {name: value for name, value in named.items() if self.published.get(name) != value}
-        free = {name: value for name, value in new.items() if not self._is_taken(name)}
+        free = {name: value for name, value in named.items() if not self._is_taken(name)}
         if not free:
             return
         self.published |= free

@@ -1,7 +1,8 @@
 """Reading the scores of a fit: the values that the LightningModule logged for an epoch."""
 
-from collections.abc import Collection, Mapping
+from collections.abc import Callable, Collection, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import torch
@@ -10,6 +11,7 @@ from torchmetrics import Metric
 
 from callbacksets.checks import listed
 from callbacksets.fit.lightning import logged_values
+from callbacksets.fit.random_state import collect, plain, restore
 from callbacksets.scores import Measures, Scores, short_name
 
 if TYPE_CHECKING:
@@ -28,6 +30,17 @@ class Reading:
         return Scores({name: value.item() for name, value in self.values.items()}, logged=self.logged)
 
 
+@dataclass
+class Later(Reading):
+    """The values of the moment at which somebody reads them first."""
+
+    read: Callable[[], Reading] = Reading
+
+    @property
+    def scores(self) -> Scores:
+        return self.read().scores
+
+
 def as_scores(read: Reading | Scores | None) -> Scores | None:
     """The scores of a reading, copied from the device now."""
     return read.scores if isinstance(read, Reading) else read
@@ -42,7 +55,13 @@ class ScoreReader:
         self._seen: set[str] = set()
 
     def train(self, *, in_epoch: bool = False) -> Reading | Scores:
-        """The training scores of the batches so far. Inside an epoch these may be too few for a metric."""
+        """The training scores of the batches so far. Inside an epoch these may be too few for a metric.
+
+        There they are computed when somebody reads them. With several ranks, all have to compute at the same time.
+        """
+        if in_epoch and self._trainer.world_size == 1:
+            self._explain_steps(logged_values(self._trainer, "train"))
+            return Later(read=partial(self._read, "train", may_fail=True))
         return self._agreed(self._read("train", in_epoch))
 
     def valid(self) -> Reading | Scores:
@@ -85,6 +104,18 @@ class ScoreReader:
         return [entry for entry in late if _full_name(entry) not in self._seen]
 
     def _read(self, loop: str, may_fail: bool = False) -> Reading:
+        """Read, and draw nothing: a metric that draws does so again when Lightning computes it."""
+        drawn = collect(self._trainer)
+        reading = self._compute(loop, may_fail)
+        if plain(collect(self._trainer)) != plain(drawn):
+            restore(self._trainer, drawn)
+            for entry in logged_values(self._trainer, loop).values():
+                entry._computed = None
+                if not entry.is_tensor:
+                    entry.value._computed = None
+        return reading
+
+    def _compute(self, loop: str, may_fail: bool) -> Reading:
         collection = logged_values(self._trainer, loop)
         self._explain_steps(collection)
         entries = _for_epoch(collection)

@@ -53,6 +53,12 @@ class Resume:
                 "with other results than an uninterrupted one."
             )
             return ranks[0] if trainer.is_global_zero else None
+        if None in ranks:
+            rank_zero_warn(
+                "The checkpoint was saved on an exception, when other ranks could not be reached. They draw new "
+                "numbers, and have not what they had logged in the interrupted epoch. So this run will end with other "
+                "results than an uninterrupted one."
+            )
         return ranks[trainer.global_rank]
 
     def restore(self, loop: Loop, step: Step, ctx: ContextTorch, publisher: Publisher) -> bool:
@@ -92,6 +98,11 @@ class Resume:
         known = {name: number(one, trainer.strategy.root_device) for name, one in metrics.items()}
         trainer.callback_metrics.update({name: value for name, value in known.items() if value is not None})
         return True
+
+    @property
+    def validates(self) -> bool:
+        """Whether a validation comes first."""
+        return self._to.point is Point.VALIDATION
 
     def go_on(self, loop: Loop, dispatch: Dispatch, accumulating: Accumulating, taps: ExitStack) -> None:
         """The callbacks have begun: finish what was due, and let Lightning go on."""

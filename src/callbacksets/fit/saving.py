@@ -19,6 +19,7 @@ from callbacksets.fit.loop import Loop
 from callbacksets.fit.plain import kept
 from callbacksets.fit.position import FINISHED, KEPT
 from callbacksets.fit.publish import Publisher
+from callbacksets.fit.reader import Later
 from callbacksets.fit.states import Saved, SavedLoop, SavedRank, SavedState, data_of, saved_now, saved_scores
 from callbacksets.fit.step import Step
 
@@ -155,13 +156,17 @@ class Saving:
             "ran": {stage: loop.ran[stage] for stage in KEPT if stage in loop.ran},
             "to_come": self._to_come(),
             "validates": self._validates(),
-            "rest": batch.processed > batch.completed or loop.in_validation or bool(trainer.validating),
+            "rest": self._is_pending("rest")
+            or batch.processed > batch.completed
+            or loop.in_validation
+            or bool(trainer.validating),
             "has_all": lightning.has_all_batches(trainer),
             "in_step": self._is_in_step(),
             "last_loss": ctx.last_loss,
             "terminate": pending,
             "terminated_by": loop.terminated_by,
-            "scores_train": saved_scores(ctx.last_scores_train),
+            # those that nobody has read are computed in the resumed run, if somebody reads them there
+            "scores_train": None if isinstance(loop.scores_train, Later) else saved_scores(ctx.last_scores_train),
             # an interrupted validation runs again, so the scores of the validation before do not count
             "scores_valid": None if loop.in_validation else saved_scores(ctx.last_scores_valid),
             # a resumed run has no sanity check from which to know the measures
@@ -192,7 +197,13 @@ class Saving:
     def _is_in_step(self) -> bool:
         """Whether the step of a batch has run, perhaps in part, and its end has not come."""
         step = self._step
+        if self._is_pending("step_again"):
+            return True
         return self._loop.in_batch and not lightning.is_processed(self._trainer) and (step.is_running or step.is_done)
+
+    def _is_pending(self, what: str) -> bool:
+        """Whether a resumed run, which has not gone on yet, has this before it."""
+        return self._data.pending is not None and getattr(self._data.pending, what)
 
     def _to_come(self) -> tuple[str, list[str]]:
         """The stage that a resumed run has to finish, and the callbacks that have not run it."""

@@ -61,7 +61,7 @@ class SavedRank(TypedDict):
     random: SavedRandom | None
     ahead: list[Any]  # batches that a loader which goes on by itself had read ahead
     accumulated: Accumulated | None  # None outside of an epoch
-    metrics: dict[str, tuple[float, str] | None]  # `trainer.callback_metrics`
+    metrics: dict[str, tuple[Any, str] | None]  # `trainer.callback_metrics`
 
 
 class Saved(TypedDict):
