@@ -209,6 +209,7 @@ class Setup:
     trainer: dict[str, Any] = field(default_factory=dict)
     dropout: float = 0.0
     plateau: bool = False
+    valid: Callable[[], Any] | None = None
     moments: int = 1  # every how many of the moments
 
 
@@ -228,6 +229,11 @@ TRAINERS: dict[str, Setup] = {
     "plateau": Setup(plateau=True),
     "dropout": Setup(dropout=0.5),
     "sanity check": Setup(trainer={"num_sanity_val_steps": 2}),
+    "validates with workers": Setup(valid=partial(plain, shuffle=True, num_workers=1)),
+    "validates with persistent workers": Setup(
+        valid=partial(plain, shuffle=True, num_workers=1, persistent_workers=True)
+    ),
+    "validates with a generator": Setup(valid=lambda: plain(Noisy(), generator=torch.Generator().manual_seed(1))),
 }
 
 
@@ -249,7 +255,7 @@ class Module(L.LightningModule):
         return LOADERS[self.setup_of_run.loader]()
 
     def val_dataloader(self) -> Any:
-        return DataLoader(Noisy(), 8, shuffle=True)
+        return self.setup_of_run.valid() if self.setup_of_run.valid else DataLoader(Noisy(), 8, shuffle=True)
 
     def training_step(self, batch: Any, batch_idx: int) -> torch.Tensor:
         parts = batch.values() if isinstance(batch, dict) else batch if isinstance(batch[0], list) else [batch]

@@ -12,9 +12,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import pytest
-from packaging.version import Version
 
 from tests.exact import IN_STEP, LOADERS, TRAINERS, Saves, Setup, check, chosen, differences, run
 
@@ -22,10 +20,7 @@ EVERY = int(os.environ.get("CALLBACKSETS_MOMENTS", "8"))
 USUAL = ["shuffled", "two batches a step", "validates twice"]
 SETUPS = {name: Setup(loader=name) for name in LOADERS} | TRAINERS
 
-pytestmark = [
-    pytest.mark.filterwarnings("ignore"),  # of odd Trainers and data
-    pytest.mark.skipif(Version(L.__version__) < Version("2.5"), reason="2.4 resumes inside an epoch otherwise"),
-]
+pytestmark = pytest.mark.filterwarnings("ignore")  # of odd Trainers and data
 
 
 @pytest.mark.parametrize(

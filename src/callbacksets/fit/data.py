@@ -20,7 +20,7 @@ from tqdm import tqdm
 from callbacksets.fit import lightning
 from callbacksets.fit.plain import unloadable
 from callbacksets.fit.position import Continuation, Point
-from callbacksets.fit.random_state import Numbers, SavedRandom, collect, plain, restore
+from callbacksets.fit.random_state import Numbers, SavedRandom, collect, persistent, plain, restore
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
@@ -43,6 +43,7 @@ class Data:
         self._loaders: list[Any] = []
         self._ahead: list[Any] = []
         self._read: _Remembering | None = None
+        self._starts_workers = False
 
     def watch(self, taps: ExitStack) -> None:
         """Notice when Lightning makes iterators."""
@@ -99,6 +100,12 @@ class Data:
     def _validation_run(self, run: Callable[[], Any]) -> Any:
         """A validation begins. If it is interrupted, it begins again in the resumed run, with the same numbers."""
         self._validation = self._collect()
+        if self._starts_workers and self._validation is not None:
+            self._starts_workers = False
+            lightning.validation_loop(self._trainer).setup_data()
+            for loader in persistent(self._trainer.val_dataloaders):
+                iter(loader)  # the run that was interrupted had started their workers already
+            restore(self._trainer, self._validation)
         outputs = run()
         self._validation = None
         return outputs
@@ -119,6 +126,7 @@ class Data:
         """
         self._to, self._loaders, self._ahead = to, loaders, ahead
         self._random = random if self._has_random else None
+        self._starts_workers = self._random is not None and self._random["now"].get("persistent", False)
 
     @property
     def pending(self) -> Continuation | None:

@@ -45,6 +45,7 @@ def collect(trainer: "Trainer") -> Numbers:
         "torch": _bytes(torch.get_rng_state()),
         "device": None if device.type == "cpu" else _bytes(getattr(torch, device.type).get_rng_state()),
         "loaders": [_state_of(generator) for generator in generators(trainer)],
+        "persistent": any(getattr(loader, "_iterator", None) for loader in persistent(trainer.val_dataloaders)),
     }
 
 
@@ -68,6 +69,11 @@ def restore(trainer: "Trainer", numbers: Numbers) -> None:
         getattr(torch, device.type).set_rng_state(_tensor(numbers["device"]))
     for generator, state in zip(generators(trainer), numbers.get("loaders", ()), strict=False):
         _set_state(generator, state)
+
+
+def persistent(loaders: Any) -> list[Any]:
+    """Those that keep their worker processes. torch draws a seed when it starts these, and not for later iterators."""
+    return [loader for loader in tree_leaves(loaders) if getattr(loader, "persistent_workers", False)]
 
 
 def generators(trainer: "Trainer") -> list[Any]:
