@@ -1,11 +1,10 @@
-"""Random runs: what a Trainer may be told, what happens in a fit, and what the callbacks have to see of it.
+"""Random runs: what a Trainer may be told, and what happens in a fit.
 
 A run is described by a `Scenario`, whose repr makes it again. The `Witness` notes what Lightning does, without us: the
 batches it trains, the optimizer's steps, the validations. It goes with Lightning's checkpoints, as a part of the
-module, and so is the course of a run in several fits. `expected` says what callbacks have to see of such a course.
+module. The loader goes on from it.
 """
 
-import math
 from collections import Counter
 from collections.abc import Iterator
 from contextlib import suppress
@@ -349,6 +348,11 @@ class Spy(StageLog):
     def record(self, stage: str) -> None:
         if self.is_loaded and stage != "on_begin":
             self.is_loaded = False
+            if stage == "on_before_valid" and self.rows and self.rows[-1][0] in (*AGAIN, "before_valid"):
+                while self.rows[-1][0] in AGAIN[2:]:
+                    self.rows.pop()
+                if self.rows[-1] == ("before_valid", self.ctx.epoch, self.ctx.global_step):
+                    self.rows.pop()  # a validation that was interrupted runs all its stages again
             while stage not in ("on_batch_end", "on_valid_end") and self.rows and self.rows[-1][0] in AGAIN:
                 self.rows.pop()  # of a batch or a validation that was under way, and comes again
         if stage != "on_begin":
@@ -411,145 +415,3 @@ def fit(
         saved.append("on_exception.ckpt")
     weights = [parameter.detach().clone() for parameter in module.parameters()]
     return Run(witness.events, ours.states, weights, saved, ours.stopped_by is not None)
-
-
-# --- what callbacks have to see --------------------------------------------------------------------------------------
-
-
-@dataclass
-class Expected:
-    """What callbacks see of the course of a run."""
-
-    rows: list[tuple[str, int, int]] = field(default_factory=list)
-    history: dict[int, tuple[float | None, float | None]] = field(default_factory=dict)
-    rates: list[float] = field(default_factory=list)
-    ends: int = 0
-
-
-class Expecting:
-    """Follows what the witness has noted."""
-
-    def __init__(self, batches: int) -> None:
-        self.batches = batches
-        self.seen = Expected()
-        self.n = self.epoch = self.in_epoch = 0
-        self.is_open = self.is_pending = False
-        self.scored = self.validated = (-1, -1)
-        self.train: list[float] = []
-        self.scored_train: float | None = None
-        self.valid: list[float] = []
-        self.valid_score: float | None = None
-        self.is_resumed = False
-
-    def row(self, stage: str) -> None:
-        self.seen.rows.append((stage, self.epoch, self.n))
-
-    def follow(self, events: list[tuple[Any, ...]], none: tuple[int, ...]) -> Expected:
-        for event, after in zip(events, [*events[1:], ("",)], strict=True):
-            match event:
-                case ("resumed",):
-                    self.is_resumed = True
-                    if self.is_open and self.in_epoch < self.batches:
-                        self.train = []  # Lightning does not keep what it has accumulated
-                case ("epoch", epoch):
-                    self.open(epoch)
-                case ("batch", epoch, position):
-                    self.open(epoch, has_batch=True)
-                    self.n += 1
-                    self.in_epoch += 1
-                    if position not in none:
-                        self.row("batch_begin")
-                        if after[0] != "cut":
-                            self.is_pending = True
-                        if self.is_resumed:
-                            self.train, self.is_resumed = [], False
-                case ("loss", loss):
-                    self.train.append(loss)
-                case ("valid", epoch):
-                    self.close_batch()
-                    if self.scored != (self.epoch, self.n):
-                        self.before_valid()
-                    self.valid, self.valid_score = [], None
-                case ("valid batch", loss):
-                    self.row("batch_valid_begin")
-                    self.row("batch_valid_end")
-                    self.valid.append(loss)
-                case ("validated",):
-                    self.valid_score = sum(self.valid) / len(self.valid)
-                    self.validated = (self.epoch, self.n)
-                    self.row("valid_end")
-                case ("ended", epoch):
-                    self.close_batch()
-                    self.close()
-                case ("step", rate):
-                    self.seen.rates.append(0.5**self.seen.ends * 0.1 - rate)
-        self.close_batch()
-        self.close()
-        return self.seen
-
-    @property
-    def train_score(self) -> float | None:
-        """Of the batches that Lightning has accumulated, else what the checkpoint's run had read at a validation."""
-        return sum(self.train) / len(self.train) if self.train else self.scored_train
-
-    def close_batch(self) -> None:
-        if self.is_pending:
-            self.row("batch_end")
-            self.is_pending = False
-
-    def before_valid(self) -> None:
-        self.row("before_valid")
-        self.scored_train = sum(self.train) / len(self.train) if self.train else None
-        self.scored = (self.epoch, self.n)
-
-    def open(self, epoch: int, *, has_batch: bool = False) -> None:
-        self.close_batch()
-        if epoch > self.epoch:
-            self.close()
-            self.epoch, self.is_open, self.in_epoch = epoch, True, 0
-            self.train, self.scored_train = [], None
-            self.row("epoch_begin")
-        elif has_batch and not self.is_open and self.in_epoch < self.batches:
-            self.is_open = True  # it was cut short
-
-    def close(self) -> None:
-        if not self.is_open:
-            return
-        self.is_open = False
-        is_validated = self.validated[0] == self.epoch
-        if not is_validated and self.scored != (self.epoch, self.n):
-            self.before_valid()
-        self.row("epoch_end")
-        self.seen.ends += 1
-        self.seen.history[self.epoch] = (self.train_score, self.valid_score if is_validated else None)
-
-
-def expected(events: list[tuple[Any, ...]], scenario: Scenario) -> Expected:
-    return Expecting(scenario.batches).follow(events, scenario.none)
-
-
-def course(events: list[tuple[Any, ...]]) -> list[tuple[Any, ...]]:
-    """What Lightning has trained and validated to the end."""
-    steps: list[tuple[Any, ...]] = []
-    epoch, n = 0, 0
-    for event in events:
-        match event:
-            case ("batch", epoch, position):
-                n += 1
-                steps.append(("batch", epoch, position))
-            case ("cut",):
-                steps.append(event)
-            case ("step", _):
-                steps.append(("step",))
-            case ("valid", epoch):
-                validates = epoch
-            case ("validated",):
-                steps.append(("validation", validates, n))
-    return steps
-
-
-def near(one: Any, other: Any) -> bool:
-    """Whether scores are the same; Lightning keeps them in single precision."""
-    if one is None or other is None:
-        return one is other
-    return math.isclose(one, other, rel_tol=1e-5, abs_tol=1e-6)

@@ -160,6 +160,7 @@ class Data:
         self._restore("batches")
         if self._random is not None:
             self._order, self._batches = self._random["order"], self._random["batches"]
+        states = self._loaders
         if to.epochs:  # the iterators that Lightning has made are those of a first epoch
             self._load_loaders(goes_on=True)
             iter(fetcher)
@@ -167,7 +168,7 @@ class Data:
         # The first batch is read again, and so draws its numbers again. A later one comes from the checkpoint: a data
         # set that draws would draw other numbers now.
         begins_again = to.batch == 0 and self._batches is not None and not any(map(_has_state, loaders))
-        self._leave_out(fetcher, to.batch, [] if begins_again else self._ahead)
+        self._leave_out(fetcher, to.batch, [] if begins_again else self._ahead, states)
         if not begins_again:
             self._restore("now")
         self.forget()
@@ -186,13 +187,14 @@ class Data:
             if has_more and not is_cut:  # the state is already that of the next epoch, whose first batch was read
                 loader.load_state_dict(state)
 
-    def _leave_out(self, fetcher: Any, batches: int, ahead: list[Any]) -> None:
+    def _leave_out(self, fetcher: Any, batches: int, ahead: list[Any], states: list[Any]) -> None:
         """Read the batches that were trained, but for loaders that go on by themselves.
 
         Args:
             fetcher: What reads the loaders for Lightning.
             batches: How many were trained.
             ahead: The batches that were read after these. They come next.
+            states: The states of the loaders that go on by themselves.
         """
         trainer, is_sized = self._trainer, fetcher.length is not None
         its = lightning.iterators(trainer)
@@ -212,9 +214,12 @@ class Data:
                 fetcher.batches.clear()
         its[:] = [kept.pop(0) if has_state else it for it, has_state in zip(its, goes_on, strict=True)]
         if ahead and all(goes_on):
-            following = fetcher.batches if not is_sized else [one for one in [next(fetcher.iterator, None)] if one]
+            following = [one for one in [next(fetcher.iterator, None)] if one] if is_sized else fetcher.batches
             if following and _is_same(following[0], ahead[0]):
                 ahead = []  # its state had not counted the batch under way
+            elif following and is_sized and batches + len(ahead) == fetcher.length:
+                following = []
+                lightning.combined_loader(trainer)._load_state_dicts(states)  # it had begun the next epoch
             ahead = [*ahead, *following] if is_sized else ahead
         if is_sized:
             fetcher.fetched, fetcher.done = batches, False
@@ -263,8 +268,10 @@ class _Remembering(Iterator[Any]):
 
 def _is_same(one: Any, other: Any) -> bool:
     """Whether two batches have the same values."""
-    pairs = list(zip(tree_leaves(one[0]), tree_leaves(other[0]), strict=False))
-    return all(torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b for a, b in pairs)
+    leaves, others = tree_leaves(one[0]), tree_leaves(other[0])
+    pairs = zip(leaves, others, strict=False)
+    equal = all(torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b for a, b in pairs)
+    return equal and len(leaves) == len(others)
 
 
 def _has_state(loader: object) -> bool:
