@@ -427,3 +427,41 @@ def test_the_strategy_is_told_of_an_exception_as_well() -> None:
     with pytest.raises(ZeroDivisionError) as raised:
         fit(Act(on_epoch_end=lambda ctx: 1 // 0), strategy=strategy)
     assert strategy.told == [raised.value]
+
+
+def test_exit_runs_also_where_a_lightning_callback_in_front_fails_in_its_on_exception() -> None:
+    class Bad(L.Callback):
+        def on_exception(self, *args: Any) -> None:
+            raise ValueError("of another")
+
+    log, bad = StageLog(stages=("on_exit",)), Bad()
+    fails = Act(on_batch_end=lambda ctx: 1 / 0)
+    adapter = CallbackSetAdapter({"history": "history", "log": log, "fails": fails})
+    with pytest.raises(ValueError, match="of another"):
+        fit(adapter, native=(bad,))
+    assert log.rows == ["exit"]
+    assert log.ctx is None
+    assert adapter.states == {"history": {"epoch": []}}
+    assert "on_exception" not in vars(bad)
+
+
+def test_what_a_lightning_callback_in_front_logs_too_late_is_not_blamed_on_ours() -> None:
+    class Native(L.Callback):
+        def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
+            self.log("theirs", 1.0)
+
+    with pytest.warns(UserWarning, match="'theirs' is logged in on_train_epoch_end") as said:
+        fit(StageLog(), None, ones(1), ones(1), native=(Native(),), max_epochs=2)
+    assert not [one for one in said if "by a callback in on_epoch_end" in str(one.message)]
+
+
+def test_a_state_that_cannot_be_copied_names_its_callback() -> None:
+    class CallbackSetGraph(CallbackSet):
+        def on_end(self) -> None: ...
+
+        def state_dict(self) -> Any:
+            return {"x": torch.ones(1, requires_grad=True) * 2}
+
+    with pytest.raises(RuntimeError) as raised:
+        fit(CallbackSetGraph())
+    assert "in callback 'graph' (CallbackSetGraph), state_dict" in raised.value.__notes__[0]

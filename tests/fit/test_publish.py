@@ -8,7 +8,7 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping, LambdaCallback, ModelCheckpoint
 from lightning.pytorch.loggers import CSVLogger
 
 from callbacksets import CallbackSet, CallbackSetAdapter, t_clbk
@@ -155,3 +155,17 @@ def test_scores_are_not_read_off_the_device_where_nothing_was_added(monkeypatch:
     before_the_end = []
     fit(Act(on_end=lambda ctx: before_the_end.append(len(read))), None, ones(1), ones(1), max_epochs=3)
     assert before_the_end == [0]
+
+
+def test_a_score_that_is_changed_at_the_end_of_the_epoch_is_published_again() -> None:
+    """After a validation inside the epoch, `grad_norm` is complete only then."""
+    history, seen = t_clbk("history").generate(), []
+    look = LambdaCallback(on_train_end=lambda trainer, module: seen.append(dict(trainer.callback_metrics)))
+    fit(["grad_norm", history], None, ones(5), ones(1), val_check_interval=2, native=(look,))
+    assert [float(seen[0]["train_grad_norm"])] == pytest.approx(history.state_dict()["train.grad_norm"])
+
+
+def test_two_scores_that_become_one_are_warned_of() -> None:
+    add = Act(on_before_valid=lambda ctx: ctx.last_scores_train.update(x=1.0, train_x=2.0))
+    with pytest.warns(UserWarning, match=r"The scores 'x', 'train_x' of callbacks become 'train_x' for Lightning\."):
+        fit(add)

@@ -94,6 +94,13 @@ class Fit:
             leave(error)
             handle(error)
 
+        def guarded(handle: Callable[..., None], trainer: Any, module: Any, error: BaseException) -> None:
+            try:
+                handle(trainer, module, error)
+            except BaseException:
+                leave(error)  # Lightning calls nothing else after this
+                raise
+
         for id, callback in self.sets.items():
             if isinstance(callback.ctx, ContextTorch) and not callback.ctx.trainer.interrupted:
                 raise RuntimeError(
@@ -101,6 +108,8 @@ class Fit:
                     "Give a class or a descriptor, which makes a callback for every fit, or callback.clone(deep=True)."
                 )
         lightning.tap(self.taps, self.trainer.strategy, "on_exception", on_exception)
+        for native in lightning.callbacks_of(self.trainer):
+            lightning.tap(self.taps, native, "on_exception", guarded)
         self.taps.callback(self.capture.let_go)
         self.data.watch(self.taps)
         self.saving.watch(self.taps, self._end_before_save)
@@ -295,12 +304,13 @@ class Fit:
                 self._before_valid()
             loop.scores_valid = None
         elif isinstance(loop.scores_train, Later):  # Lightning forgets the values when the epoch has ended
-            loop.scores_train = self.reader.train()
+            loop.scores_train = self.reader.train(keys=loop.scores_train.keys)
         elif not loop.ran_now("on_before_valid"):
             self._complete_train_scores()
+        late = self.reader.late()
         self.dispatch.run("on_epoch_end")
         self.publisher.train_again()
-        self.reader.explain_own()
+        self.reader.explain_own(late)
 
     def _explain_short_epoch(self) -> None:
         """Warn if the loaders had fewer batches for the rest of an epoch than are missing."""

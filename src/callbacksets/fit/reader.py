@@ -35,6 +35,7 @@ class Later(Reading):
     """The values of the moment at which somebody reads them first."""
 
     read: Callable[[], Reading] = Reading
+    keys: frozenset[str] = frozenset()  # of what had been logged until then
 
     @property
     def scores(self) -> Scores:
@@ -54,15 +55,19 @@ class ScoreReader:
         self._said: set[str] = set()
         self._seen: set[str] = set()
 
-    def train(self, *, in_epoch: bool = False) -> Reading | Scores:
+    def train(self, *, in_epoch: bool = False, keys: Collection[str] | None = None) -> Reading | Scores:
         """The training scores of the batches so far. Inside an epoch these may be too few for a metric.
 
         There they are computed when somebody reads them. With several ranks, all have to compute at the same time.
+
+        Args:
+            in_epoch: Whether the epoch goes on.
+            keys: The keys of the values to read; by default all that have been logged.
         """
         if in_epoch and self._trainer.world_size == 1:
-            self._explain_steps(logged_values(self._trainer, "train"))
-            return Later(read=partial(self._read, "train", may_fail=True))
-        return self._agreed(self._read("train", in_epoch))
+            self._explain_steps(values := logged_values(self._trainer, "train"))
+            return Later(read=partial(self._read, "train", True, frozenset(values)), keys=frozenset(values))
+        return self._agreed(self._read("train", in_epoch, keys))
 
     def valid(self) -> Reading | Scores:
         """The validation scores. Call it before `on_validation_end` returns; then Lightning clears them."""
@@ -80,9 +85,19 @@ class ScoreReader:
             names, logged, minimize = self._trainer.strategy.broadcast((names, logged, minimize))
         return Measures({name: metrics.get(name) for name in names}, logged=logged), minimize
 
-    def explain_own(self) -> None:
-        """Call it after `on_epoch_end`: warn about values that callbacks have logged there, too late for a score."""
+    def late(self) -> set[str]:
+        """The names that were logged in `on_train_epoch_end` so far, too late for a score."""
+        return {entry.meta.name for entry in self._late()}
+
+    def explain_own(self, before: set[str]) -> None:
+        """Call it after `on_epoch_end`: warn about values that callbacks have logged there, too late for a score.
+
+        Args:
+            before: The late names from before that stage: Lightning's callbacks have logged them.
+        """
         for entry in self._late():
+            if entry.meta.name in before:
+                continue
             self._say_once(
                 entry.meta.name,
                 "was logged by a callback in on_epoch_end, too late for a score. Add it to the scores instead: "
@@ -103,20 +118,20 @@ class ScoreReader:
         late = [entry for entry in entries if entry.meta.fx == "on_train_epoch_end" and entry.meta.on_epoch]
         return [entry for entry in late if _full_name(entry) not in self._seen]
 
-    def _read(self, loop: str, may_fail: bool = False) -> Reading:
+    def _read(self, loop: str, may_fail: bool = False, keys: Collection[str] | None = None) -> Reading:
         """Read, and draw nothing: a metric that draws does so again when Lightning computes it."""
         drawn = collect(self._trainer)
-        reading = self._compute(loop, may_fail)
+        values = logged_values(self._trainer, loop)
+        reading = self._compute({key: values[key] for key in values if keys is None or key in keys}, may_fail)
         if plain(collect(self._trainer)) != plain(drawn):
             restore(self._trainer, drawn)
-            for entry in logged_values(self._trainer, loop).values():
+            for entry in values.values():
                 entry._computed = None
                 if not entry.is_tensor:
                     entry.value._computed = None
         return reading
 
-    def _compute(self, loop: str, may_fail: bool) -> Reading:
-        collection = logged_values(self._trainer, loop)
+    def _compute(self, collection: Mapping[str, Any], may_fail: bool) -> Reading:
         self._explain_steps(collection)
         entries = _for_epoch(collection)
         reading = Reading()

@@ -33,8 +33,8 @@ def resumed_without(training: Training) -> Mapping[Moment, str | None]:
         if differs and moment.kind == "epoch":
             raise TrainingAtFault(
                 f"A fit without the callback that is resumed {moment} differs from an uninterrupted fit, first in "
-                f"{differs}. Let training() return a loader and a module that draw from the random numbers of torch, "
-                "NumPy or Python. A resumed run gets those back, but not the numbers of a generator of their own."
+                f"{differs}. Let training() return a module that draws from the random numbers of torch, NumPy or "
+                "Python. A resumed run gets those back, but not the numbers of a generator of its own."
             )
     return found
 

@@ -66,10 +66,9 @@ def check_callback_set(
         skip: The checks to skip, each with the reason. If no check is left, the test is skipped.
         training: A function that returns a new LightningModule, a training loader of at least two batches and a
             validation loader, for callbacks that need their own. The module logs scores for the epoch. Module and
-            loader may draw random numbers of torch, NumPy and Python (`shuffle=True`, dropout), but may not have a
-            generator of their own. If the loader has no `state_dict`, Lightning cannot continue inside an epoch, and
-            `resume` compares nothing there. By default a small classifier with dropout and the scores `acc` and
-            `loss`, and a shuffled loader.
+            loader may draw random numbers of torch, NumPy and Python (`shuffle=True`, dropout). A loader may have a
+            generator of its own; a module may not. By default a small classifier with dropout and the scores `acc`
+            and `loss`, and a shuffled loader.
 
     Raises:
         AssertionError: If a check fails. The message says what is wrong and what to do.
