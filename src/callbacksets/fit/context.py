@@ -23,8 +23,6 @@ from callbacksets.scores import Measures, Scores, short_name
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
 
-    from callbacksets.base import CallbackSet
-
 _REMEDIES = {
     **dict.fromkeys(
         ("total_epochs", "total_steps"),
@@ -78,7 +76,7 @@ class ContextTorch:
         learner: "LightningModule",
         loop: Loop,
         step: Step,
-        callbacks: Mapping[str, "CallbackSet"],
+        callbacks: Mapping[str, Any],
         *,
         network: str | None = None,
         loss_fn: str | None = None,
