@@ -94,3 +94,15 @@ def test_weights_that_cannot_be_kept_hide_neither_the_error_nor_exit(tmp_path: P
     ):
         trainer.fit(Full(), ones(1))
     assert seen == ["exit"]
+
+
+def test_states_are_there_after_a_failure_though_the_device_does_not_answer(monkeypatch: pytest.MonkeyPatch) -> None:
+    def fail(*args: Any) -> Any:
+        raise RuntimeError("CUDA error: device-side assert triggered")
+
+    monkeypatch.setattr("callbacksets.fit.saving.Saving._save_rank", fail)
+    adapter = CallbackSetAdapter({"history": "history", "fails": failing(InterruptedError)})
+    with pytest.raises(InterruptedError) as raised:
+        quiet(max_epochs=1, callbacks=[adapter]).fit(Tiny(), ones(1))
+    assert "device-side assert" in str(raised.value.__notes__)
+    assert adapter.states == {"history": {"epoch": []}}

@@ -128,7 +128,9 @@ class Fit:
             given = states.read(saved)
             ended = checkpoint["loops"]["fit_loop"]["epoch_progress"]["current"]["completed"]
             states.check_saved(given, self.sets, self.trainer.max_epochs, ended)
-            self.given, self._resume = given, Resume(self.trainer, given, checkpoint, self.data)
+            self.given = given
+            if given["loop"] is not None:
+                self._resume = Resume(self.trainer, given, checkpoint, self.data)
 
     def start(self) -> None:
         """The strategy is set up."""

@@ -103,13 +103,15 @@ class Saving:
         """
         if self._has_batch_to_end():
             self._step.end()
-        return {
-            **saved_now(begun=True),
-            "callbacks": self._states(given, failures),
-            "ids": list(self._sets),
-            "loop": self._save_loop(),
-            "ranks": self._save_rank(),
-        }
+        saved = saved_now(begun=True)
+        saved["callbacks"], saved["ids"] = self._states(given, failures), list(self._sets)
+        try:
+            saved["loop"], saved["ranks"] = self._save_loop(), self._save_rank()
+        except Exception as error:  # after a failure the device may not answer; the states are there nevertheless
+            if failures is None:
+                raise
+            failures.append(error)
+        return saved
 
     def _states(self, given: Saved | None, failures: list[BaseException] | None) -> dict[str, SavedState]:
         loop = self._loop
