@@ -168,8 +168,9 @@ class CallbackSetEarlyStopping(CallbackSet):
         self.best_score = state_dict["best_score"]
         self.stagnation = state_dict["stagnation"]
         self.best_scores = state_dict.get("best_scores")  # checkpoints of version 0.2 have none
-        has_validated = self.best_epochs is not None
-        self._monitor = replace(self._monitor, measure=state_dict["measure"] if has_validated else None)
+        # without a best epoch, the name is only what the sanity check of that run let expect
+        decided = "expected" if self.best_epochs is None else "measure"
+        self._monitor = replace(self._monitor, **{decided: state_dict["measure"]})
         self.best_weights = state_dict.get("best_weights")
         self._validated = state_dict.get("validated_weights")
 

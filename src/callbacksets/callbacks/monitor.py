@@ -57,7 +57,7 @@ class Monitor:
             raise self._no_direction(name)
         elif known and name is None and self._is_near(known) and not _others_add_scores(callback):
             raise self._no_score(known)
-        return replace(self, minimize=None, expected=name)
+        return replace(self, minimize=None, expected=name or self.expected)
 
     def read(self, ctx: ContextTorch) -> tuple["Monitor", float | None, Scores]:
         """The monitor, the monitored score and all scores after a validation.
