@@ -96,6 +96,7 @@ EQUIVALENT = {
     ("unfreeze", "over"): "what is to be trained follows from the epochs and batches",
     ("unfreeze", "line"): "what is to be trained follows from the epochs and batches",
     ("checkpoint", "live"): "its state stays what it is",
+    ("history", "if not self.rows and self.ctx is not None:"): "all epochs have scores, unless a module logs late",
     (
         "early_stopping",
         "self._validated = state_dict.get('validated_weights')",
