@@ -31,39 +31,12 @@ from torch.utils.data import (
 from torchmetrics import MeanSquaredError
 
 from callbacksets import CallbackSet, CallbackSetAdapter, t_clbk
+from callbacksets.base import STAGES
 from tests.helpers import quiet
+from tests.random_runs import HOOKS
 
 EPOCHS, BATCHES = 3, 4
-HOOKS = (
-    "on_train_start",
-    "on_train_epoch_start",
-    "on_train_batch_start",
-    "on_before_zero_grad",
-    "on_before_backward",
-    "on_after_backward",
-    "on_before_optimizer_step",
-    "on_train_batch_end",
-    "on_validation_start",
-    "on_validation_epoch_start",
-    "on_validation_batch_start",
-    "on_validation_batch_end",
-    "on_validation_epoch_end",
-    "on_validation_end",
-    "on_train_epoch_end",
-    "on_train_end",
-)
-STAGES = (
-    "on_epoch_begin",
-    "on_batch_begin",
-    "on_after_backward",
-    "on_batch_end",
-    "on_before_valid",
-    "on_batch_valid_begin",
-    "on_batch_valid_end",
-    "on_valid_end",
-    "on_epoch_end",
-    "on_end",
-)
+OWN = tuple(stage for stage in STAGES if stage not in ("on_begin", "on_exit"))
 IN_STEP = ("on_before_zero_grad", "on_before_backward", "on_after_backward", "on_before_optimizer_step")
 
 
@@ -359,7 +332,7 @@ class Saves:
 
     def own(self) -> CallbackSet:
         callback = CallbackSet()
-        for stage in STAGES:
+        for stage in OWN:
             setattr(callback, stage, partial(self._save_own, callback, stage))
         return callback
 

@@ -14,7 +14,7 @@ from torch.utils.data import DataLoader, Dataset, WeightedRandomSampler
 
 from callbacksets import CallbackSetAdapter
 from callbacksets.fit.random_state import generators
-from tests.helpers import Act, Endless, StageLog, Tiny, ones, quiet
+from tests.helpers import Act, StageLog, Tiny, ones, quiet
 
 pytestmark = pytest.mark.skipif(Version(L.__version__) < Version("2.5"), reason="2.4 resumes inside an epoch otherwise")
 
@@ -58,22 +58,6 @@ def test_leaving_out_a_few_batches_says_nothing(tmp_path: Path, capfd: pytest.Ca
     capfd.readouterr()
     train(ones(4), tmp_path / "b.ckpt", at=-1, ckpt=tmp_path / "a.ckpt")
     assert "Leaving out" not in capfd.readouterr().err
-
-
-class Once:
-    """Can be read only once, and goes on in every epoch."""
-
-    def __init__(self) -> None:
-        self.batches = iter(Endless())
-
-    def __iter__(self) -> Iterator[Any]:
-        return self
-
-    def __next__(self) -> Any:
-        return next(self.batches)
-
-    def __len__(self) -> int:
-        return 3
 
 
 class Shrinks:

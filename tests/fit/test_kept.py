@@ -364,10 +364,13 @@ def test_checkpoints_of_version_0_1_0_load(kind: str) -> None:
     expected = torch.load(DATA / "0.1.0-states.pt", weights_only=True)
     schedule = t_clbk("lr_step", step_size=1, gamma=0.5)
     ckpt = DATA / f"0.1.0-{kind}.pt"
-    loader = ones(4) if kind != "mid-epoch" else Batches([*ones(4).batches[2:], *ones(4).batches[:2]])
-    states = run({"history": "history", "lr_step": schedule}, ckpt=ckpt, loaders=(loader, ones(1)), max_epochs=4)
-    if kind == "mid-epoch":  # as the loader does not go on where it was, the weights differ from there on
+    log = StageLog("epoch", stages=("on_batch_end",))
+    callbacks = {"history": "history", "lr_step": schedule, "log": log}
+    states = run(callbacks, ckpt=ckpt, loaders=(ones(4), ones(1)), max_epochs=4)
+    if kind == "mid-epoch":  # it has not the scores of the batches before
         assert states["history"]["epoch"] == [1, 2, 3, 4]
+        assert states["history"]["valid.loss"] == pytest.approx(expected["history"]["valid.loss"])
+        assert log.at("batch_end") == [2] * 2 + [3] * 4 + [4] * 4
     else:
         for name, scores in expected["history"].items():
             assert states["history"][name] == pytest.approx(scores)

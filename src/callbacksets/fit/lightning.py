@@ -321,7 +321,8 @@ def progress_in(loops: Mapping[str, Any]) -> Progress:
         loops: `checkpoint["loops"]["fit_loop"]`.
     """
     epoch, batch = (Counts(**loops[name]["current"]) for name in _LOOPS[:2])
-    return Progress(epoch, batch, batches=loops[_LOOPS[1]]["total"]["processed"])
+    of_batches = loops[_LOOPS[1]]
+    return Progress(epoch, batch, of_batches["total"]["processed"], of_batches["is_last_batch"])
 
 
 def set_progress(loops: dict[str, Any], to: Continuation) -> None:

@@ -78,6 +78,7 @@ class Progress(NamedTuple):
     epoch: Counts
     batch: Counts  # of the epoch under way, or of the last one
     batches: int  # over all epochs
+    is_last_batch: bool = False
 
 
 class Point(Enum):
@@ -136,6 +137,9 @@ def continuation(saved: Mapping[str, Any], progress: Progress, *, has_steps: boo
         has_steps: Whether the resumed run is limited by `max_steps`, and has steps left.
     """
     epoch, batch = progress.epoch, progress.batch
+    if saved["has_all"] is None:  # written by an older version: Lightning knows it where the loader has a length
+        rest = batch.processed > batch.completed
+        saved = {**saved, "has_all": progress.is_last_batch, "rest": rest}
     ran: dict[str, Moment] = {stage: (moment[0], moment[1]) for stage, moment in saved["ran"].items()}
     stage, ids = saved["to_come"]
     due: list[tuple[str, list[str] | None]] = [(stage, ids)] if stage in FINISHED and ids else []

@@ -42,7 +42,7 @@ class SavedLoop(TypedDict):
     to_come: tuple[str, list[str]]  # the stage that was interrupted, and the ids of callbacks that had not run it
     validates: bool  # a validation is due, or under way
     rest: bool  # Lightning has not done what follows the hooks of the last batch
-    has_all: bool  # the last batch of the epoch has at least been announced
+    has_all: bool | None  # the last batch of the epoch has at least been announced; None if unknown
     in_step: bool  # the step of a batch has run, perhaps in part
     last_loss: float | None
     terminate: bool
@@ -139,7 +139,7 @@ def read(saved: Mapping[str, Any]) -> Saved:
     return cast(Saved, {**saved, "version": _VERSION, "loop": loop, "ids": None, "ranks": ranks})
 
 
-_UNKNOWN = {"rest": False, "has_all": True, "in_step": False, "published": {}, "reloads": None}
+_UNKNOWN: dict[str, Any] = {"rest": False, "has_all": None, "in_step": False, "published": {}, "reloads": None}
 """What older versions did not write."""
 
 
