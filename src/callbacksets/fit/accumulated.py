@@ -103,9 +103,13 @@ class Accumulating:
         lightning.tap(taps, self._trainer.strategy, "training_step", step)
 
     def finish(self) -> None:
-        """There is nothing left to train: restore logged values although no step has run."""
-        if self._later is not None:
-            self._restore_logged(self._later, self._to)
+        """Scores are read next: restore logged values, although no step has run."""
+        if (later := self._later) is None:
+            return
+        if self._to.point is Point.VALIDATION and lightning.batch_progress(self._trainer).total.ready == self._to.batches:
+            return  # they are restored, and again after the first step
+        self._later = None
+        self._restore_logged(later, self._to)
 
     def _restore_metrics(self, saved: Accumulated) -> None:
         for name, metric in _metrics(self._learner):

@@ -164,8 +164,8 @@ class Fit:
         if resume is not None:
             resume.go_on(loop, self.dispatch, self.accumulating, self.taps)
             self._validates_first = resume.validates
-            if loop.in_epoch and loop.scores_train is None:  # nobody had read them
-                loop.scores_train = self.reader.train(in_epoch=True)
+            if resume.unread is not None and loop.in_epoch:
+                loop.scores_train = self.reader.later(resume.unread)
         elif loop.resumed and self._epochs.current.started > self._epochs.current.processed:
             self._go_on_in_epoch()
         if not loop.in_epoch:
@@ -245,6 +245,7 @@ class Fit:
         if not self.loop.begun:  # the sanity check
             return
         self._update_now()
+        self.accumulating.finish()
         modes = [(module, module.training) for module in self.ctx.learner.modules()]
         self._before_valid(in_epoch=True)
         for module, mode in modes:
@@ -301,6 +302,7 @@ class Fit:
         if loop.ran_in_epoch("on_epoch_end"):
             return
         self._explain_short_epoch()
+        self.accumulating.finish()
         if not loop.ran_in_epoch("on_valid_end"):
             if not loop.ran_now("on_before_valid"):
                 self._before_valid()
@@ -355,7 +357,6 @@ class Fit:
                     "The run had reached its last step, so Lightning trains nothing and leaves out the validation that "
                     "was due. To get it, set a higher max_steps, or call trainer.validate()."
                 )
-            self.accumulating.finish()
             self.run_epoch_end()
         self.reader.explain_late()
         self.dispatch.run("on_end")

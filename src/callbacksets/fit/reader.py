@@ -1,6 +1,6 @@
 """Reading the scores of a fit: the values that the LightningModule logged for an epoch."""
 
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING, Any
@@ -66,8 +66,13 @@ class ScoreReader:
         """
         if in_epoch and self._trainer.world_size == 1:
             self._explain_steps(values := logged_values(self._trainer, "train"))
-            return Later(read=partial(self._read, "train", True, frozenset(values)), keys=frozenset(values))
+            return self.later(values)
         return self._agreed(self._read("train", in_epoch, keys))
+
+    def later(self, keys: Iterable[str]) -> Later:
+        """The training scores of these keys, at the moment at which somebody reads them."""
+        keys = frozenset(keys)
+        return Later(read=partial(self._read, "train", True, keys), keys=keys)
 
     def valid(self) -> Reading | Scores:
         """The validation scores. Call it before `on_validation_end` returns; then Lightning clears them."""

@@ -100,6 +100,11 @@ class Resume:
         return True
 
     @property
+    def unread(self) -> list[str] | None:
+        """The keys of the training scores that nobody had read."""
+        return self._loop_of["unread"]
+
+    @property
     def validates(self) -> bool:
         """Whether a validation comes first."""
         return self._to.point is Point.VALIDATION

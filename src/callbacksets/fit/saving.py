@@ -167,8 +167,9 @@ class Saving:
             "last_loss": ctx.last_loss,
             "terminate": pending,
             "terminated_by": loop.terminated_by,
-            # those that nobody has read are computed in the resumed run, if somebody reads them there
             "scores_train": None if isinstance(loop.scores_train, Later) else saved_scores(ctx.last_scores_train),
+            # nobody has read them: they are computed in the resumed run, if somebody reads them there
+            "unread": sorted(loop.scores_train.keys) if isinstance(loop.scores_train, Later) else None,
             # an interrupted validation runs again, so the scores of the validation before do not count
             "scores_valid": None if loop.in_validation else saved_scores(ctx.last_scores_valid),
             # a resumed run has no sanity check from which to know the measures

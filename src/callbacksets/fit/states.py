@@ -48,6 +48,7 @@ class SavedLoop(TypedDict):
     terminate: bool
     terminated_by: tuple[str | None, str] | None
     scores_train: dict[str, Any] | None
+    unread: list[str] | None  # the keys of the training scores that nobody has read yet
     scores_valid: dict[str, Any] | None
     minimize: dict[str, bool | None]
     published: dict[str, float]
@@ -139,7 +140,7 @@ def read(saved: Mapping[str, Any]) -> Saved:
     return cast(Saved, {**saved, "version": _VERSION, "loop": loop, "ids": None, "ranks": ranks})
 
 
-_UNKNOWN: dict[str, Any] = {"rest": False, "has_all": None, "in_step": False, "published": {}, "reloads": None}
+_UNKNOWN: dict[str, Any] = {"rest": False, "has_all": None, "in_step": False, "published": {}, "reloads": None, "unread": None}
 """What older versions did not write."""
 
 
