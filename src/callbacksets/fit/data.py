@@ -171,6 +171,7 @@ class Data:
         self._leave_out(fetcher, to.batch, [] if begins_again else self._ahead, states)
         if not begins_again:
             self._restore("now")
+        lightning.keep_logged(self._trainer)
         self.forget()
 
     def _load_loaders(self, *, goes_on: bool) -> None:

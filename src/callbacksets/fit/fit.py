@@ -6,79 +6,46 @@ called again in a resumed run.
 """
 
 import time
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
+from collections.abc import Callable
 from functools import partial
-from typing import TYPE_CHECKING, Any, Literal
+from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch.optim import Optimizer
 
-from callbacksets.base import CallbackSet
 from callbacksets.fit import lightning, states
-from callbacksets.fit.accumulated import Accumulating
-from callbacksets.fit.capture import Capture
 from callbacksets.fit.context import ContextTorch, is_loss
-from callbacksets.fit.data import Data
-from callbacksets.fit.dispatch import Dispatch
 from callbacksets.fit.fingerprint import fingerprint
 from callbacksets.fit.gradients import Gradients
 from callbacksets.fit.handover import Result
 from callbacksets.fit.limits import may_stop
-from callbacksets.fit.loop import Loop, StoppedBy
+from callbacksets.fit.loop import StoppedBy
+from callbacksets.fit.parts import Parts
 from callbacksets.fit.plain import copied
 from callbacksets.fit.position import FINISHED
-from callbacksets.fit.publish import Publisher
-from callbacksets.fit.reader import Later, ScoreReader
+from callbacksets.fit.reader import Later
 from callbacksets.fit.resume import Resume
 from callbacksets.fit.saving import Saving
 from callbacksets.fit.states import KEY, Saved
-from callbacksets.fit.step import Step
-from callbacksets.scores import ById, Measures, Scores
+from callbacksets.scores import Measures, Scores
 from callbacksets.show.outcome import Outcome
 
-if TYPE_CHECKING:
-    from lightning.pytorch import LightningModule, Trainer
 
-
-class Fit:
+class Fit(Parts):
     """One fit, from the set-up of the adapter to the stage `on_exit`."""
 
-    def __init__(
-        self,
-        trainer: "Trainer",
-        module: "LightningModule",
-        sets: Mapping[str, CallbackSet],
-        *,
-        terminate_at: Literal["epoch", "validation"] = "epoch",
-        random_state: bool = True,
-        **names: str | None,
-    ) -> None:
-        self.trainer = trainer
-        self.sets = sets
-        self.loop: Loop = Loop()
-        self.step: Step = Step()
-        self.ctx: ContextTorch = ContextTorch(trainer, module, self.loop, self.step, ById(sets), **names)
-        self.dispatch: Dispatch = Dispatch(trainer, sets, self.loop)
-        self.reader: ScoreReader = ScoreReader(trainer)
-        self.publisher: Publisher = Publisher(trainer, self.loop)
-        self.capture: Capture = Capture(trainer, module, self.step)
-        self.data: Data = Data(trainer, random_state=random_state)
-        self.accumulating: Accumulating = Accumulating(trainer, module)
-        parts = (self.dispatch, self.data, self.accumulating, self.publisher)
-        self.saving: Saving = Saving(trainer, module, sets, self.loop, self.step, self.ctx, *parts)
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        self.saving: Saving = Saving(self)
         self.given: Saved | None = None  # our part of the checkpoint that this fit resumes, until the callbacks have it
         self.saved: Saved | None = None  # what a checkpoint after the last stage of training would keep
-        self.stops_at_validation: bool = terminate_at == "validation"
-        self.saving.stops_at_validation = self.stops_at_validation
-        self.taps: ExitStack = ExitStack()
         self._resume: Resume | None = None
         self._gradients: Gradients | None = None  # set by `begin`
         self._is_exact = True
         self._validates_first = False
         self._set_up_at = time.monotonic()
-        self._batches = lightning.batch_progress(trainer)
-        self._epochs = lightning.epoch_progress(trainer)
+        self._batches = lightning.batch_progress(self.trainer)
+        self._epochs = lightning.epoch_progress(self.trainer)
 
     # --- before training ---------------------------------------------------------------------------------------------
 
@@ -112,7 +79,7 @@ class Fit:
             lightning.tap(self.taps, native, "on_exception", guarded)
         self.taps.callback(self.capture.let_go)
         self.data.watch(self.taps)
-        self.saving.watch(self.taps, self._end_before_save)
+        self.saving.watch(self._end_before_save)
         for id, callback in self.sets.items():
             if "ctx" in vars(callback):  # the instance was in an earlier fit
                 self.dispatch.noting(callback.start_over, id, "start_over")
@@ -130,7 +97,7 @@ class Fit:
             states.check_saved(given, self.sets, self.trainer.max_epochs, ended)
             self.given = given
             if given["loop"] is not None:
-                self._resume = Resume(self.trainer, given, checkpoint, self.data)
+                self._resume = Resume(self, given, checkpoint)
 
     def start(self) -> None:
         """The strategy is set up."""
@@ -148,7 +115,7 @@ class Fit:
             return
         loop.now = (self._epochs.current.completed, self._batches.total.processed)
         resume, self._resume = self._resume, None
-        if resume is not None and not resume.restore(loop, self.step, self.ctx, self.publisher):
+        if resume is not None and not resume.restore():
             self.given, resume, loop.resumed = None, None, False
         self._load_states()
         lightning.forget_sanity_check(self.trainer)
@@ -162,7 +129,7 @@ class Fit:
         self._gradients = Gradients(self.trainer, self.step)
         self.given = None  # the callbacks have it now, and it may be as large as the network
         if resume is not None:
-            resume.go_on(loop, self.dispatch, self.accumulating, self.taps)
+            resume.go_on()
             self._validates_first = resume.validates
             if resume.unread is not None and loop.in_epoch:
                 loop.scores_train = self.reader.later(resume.unread)
@@ -245,7 +212,6 @@ class Fit:
         if not self.loop.begun:  # the sanity check
             return
         self._update_now()
-        self.accumulating.finish()
         modes = [(module, module.training) for module in self.ctx.learner.modules()]
         self._before_valid(in_epoch=True)
         for module, mode in modes:
@@ -302,7 +268,6 @@ class Fit:
         if loop.ran_in_epoch("on_epoch_end"):
             return
         self._explain_short_epoch()
-        self.accumulating.finish()
         if not loop.ran_in_epoch("on_valid_end"):
             if not loop.ran_now("on_before_valid"):
                 self._before_valid()

@@ -143,19 +143,33 @@ LOGGED_WITH = ("fx", "name", "prog_bar", "logger", "on_step", "on_epoch", "add_d
 
 
 def add_logged(trainer: "Trainer", key: str, meta: Mapping[str, Any]) -> Any:
-    """Register a value in the training loop as if it had been logged, for what is not logged again in its epoch.
+    """Register a value in the training loop as if it had been logged.
 
-    tests/test_resumed_exactly.py
+    tests/test_resumed_exactly.py, tests/fit/test_lightning.py
     """
     collection: Any = logged_values(trainer, "train")
     result = sys.modules[type(collection).__module__]
-    told = result._Metadata(**{name: meta[name] for name in (*LOGGED_WITH, "reduce_fx")})
+
+    class Restored(result._Metadata):  # type: ignore[name-defined, misc]
+        def __ne__(self, other: object) -> bool:
+            entry.meta = other  # the module may log the value with other arguments now
+            return False
+
+    told = Restored(**{name: meta[name] for name in (*LOGGED_WITH, "reduce_fx")})
     told.sync = result._Sync(_should=meta["sync_dist"], fn=trainer.strategy.reduce)
     metric = meta["metric_attribute"]
     collection[key] = entry = result._ResultMetric(told, metric is None)
     if metric is not None:
         entry.value = trainer.lightning_module.get_submodule(metric)
     return entry
+
+
+def keep_logged(trainer: "Trainer") -> None:
+    """Let the next batch count as a later one of the epoch. Lightning forgets what was logged before the first.
+
+    tests/test_resumed_exactly.py
+    """
+    trainer._logger_connector._first_loop_iter = True
 
 
 def has_whole_weights(trainer: "Trainer") -> bool:

@@ -1,21 +1,15 @@
 """A fit that continues a checkpoint: what it restores, and in which order."""
 
-from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, cast
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 
-from callbacksets.fit import lightning
-from callbacksets.fit.accumulated import Accumulating, number
-from callbacksets.fit.context import ContextTorch
-from callbacksets.fit.data import Data
-from callbacksets.fit.dispatch import Dispatch
-from callbacksets.fit.loop import Loop
+from callbacksets.fit import accumulated, lightning
+from callbacksets.fit.accumulated import number
+from callbacksets.fit.parts import Parts
 from callbacksets.fit.position import Point, continuation
-from callbacksets.fit.publish import Publisher
 from callbacksets.fit.states import Saved, SavedRank, data_of, restored_scores, warn_of_other_data
-from callbacksets.fit.step import Step
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
@@ -28,22 +22,21 @@ class Resume:
     itself continues there.
     """
 
-    def __init__(self, trainer: "Trainer", saved: Saved, checkpoint: dict[str, Any], data: Data) -> None:
+    def __init__(self, fit: Parts, saved: Saved, checkpoint: dict[str, Any]) -> None:
         assert saved["loop"] is not None, "the run that saved it had begun"
-        self._trainer = trainer
-        self._data = data
+        self._fit = fit
         self._saved, self._loop_of = saved, saved["loop"]
         loops = checkpoint["loops"]["fit_loop"]
-        has_steps = trainer.max_steps > checkpoint["global_step"]
+        has_steps = fit.trainer.max_steps > checkpoint["global_step"]
         self._to = continuation(self._loop_of, lightning.progress_in(loops), has_steps=has_steps)
         self._rank = self._part_of_rank()
         lightning.set_progress(loops, self._to)
         loaders = loops["state_dict"].pop("combined_loader", [])
         random, ahead = (self._rank["random"], self._rank["ahead"]) if self._rank is not None else (None, [])
-        data.resume(self._to, random, loaders, ahead)
+        fit.data.resume(self._to, random, loaders, ahead)
 
     def _part_of_rank(self) -> SavedRank | None:
-        trainer, ranks = self._trainer, cast(list[SavedRank | None] | None, self._saved["ranks"])
+        trainer, ranks = self._fit.trainer, cast(list[SavedRank | None] | None, self._saved["ranks"])
         if ranks is None:
             return None
         if len(ranks) != trainer.world_size:
@@ -61,20 +54,20 @@ class Resume:
             )
         return ranks[trainer.global_rank]
 
-    def restore(self, loop: Loop, step: Step, ctx: ContextTorch, publisher: Publisher) -> bool:
+    def restore(self) -> bool:
         """Restore what was counted and read, before the callbacks begin.
 
         Returns:
             Whether the run continues. A tuner may have undone it.
         """
-        trainer, saved = self._trainer, self._loop_of
+        fit, trainer, loop, saved = self._fit, self._fit.trainer, self._fit.loop, self._loop_of
         if lightning.batch_progress(trainer).total.ready == 0 < self._to.batches:
             rank_zero_warn(
                 f"Lightning starts from the beginning, although the checkpoint was written after {self._to.batches} "
                 "batches. A tuner among the callbacks may have undone the resuming. So the callbacks start from the "
                 "beginning as well. Tune first, and resume without the tuner."
             )
-            self._data.forget()
+            self._fit.data.forget()
             return False
         if not self._saved["exact"]:
             rank_zero_warn(
@@ -82,16 +75,16 @@ class Resume:
                 "example to the best weights. This run continues from that network, not from the weights at the end "
                 "of training."
             )
-        warn_of_other_data(saved["data"], data_of(trainer, ctx.task_train, ctx.task_valid))
+        warn_of_other_data(saved["data"], data_of(trainer, fit.ctx.task_train, fit.ctx.task_valid))
         loop.ran = dict(self._to.ran)
         ended = saved["ran"].get("on_epoch_end", loop.now)[0]  # it ends once more, if it had not all its batches
         loop.now = (max(loop.now[0], ended), loop.now[1])
-        step.last_loss = saved["last_loss"]
+        fit.step.last_loss = saved["last_loss"]
         loop.terminate, loop.terminated_by = saved["terminate"], saved["terminated_by"]
         loop.scores_train = restored_scores(saved["scores_train"])
         loop.scores_valid = restored_scores(saved["scores_valid"])
         loop.minimize |= saved["minimize"]
-        publisher.published.update(saved["published"])
+        fit.publisher.published.update(saved["published"])
         if saved["reloads"] is not None:
             lightning.set_last_reloads(trainer, saved["reloads"])
         metrics = self._rank["metrics"] if self._rank is not None else {}
@@ -109,34 +102,34 @@ class Resume:
         """Whether a validation comes first."""
         return self._to.point is Point.VALIDATION
 
-    def go_on(self, loop: Loop, dispatch: Dispatch, accumulating: Accumulating, taps: ExitStack) -> None:
+    def go_on(self) -> None:
         """The callbacks have begun: finish what was due, and let Lightning go on."""
-        to, trainer = self._to, self._trainer
+        to, trainer, loop = self._to, self._fit.trainer, self._fit.loop
         lightning.go_on_as_usual(trainer)
-        self._data.begin()
+        self._fit.data.begin()
         if to.inside:
             loop.resumed_in = to.now[0]
-            self._restore_accumulated(accumulating, taps)
+            self._restore_accumulated()
         loop.now = (self._loop_of["now"][0], self._loop_of["now"][1])
         for stage, ids in to.due:
-            dispatch.run_for(stage, ids)
+            self._fit.dispatch.run_for(stage, ids)
         loop.now = to.now
         if to.plateau:
             lightning.step_plateaus(trainer)
-        self._data.begun()
+        self._fit.data.begun()
 
-    def _restore_accumulated(self, accumulating: Accumulating, taps: ExitStack) -> None:
-        to = self._to
+    def _restore_accumulated(self) -> None:
+        to, trainer = self._to, self._fit.trainer
         kept = self._rank["accumulated"] if self._rank is not None else None
         if kept is None:
             return
-        missing = to.batch % self._trainer.accumulate_grad_batches if to.point is Point.BATCH else 0
+        missing = to.batch % trainer.accumulate_grad_batches if to.point is Point.BATCH else 0
         if missing and not kept["gradients"]:
             rank_zero_warn(
                 f"The checkpoint has no gradients of the {missing} batches that were accumulated for the next step of "
                 "the optimizer. So this step will differ from that of an uninterrupted run."
             )
-        accumulating.restore(kept, to, taps)
+        accumulated.restore(trainer, self._fit.module, kept, to, self._fit.taps)
 
 
 def gathered(trainer: "Trainer", own: "SavedRank | list[SavedRank | None] | None") -> "list[SavedRank | None] | None":

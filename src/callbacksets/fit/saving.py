@@ -1,30 +1,20 @@
 """What the checkpoints of a fit keep, and when: before one is saved, stages that are due run."""
 
 import copy
-from collections.abc import Callable, Mapping
-from contextlib import ExitStack
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable
+from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_warn
 from torch import Tensor
 
-from callbacksets.base import CallbackSet
-from callbacksets.fit import lightning
-from callbacksets.fit.accumulated import Accumulating, of_number
-from callbacksets.fit.context import ContextTorch
-from callbacksets.fit.data import Data
-from callbacksets.fit.dispatch import Dispatch
+from callbacksets.fit import accumulated, lightning
+from callbacksets.fit.accumulated import of_number
 from callbacksets.fit.limits import may_stop
-from callbacksets.fit.loop import Loop
+from callbacksets.fit.parts import Parts
 from callbacksets.fit.plain import kept
 from callbacksets.fit.position import FINISHED, KEPT
-from callbacksets.fit.publish import Publisher
 from callbacksets.fit.reader import Later
 from callbacksets.fit.states import Saved, SavedLoop, SavedRank, SavedState, data_of, saved_now, saved_scores
-from callbacksets.fit.step import Step
-
-if TYPE_CHECKING:
-    from lightning.pytorch import LightningModule, Trainer
 
 Weights = dict[str, Any]
 
@@ -35,56 +25,35 @@ class Saving:
     Lightning calls that function first when it saves a checkpoint. No hook announces one.
     """
 
-    def __init__(
-        self,
-        trainer: "Trainer",
-        module: "LightningModule",
-        sets: Mapping[str, CallbackSet],
-        loop: Loop,
-        step: Step,
-        ctx: ContextTorch,
-        dispatch: Dispatch,
-        data: Data,
-        accumulating: Accumulating,
-        publisher: Publisher,
-    ) -> None:
-        self._trainer, self._module = trainer, module
-        self._sets, self._loop, self._step, self._ctx = sets, loop, step, ctx
-        self._dispatch, self._data = dispatch, data
-        self._accumulating, self._publisher = accumulating, publisher
+    def __init__(self, fit: Parts) -> None:
+        self._fit = fit
         self._warned: set[str] = set()
         self._stateless: set[str] = set()  # ids of callbacks whose `state_dict` has failed
         self.weights: Weights | None = None
         """The weights from before `on_exit`, for a checkpoint that is saved while an exception is handled."""
-        self.stops_at_validation = False
 
-    def watch(self, taps: ExitStack, before: Callable[[], None]) -> None:
-        """Notice every checkpoint from now on.
-
-        Args:
-            taps: The taps of the fit.
-            before: A function to call before a checkpoint is saved.
-        """
+    def watch(self, before: Callable[[], None]) -> None:
+        """Notice every checkpoint from now on. Before one is saved, call the function."""
 
         def get(get_weights: Callable[[], Weights]) -> Weights:
             if self.weights is None:
                 before()
-            elif self._trainer.interrupted:
+            elif self._fit.trainer.interrupted:
                 return copy.copy(self.weights)
             return get_weights()
 
-        lightning.tap(taps, self._trainer.strategy, lightning.WEIGHTS, get)
+        lightning.tap(self._fit.taps, self._fit.trainer.strategy, lightning.WEIGHTS, get)
 
     def keep_weights(self, checkpoint_class: type) -> None:
         """Keep a copy of the weights if a later callback will save them on the exception."""
-        trainer = self._trainer
+        trainer = self._fit.trainer
         saves = any(
             isinstance(other, checkpoint_class) and getattr(other, "save_on_exception", True)
             for other in lightning.callbacks_of(trainer)
         )
         if saves and lightning.has_whole_weights(trainer):
             try:
-                weights = self._module.state_dict()  # it also carries the versions of the modules
+                weights = self._fit.module.state_dict()  # it also carries the versions of the modules
                 for name, value in weights.items():
                     weights[name] = value.detach().to("cpu", copy=True) if isinstance(value, Tensor) else value
                 self.weights = weights
@@ -102,9 +71,9 @@ class Saving:
                 raise them.
         """
         if self._has_batch_to_end():
-            self._step.end()
+            self._fit.step.end()
         saved = saved_now(begun=True)
-        saved["callbacks"], saved["ids"] = self._states(given, failures), list(self._sets)
+        saved["callbacks"], saved["ids"] = self._states(given, failures), list(self._fit.sets)
         try:
             saved["loop"], saved["ranks"] = self._save_loop(), self._save_rank()
         except Exception as error:  # after a failure the device may not answer; the states are there nevertheless
@@ -114,18 +83,18 @@ class Saving:
         return saved
 
     def _states(self, given: Saved | None, failures: list[BaseException] | None) -> dict[str, SavedState]:
-        loop = self._loop
+        loop = self._fit.loop
         begins = loop.stage == "on_begin"
-        waiting = [loop.caller, *self._dispatch.to_come()] if begins and loop.caller is not None else []
+        waiting = [loop.caller, *self._fit.dispatch.to_come()] if begins and loop.caller is not None else []
         states: dict[str, SavedState] = {}
-        for id, callback in self._sets.items():
+        for id, callback in self._fit.sets.items():
             if id in self._stateless:  # its state_dict() has failed before, and that was reported
                 continue
             if id in waiting:  # it has not run on_begin yet
                 states |= {id: given["callbacks"][id]} if given is not None and id in given["callbacks"] else {}
                 continue
             try:
-                state, unloadable = self._dispatch.noting(lambda: kept(callback.state_dict()), id, "state_dict")  # noqa: B023
+                state, unloadable = self._fit.dispatch.noting(lambda: kept(callback.state_dict()), id, "state_dict")  # noqa: B023
             except BaseException as error:
                 self._stateless.add(id)
                 if failures is None:
@@ -148,9 +117,9 @@ class Saving:
                 )
 
     def _save_loop(self) -> SavedLoop:
-        loop, ctx, trainer = self._loop, self._ctx, self._trainer
+        loop, ctx, trainer = self._fit.loop, self._fit.ctx, self._fit.trainer
         # a stop that was requested and has not happened yet; a stop that has happened does not concern a resumed run
-        is_looked_at = not loop.in_epoch or (self.stops_at_validation and loop.ran_now("on_valid_end"))
+        is_looked_at = not loop.in_epoch or (self._fit.stops_at_validation and loop.ran_now("on_valid_end"))
         pending = loop.terminate and loop.stopped_by is None and not (is_looked_at and may_stop(trainer, loop))
         batch = lightning.batch_progress(trainer).current
         return {
@@ -174,18 +143,20 @@ class Saving:
             "scores_valid": None if loop.in_validation else saved_scores(ctx.last_scores_valid),
             # a resumed run has no sanity check from which to know the measures
             "minimize": dict(loop.minimize),
-            "published": dict(self._publisher.published),
+            "published": dict(self._fit.publisher.published),
             "reloads": lightning.last_reloads(trainer),
             "data": data_of(trainer, ctx.task_train, ctx.task_valid),
         }
 
     def _save_rank(self) -> SavedRank:
-        trainer, loop = self._trainer, self._loop
+        trainer, loop = self._fit.trainer, self._fit.loop
         in_validation = loop.in_validation or bool(trainer.validating)
         return {
-            "random": self._data.save(validates=self._validates()),
-            "ahead": self._data.read_ahead(in_step=self._is_in_step()) if loop.in_epoch else [],
-            "accumulated": self._accumulating.collect(in_step=self._is_in_step(), in_validation=in_validation)
+            "random": self._fit.data.save(validates=self._validates()),
+            "ahead": self._fit.data.read_ahead(in_step=self._is_in_step()) if loop.in_epoch else [],
+            "accumulated": accumulated.collect(
+                trainer, self._fit.module, in_step=self._is_in_step(), in_validation=in_validation
+            )
             if loop.in_epoch
             else None,
             "metrics": {name: of_number(value) for name, value in lightning.known_metrics(trainer).items()},
@@ -193,31 +164,35 @@ class Saving:
 
     def _validates(self) -> bool:
         """Whether a validation is due, or under way."""
-        trainer, loop = self._trainer, self._loop
+        trainer, loop = self._fit.trainer, self._fit.loop
         is_open = not lightning.is_processed(trainer)
         return not is_open and not loop.ran_now("on_valid_end") and lightning.validation_is_due(trainer)
 
     def _is_in_step(self) -> bool:
         """Whether the step of a batch has run, perhaps in part, and its end has not come."""
-        step = self._step
+        step = self._fit.step
         if self._is_pending("step_again"):
             return True
-        return self._loop.in_batch and not lightning.is_processed(self._trainer) and (step.is_running or step.is_done)
+        return (
+            self._fit.loop.in_batch
+            and not lightning.is_processed(self._fit.trainer)
+            and (step.is_running or step.is_done)
+        )
 
     def _is_pending(self, what: str) -> bool:
         """Whether a resumed run, which has not gone on yet, has this before it."""
-        return self._data.pending is not None and getattr(self._data.pending, what)
+        return self._fit.data.pending is not None and getattr(self._fit.data.pending, what)
 
     def _to_come(self) -> tuple[str, list[str]]:
         """The stage that a resumed run has to finish, and the callbacks that have not run it."""
         if self._has_batch_to_end():
-            return "on_batch_end", list(self._sets)
-        stage = self._loop.stage
-        return (stage, self._dispatch.to_come()) if stage in FINISHED else ("", [])
+            return "on_batch_end", list(self._fit.sets)
+        stage = self._fit.loop.stage
+        return (stage, self._fit.dispatch.to_come()) if stage in FINISHED else ("", [])
 
     def _has_batch_to_end(self) -> bool:
         """Whether a batch was trained but its end is missing, because another Lightning callback failed there."""
-        loop = self._loop
+        loop = self._fit.loop
         if not loop.in_batch or loop.ran_now("on_before_valid") or loop.ran_now("on_epoch_end"):
             return False  # a module that skips the rest of an epoch leaves a batch without an end
-        return loop.caller is None and lightning.is_processed(self._trainer)
+        return loop.caller is None and lightning.is_processed(self._fit.trainer)

@@ -140,7 +140,14 @@ def read(saved: Mapping[str, Any]) -> Saved:
     return cast(Saved, {**saved, "version": _VERSION, "loop": loop, "ids": None, "ranks": ranks})
 
 
-_UNKNOWN: dict[str, Any] = {"rest": False, "has_all": None, "in_step": False, "published": {}, "reloads": None, "unread": None}
+_UNKNOWN: dict[str, Any] = {
+    "rest": False,
+    "has_all": None,
+    "in_step": False,
+    "published": {},
+    "reloads": None,
+    "unread": None,
+}
 """What older versions did not write."""
 
 
