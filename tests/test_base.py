@@ -3,7 +3,6 @@
 import copy
 import functools
 import importlib.metadata
-import pickle
 import re
 from typing import Any
 
@@ -271,39 +270,6 @@ def test_stages_cannot_be_set() -> None:
         AttributeError, match=r"CallbackSetList.stages cannot be set: .* or set it to None to switch it"
     ):
         CallbackSetList().stages = ["on_end"]  # type: ignore[assignment]
-
-
-class CallbackSetSlots(CallbackSetList):
-    __slots__ = ("__hidden", "seldom", "slow")
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.slow, self.__hidden = [1], "mine"
-
-    def on_end(self) -> None:
-        self.slow.append(len(self.__hidden))
-
-
-@pytest.mark.parametrize(
-    "remake",
-    [
-        copy.copy,
-        copy.deepcopy,
-        lambda x: pickle.loads(pickle.dumps(x)),
-        lambda x: x.clone(),
-        lambda x: x.clone(deep=True),
-    ],
-)
-def test_attributes_in_slots_are_kept(remake: Any) -> None:
-    callback = CallbackSetSlots()
-    callback.seldom = callback.on_end
-    callback.on_begin()
-    again = remake(callback)
-    again.slow = list(again.slow)
-    again.on_end()
-    assert (again.slow, callback.slow, again.seen, again.ctx) == ([1, 4], [1], ["begin"], None)
-    del callback.seldom
-    assert not hasattr(remake(callback), "seldom")
 
 
 def test_public_stages_and_version() -> None:

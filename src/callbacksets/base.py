@@ -160,15 +160,7 @@ class CallbackSet:
         return clone
 
     def __getstate__(self) -> dict[str, Any]:
-        """All attributes, including `__slots__`, in one dict that subclasses may change."""
-        state = object.__getstate__(self)
-        own, slots = state if isinstance(state, tuple) else (state, {})
-        attributes = {**(own or {}), **slots}
-        return attributes | ({"ctx": None} if "ctx" in attributes else {})  # a copy is not part of the fit
-
-    def __setstate__(self, state: Mapping[str, Any]) -> None:
-        for name, value in state.items():
-            object.__setattr__(self, name, value)
+        return {name: None if name == "ctx" else value for name, value in vars(self).items()}  # not part of the fit
 
     def print(self) -> None:
         """Print the class and its stages."""

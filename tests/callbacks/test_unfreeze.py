@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 from unittest import mock
 
-import pandas
 import pytest
 import torch
 from torch import nn
@@ -251,14 +250,9 @@ def row(**values: Any) -> list[dict[str, Any]]:
         ),
         (lambda: CallbackSetUnfreeze(select_all(), 3), TypeError, "unfreeze to be a list of rows .* but got 3"),
         (lambda: CallbackSetUnfreeze(select_all(), "all"), TypeError, "unfreeze to be a list of rows .* but got 'all'"),
-        (lambda: CallbackSetUnfreeze(select_all(), row(epoch=1)[0]), TypeError, "a single row into a list"),
+        (lambda: CallbackSetUnfreeze(select_all(), row(epoch=1)[0]), TypeError, "unfreeze to be a list of rows"),
         (
-            lambda: CallbackSetUnfreeze(select_all(), {"epoch": [1, 2], "weights": [select_all()]}),
-            ValueError,
-            "columns of unfreeze to have equal lengths but their lengths are {'epoch': 2, 'weights': 1}",
-        ),
-        (
-            lambda: CallbackSetUnfreeze(select_all(), {"epohc": [1], "weights": [select_all()]}),
+            lambda: CallbackSetUnfreeze(select_all(), [{"epohc": 1, "weights": select_all()}]),
             ValueError,
             "has 'epohc'.*mean 'epoch'",
         ),
@@ -294,29 +288,7 @@ def test_bad_argument(make: Callable[[], Any], error: type[Exception], message: 
         make()
 
 
-# --- tables ----------------------------------------------------------------------------------------------------------
-
-COLUMNS = {"epoch": [2, 3], "weights": [select_name("0.bias"), select_all()]}
-
-
-@pytest.mark.parametrize("table", [COLUMNS, pandas.DataFrame(COLUMNS)], ids=["columns", "pandas"])
-def test_a_table_is_its_rows(table: Any) -> None:
-    trainable = Trainable()
-    fit([CallbackSetUnfreeze(HEAD, table), trainable], Module(), ones(1), max_epochs=3)
-    assert [len(names) for names in trainable.names] == [2, 3, 4]
-
-
-def test_a_table_with_rows_of_its_own() -> None:
-    class Polars:
-        def to_dicts(self) -> list[Any]:
-            return [{"epoch": 2, "weights": select_all()}]
-
-    trainable = Trainable()
-    fit([CallbackSetUnfreeze(HEAD, Polars()), trainable], Module(), ones(1), max_epochs=2)
-    assert [len(names) for names in trainable.names] == [2, 4]
-
-
-@pytest.mark.parametrize("none", [None, {}, [], {"epoch": [], "weights": []}, pandas.DataFrame()])
+@pytest.mark.parametrize("none", [None, [], ()])
 def test_no_rows(none: Any) -> None:
     assert CallbackSetUnfreeze(HEAD, none).unfreeze == []
 

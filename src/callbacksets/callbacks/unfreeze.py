@@ -35,7 +35,7 @@ class CallbackSetUnfreeze(CallbackSet):
             `select_name()`, `select_grep()`, `select_invert()`, or any function from a list of names to some of them.
         unfreeze: A table of parameters to unfreeze later. Each row has `weights`, a selector, and either `epoch` or
             `batch`. Both count from 1; `batch` is `ctx.global_step`. All rows have `epoch`, or all have `batch`. The
-            table is a list of mappings, a mapping of columns, a pandas or polars data frame, or None. It may be empty.
+            table is a list of mappings, or None. It may be empty. Of a data frame, give `frame.to_dict("records")`.
 
     Raises:
         TypeError, ValueError: If a row has no `weights`; if it has both or neither of `epoch` and `batch`; if some rows
@@ -48,7 +48,7 @@ class CallbackSetUnfreeze(CallbackSet):
 
     reads_y_hats: bool = False
 
-    def __init__(self, starting_weights: Selector, unfreeze: Iterable[Mapping[str, Any]] | Any | None) -> None:
+    def __init__(self, starting_weights: Selector, unfreeze: Iterable[Mapping[str, Any]] | None) -> None:
         self.starting_weights: Selector = _selector("starting_weights", starting_weights)
         self.unfreeze: list[Mapping[str, Any]] = _rows(unfreeze)
         self.start_over()
@@ -196,7 +196,11 @@ def _selector(name: str, value: Any) -> Selector:
 
 
 def _rows(value: Any) -> list[Mapping[str, Any]]:
-    rows = _of_table(value)
+    if isinstance(value, str | Mapping) or not isinstance(value, Iterable | None):
+        raise TypeError(
+            f"Expected unfreeze to be a list of rows like {{'epoch': 2, 'weights': ...}} but got {shown(value)}."
+        )
+    rows = list(value or ())
     for number, row in enumerate(rows):
         _check_row(f"unfreeze[{number}]", row)
     whens = [_when(row) for row in rows]
@@ -208,39 +212,6 @@ def _rows(value: Any) -> list[Mapping[str, Any]]:
             f"Expected unfreeze to have one row for {unit} {at} but got {whens.count(twice[0])}. Combine them."
         )
     return rows
-
-
-def _of_table(value: Any) -> list[Any]:
-    """The rows of a list of rows, a mapping of columns, a data frame or None."""
-    if value is None:
-        return []
-    if hasattr(value, "to_dicts"):  # polars
-        return list(value.to_dicts())
-    if hasattr(value, "to_dict"):  # pandas
-        return list(value.to_dict("records"))
-    if isinstance(value, Mapping):
-        columns = {name: _column(name, column) for name, column in value.items()}
-        lengths = {name: len(column) for name, column in columns.items()}
-        if len(set(lengths.values())) > 1:
-            raise ValueError(f"Expected the columns of unfreeze to have equal lengths but their lengths are {lengths}.")
-        return [dict(zip(columns, row, strict=True)) for row in zip(*columns.values(), strict=True)]
-    if isinstance(value, str) or not isinstance(value, Iterable):
-        raise TypeError(f"Expected unfreeze to be {_TABLE} but got {shown(value)}.")
-    return list(value)
-
-
-def _column(name: Any, column: Any) -> list[Any]:
-    if isinstance(column, str) or not isinstance(column, Iterable):
-        raise TypeError(
-            f"Expected unfreeze to be {_TABLE} but its column {name!r} is {shown(column)}. "
-            "Put a single row into a list."
-        )
-    return list(column)
-
-
-_TABLE = (
-    "a list of rows like {'epoch': 2, 'weights': ...} or a mapping of columns like {'epoch': [2], 'weights': [...]}"
-)
 
 
 def _check_row(name: str, row: Any) -> None:
