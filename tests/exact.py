@@ -133,6 +133,44 @@ class GoesOn(DrawsInNext):
         self.epoch, self.position = state_dict["epoch"], state_dict["position"]
 
 
+class LikeLitdata(DataLoader[Any]):
+    """One that takes back its flag `restore` at the end of its iterator, a generator, which Lightning never reads."""
+
+    def __init__(self) -> None:
+        super().__init__(Ordered(), batch_size=4)
+        self.restore, self.position = False, 0
+
+    def __iter__(self) -> Iterator[Any]:  # type: ignore[override]
+        if not self.restore:
+            self.dataset.epoch, self.position = self.dataset.epoch + 1, 0  # type: ignore[attr-defined]
+        self.dataset.start = self.position  # type: ignore[attr-defined]
+        for batch in super().__iter__():
+            self.position += len(batch[0])
+            yield batch
+        self.restore = False
+
+    def __len__(self) -> int:
+        return BATCHES
+
+    def state_dict(self) -> dict[str, int]:
+        return {"epoch": self.dataset.epoch, "position": self.position}  # type: ignore[attr-defined]
+
+    def load_state_dict(self, state_dict: dict[str, int]) -> None:
+        self.dataset.epoch, self.position = state_dict["epoch"], state_dict["position"]  # type: ignore[attr-defined]
+        self.restore = 0 < self.position < 4 * BATCHES
+
+
+class Ordered(IterableDataset[Any]):
+    """Its order depends on the epoch. It adds noise."""
+
+    def __init__(self) -> None:
+        self.epoch = self.start = 0
+
+    def __iter__(self) -> Iterator[Any]:
+        data, order = samples(), torch.randperm(16, generator=torch.Generator().manual_seed(self.epoch)).tolist()
+        yield from ((data[i][0] + torch.rand(()), data[i][1]) for i in order[self.start :])
+
+
 def stateful(**kwargs: Any) -> Any:
     from torchdata.stateful_dataloader import StatefulDataLoader
 
@@ -164,6 +202,7 @@ LOADERS: dict[str, Callable[[], Any]] = {
     "shortest": lambda: CombinedLoader([plain(shuffle=True), DataLoader(samples(24), 4, shuffle=True)], "min_size"),
     "longest": lambda: CombinedLoader([plain(shuffle=True), DataLoader(samples(8), 4, shuffle=True)], "max_size"),
     "goes on": GoesOn,
+    "like litdata": LikeLitdata,
     "torchdata": stateful,
     "torchdata, shuffled": partial(stateful, shuffle=True),
     "workers": lambda: plain(Noisy(), shuffle=True, num_workers=2),
@@ -171,7 +210,7 @@ LOADERS: dict[str, Callable[[], Any]] = {
     "iterable with workers": lambda: plain(Stream(), num_workers=2),
     "torchdata with workers": partial(stateful, shuffle=True, num_workers=2),
 }
-STATEFUL = [name for name in LOADERS if name.startswith(("torchdata", "goes on"))]
+STATEFUL = [name for name in LOADERS if name.startswith(("torchdata", "goes on", "like"))]
 
 
 @dataclass(frozen=True)

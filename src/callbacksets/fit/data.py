@@ -8,7 +8,8 @@ time, and the batches that were trained are left out.
 
 from collections.abc import Callable, Iterator
 from contextlib import ExitStack
-from itertools import chain, repeat
+from inspect import isgenerator
+from itertools import chain, islice, repeat
 from typing import TYPE_CHECKING, Any, Literal
 
 import torch
@@ -93,6 +94,9 @@ class Data:
                 if drawn is not None:
                     restore(self._trainer, drawn)
             self.forget()
+            for loader in lightning.combined_loader(self._trainer).flattened:
+                if getattr(loader, "restore", None) is True:  # litdata takes it back at the end, which nobody reads
+                    loader.restore = False
             self._batches = self._collect()
             start(fetcher)
             fetcher.iterator = self._read = _Remembering(fetcher.iterator)
@@ -199,8 +203,9 @@ class Data:
         """
         trainer, is_sized = self._trainer, fetcher.length is not None
         its = lightning.iterators(trainer)
-        goes_on = [_has_state(loader) for loader in lightning.combined_loader(trainer).flattened]
-        kept = [it for it, has_state in zip(its, goes_on, strict=True) if has_state]
+        loaders = lightning.combined_loader(trainer).flattened
+        goes_on = [_has_state(loader) for loader in loaders]
+        kept = [_seeded(it, loader) for it, loader, state in zip(its, loaders, goes_on, strict=True) if state]
         its[:] = [repeat(None) if has_state else it for it, has_state in zip(its, goes_on, strict=True)]
         if is_sized:  # Lightning has counted the batches of the epoch before
             fetcher.fetched, fetcher.done = 0, False
@@ -214,17 +219,17 @@ class Data:
             if ahead and not is_sized:
                 fetcher.batches.clear()
         its[:] = [kept.pop(0) if has_state else it for it, has_state in zip(its, goes_on, strict=True)]
+        rest: Iterator[Any] = _Remembering(fetcher.iterator)  # `iter` of it would begin again
         if ahead and all(goes_on):
-            following = [one for one in [next(fetcher.iterator, None)] if one] if is_sized else fetcher.batches
-            if following and _is_same(following[0], ahead[0]):
-                ahead = []  # its state had not counted the batch under way
-            elif following and is_sized and batches + len(ahead) == fetcher.length:
-                following = []
+            if not is_sized:
+                ahead = ahead if not fetcher.batches or _differs(fetcher.batches[0], ahead[0]) else []
+            elif batches + len(ahead) < fetcher.length:
+                rest = _without(ahead[0], rest)
+            elif (following := next(rest, None)) is not None and _differs(following, ahead[0]):
                 lightning.combined_loader(trainer)._load_state_dicts(states)  # it had begun the next epoch
-            ahead = [*ahead, *following] if is_sized else ahead
         if is_sized:
             fetcher.fetched, fetcher.done = batches, False
-            fetcher.iterator = chain(ahead, _Remembering(fetcher.iterator))  # `iter` of it would begin again
+            fetcher.iterator = chain(ahead, rest)
         elif hasattr(fetcher, "batches"):
             fetcher.batches[:0] = ahead
 
@@ -267,12 +272,36 @@ class _Remembering(Iterator[Any]):
         return batch
 
 
-def _is_same(one: Any, other: Any) -> bool:
-    """Whether two batches have the same values."""
+def _seeded(iterator: Iterator[Any], loader: Any) -> Iterator[Any]:
+    """An iterator that draws the seed of its epoch now, if it would draw it with its first batch, as that of litdata.
+
+    The interrupted run had drawn it when the epoch began.
+    """
+    if not (isgenerator(iterator) and isinstance(loader, DataLoader) and loader.generator is None):
+        return iterator
+    drawn = torch.Generator()
+    drawn.set_state(torch.get_rng_state())
+
+    def batches() -> Iterator[Any]:
+        loader.generator = drawn
+        first = list(islice(iterator, 1))
+        loader.generator = None
+        yield from chain(first, iterator)
+
+    return batches()
+
+
+def _without(under_way: Any, batches: Iterator[Any]) -> Iterator[Any]:
+    """The batches of a loader, without the one under way, which the state of the loader may not have counted."""
+    yield from (one for number, one in enumerate(batches) if number or _differs(one, under_way))
+
+
+def _differs(one: Any, other: Any) -> bool:
+    """Whether two batches have different values."""
     leaves, others = tree_leaves(one[0]), tree_leaves(other[0])
     pairs = zip(leaves, others, strict=False)
     equal = all(torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b for a, b in pairs)
-    return equal and len(leaves) == len(others)
+    return not equal or len(leaves) != len(others)
 
 
 def _has_state(loader: object) -> bool:
