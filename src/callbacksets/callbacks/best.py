@@ -1,10 +1,9 @@
 """The best epoch so far, as a callback can find it from its context."""
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
-from callbacksets.show.epochs import Rows
+from callbacksets.show.epochs import Rows, best_of
 
 
 @dataclass(frozen=True)
@@ -38,9 +37,7 @@ def best_so_far(ctx: Any, rows: Rows) -> Best | None:
     column = next((name for name in names if name.startswith("valid.")), names[0] if names else None)
     if column is None or (minimize := ctx.minimize(column.partition(".")[2])) is None:
         return None
-    known = [(row[column], row["epoch"]) for row in rows if not math.isnan(row.get(column, math.nan))]
-    score, epoch = (min if minimize else max)(known, key=lambda one: one[0], default=(None, None))
-    return Best(column, epoch, score)
+    return Best(column, *best_of(rows, column, minimize=minimize))
 
 
 def early_stopping(ctx: Any) -> Any:

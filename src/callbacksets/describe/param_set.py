@@ -156,10 +156,10 @@ class ParamSet:
             deep: Whether to copy each value as well.
 
         Raises:
-            TypeError: If `deep` is not a bool, or if a value cannot be copied.
+            TypeError: If `deep` is not a bool, or if a value cannot be deep_copies.
         """
         clone = copy.copy(self)
-        clone._values = copied(self._values) if flag("deep", deep) else dict(self._values)
+        clone._values = deep_copies(self._values) if flag("deep", deep) else dict(self._values)
         return clone
 
     def __repr__(self) -> str:
@@ -168,11 +168,11 @@ class ParamSet:
         return f"ParamSet({', '.join(f'{id}={shown(given[id])}' if id in given else id for id in ids)})"
 
 
-def copied(values: Mapping[str, Any]) -> dict[str, Any]:
+def deep_copies(values: Mapping[str, Any]) -> dict[str, Any]:
     """Deep copies of values by name. Objects that the values share stay shared among the copies.
 
     Raises:
-        TypeError: If a value cannot be copied.
+        TypeError: If a value cannot be deep_copies.
     """
     memo: dict[int, Any] = {}
     copies: dict[str, Any] = {}

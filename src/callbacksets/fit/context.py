@@ -18,7 +18,7 @@ from callbacksets.fit.loop import Loop
 from callbacksets.fit.named import named_loss_fn, named_module
 from callbacksets.fit.reader import as_scores
 from callbacksets.fit.step import NOTHING, Step
-from callbacksets.scores import Measures, Scores, short_name
+from callbacksets.scores import Measures, Scores
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
@@ -38,7 +38,7 @@ _REMEDIES = {
     "last_loss": "It is the loss that training_step() returned.",
 }
 _SETTABLE = ("terminate", "batch", "last_scores_train", "last_scores_valid")
-_ELSEWHERE = {
+_OTHER_NAMES = {
     "current_epoch": "ctx.epoch, which counts from 1",
     "logger": "ctx.trainer.logger",
     "loss": "ctx.last_loss",
@@ -397,14 +397,7 @@ class ContextTorch:
                 with suppress(LookupError):
                     name = known.name(name)
                     break
-        if isinstance(name, int):
-            return None
-        minimize = self._loop.minimize.get(name)
-        if minimize is not None:
-            return minimize
-        metric = self.measures_valid.get(name, self.measures_train.get(name))
-        higher: bool | None = getattr(metric, "higher_is_better", None)
-        return is_loss(name) if higher is None else not higher
+        return None if isinstance(name, int) else self._loop.is_minimized(name)
 
     # --- itself ------------------------------------------------------------------------------------------------------
 
@@ -424,7 +417,7 @@ class ContextTorch:
         if isinstance(known := getattr(type(self), name, None), property):
             return known.fget(self)  # type: ignore[misc]  # the field itself raised AttributeError: raise it again
         fields = [name for name in dir(self) if not name.startswith("_")]
-        meant = f" Here it is {_ELSEWHERE[name]}." if name in _ELSEWHERE else did_you_mean(name, fields)
+        meant = f" Here it is {_OTHER_NAMES[name]}." if name in _OTHER_NAMES else did_you_mean(name, fields)
         raise AttributeError(f"ctx has no field {name!r}.{meant} It has {', '.join(fields)}.")
 
     def __repr__(self) -> str:
@@ -446,11 +439,6 @@ def datasets(loaders: Any) -> Any:
     if isinstance(loaders, list | tuple):
         return [datasets(loader) for loader in loaders]
     return getattr(loaders, "dataset", None)
-
-
-def is_loss(name: str) -> bool | None:
-    """True if the name of a score ends in `loss`, else None."""
-    return True if short_name(name.split("/dataloader_idx_")[0]).lower().endswith("loss") else None
 
 
 def _as_scores(name: str, value: Mapping[str, float] | None, measures: Measures) -> Scores | None:

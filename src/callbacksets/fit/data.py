@@ -141,11 +141,11 @@ class Data:
         """There is nothing to go on with any more."""
         self._to = self._random = None
 
-    def begin(self) -> None:
+    def undo_draws(self) -> None:
         """`on_begin` has run. What the callbacks drew there does not count, but what they draw from now on does."""
         self._restore("now")
 
-    def begun(self) -> None:
+    def keep_draws(self) -> None:
         """The callbacks have finished what was due."""
         if self._random is not None:
             self._random["now"] = collect(self._trainer)

@@ -14,7 +14,7 @@ from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch.optim import Optimizer
 
 from callbacksets.fit import lightning, states
-from callbacksets.fit.context import ContextTorch, is_loss
+from callbacksets.fit.context import ContextTorch
 from callbacksets.fit.fingerprint import fingerprint
 from callbacksets.fit.gradients import Gradients
 from callbacksets.fit.handover import Result
@@ -219,9 +219,9 @@ class Fit(Parts):
 
     def _before_valid(self, *, in_epoch: bool = False) -> None:
         self.loop.measures_train = self._measures("train")
-        self.loop.scores_train = self.reader.train(in_epoch=in_epoch)
+        self.loop.scores_train = self.reader.train_scores(in_epoch=in_epoch)
         self.dispatch.run("on_before_valid")
-        self.publisher.train()
+        self.publisher.train_scores()
 
     def begin_valid_batch(self, batch: Any, batch_idx: int, dataloader_idx: int) -> None:
         """A validation batch is on the device. A batch of None has no stages."""
@@ -243,9 +243,9 @@ class Fit(Parts):
             return
         if self.loop.in_validation:
             self.loop.measures_valid = self._measures("valid")
-            self.loop.scores_valid = self.reader.valid()
+            self.loop.scores_valid = self.reader.valid_scores()
             self.dispatch.run("on_valid_end")
-            self.publisher.valid()
+            self.publisher.valid_scores()
         if self.stops_at_validation:
             self._stop_if_asked()
 
@@ -273,12 +273,12 @@ class Fit(Parts):
                 self._before_valid()
             loop.scores_valid = None
         elif isinstance(loop.scores_train, Later):  # Lightning forgets the values when the epoch has ended
-            loop.scores_train = self.reader.train(keys=loop.scores_train.keys)
+            loop.scores_train = self.reader.train_scores(keys=loop.scores_train.keys)
         elif not loop.ran_now("on_before_valid"):
             self._complete_train_scores()
         late = self.reader.late()
         self.dispatch.run("on_epoch_end")
-        self.publisher.train_again()
+        self.publisher.changed_train_scores()
         self.reader.explain_own(late)
 
     def _explain_short_epoch(self) -> None:
@@ -296,7 +296,7 @@ class Fit(Parts):
     def _complete_train_scores(self) -> None:
         """After a validation inside the epoch: compute the training scores again, and keep those of callbacks."""
         before = self.ctx.last_scores_train or Scores()
-        self.loop.scores_train = self.reader.train()
+        self.loop.scores_train = self.reader.train_scores()
         if (scores := self.ctx.last_scores_train) is not None:
             computed = set(scores)
             scores.update({name: value for name, value in before.items() if name not in computed})
@@ -361,8 +361,8 @@ class Fit(Parts):
         seconds = time.monotonic() - self._set_up_at
         loop = self.loop
         # not ctx.minimize(), which reads scores: after a failure the device may not answer
-        minimize = {name: True for name in loop.measures_valid if is_loss(name)}
-        minimize |= {name: is_better for name, is_better in loop.minimize.items() if is_better is not None}
+        told = {name: loop.is_minimized(name) for name in (*loop.measures_valid, *loop.minimize)}
+        minimize = {name: is_minimized for name, is_minimized in told.items() if is_minimized is not None}
         outcome = Outcome(loop.now[0], seconds, None if error is None else type(error).__name__, minimize)
         return Result(self.saved, loop.stopped_by, outcome)
 

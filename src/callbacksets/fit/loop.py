@@ -4,7 +4,7 @@ from dataclasses import dataclass, field
 
 from callbacksets.fit.position import Position
 from callbacksets.fit.reader import Reading
-from callbacksets.scores import NOT_VALIDATED, Measures, Scores
+from callbacksets.scores import NOT_VALIDATED, Measures, Scores, short_name
 
 
 @dataclass(frozen=True)
@@ -42,4 +42,10 @@ class Loop(Position):
     scores_valid: Scores | Reading | None = field(default_factory=lambda: Scores(empty=NOT_VALIDATED))
     measures_train: Measures = field(default_factory=Measures)
     measures_valid: Measures = field(default_factory=Measures)
-    minimize: dict[str, bool | None] = field(default_factory=dict)  # whether lower is better, by measure
+    minimize: dict[str, bool | None] = field(default_factory=dict)  # whether lower is better, as far as metrics tell
+
+    def is_minimized(self, name: str) -> bool | None:
+        """Whether lower is better for a score; None if unknown."""
+        told = self.minimize.get(name)
+        is_loss = short_name(name.split("/dataloader_idx_")[0]).lower().endswith("loss")
+        return told if told is not None else is_loss or None

@@ -25,17 +25,17 @@ class Publisher:
         """The scores that were published last, also before the run was resumed."""
         self._refused: set[str] = set()
 
-    def train(self) -> None:
+    def train_scores(self) -> None:
         """Publish the training scores that callbacks have added in `on_before_valid`."""
         self._publish("train", self._added(self._loop.scores_train))
 
-    def train_again(self) -> None:
+    def changed_train_scores(self) -> None:
         """Publish those that callbacks have added or changed since then, in `on_epoch_end`."""
         added = self._added(self._loop.scores_train)
         known = {name: self.published.get(f"train_{short_name(name)}") for name in added}
         self._publish("train", {name: value for name, value in added.items() if value != known[name]})
 
-    def valid(self) -> None:
+    def valid_scores(self) -> None:
         """Publish the validation scores that callbacks have added in `on_valid_end`."""
         self._publish("val", self._added(self._loop.scores_valid))
 

@@ -55,7 +55,7 @@ class ScoreReader:
         self._said: set[str] = set()
         self._seen: set[str] = set()
 
-    def train(self, *, in_epoch: bool = False, keys: Collection[str] | None = None) -> Reading | Scores:
+    def train_scores(self, *, in_epoch: bool = False, keys: Collection[str] | None = None) -> Reading | Scores:
         """The training scores of the batches so far. Inside an epoch these may be too few for a metric.
 
         There they are computed when somebody reads them. With several ranks, all have to compute at the same time.
@@ -74,7 +74,7 @@ class ScoreReader:
         keys = frozenset(keys)
         return Later(read=partial(self._read, "train", True, keys), keys=keys)
 
-    def valid(self) -> Reading | Scores:
+    def valid_scores(self) -> Reading | Scores:
         """The validation scores. Call it before `on_validation_end` returns; then Lightning clears them."""
         return self._agreed(self._read("valid"))
 

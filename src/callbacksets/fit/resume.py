@@ -106,7 +106,7 @@ class Resume:
         """The callbacks have begun: finish what was due, and let Lightning go on."""
         to, trainer, loop = self._to, self._fit.trainer, self._fit.loop
         lightning.go_on_as_usual(trainer)
-        self._fit.data.begin()
+        self._fit.data.undo_draws()
         if to.inside:
             loop.resumed_in = to.now[0]
             self._restore_accumulated()
@@ -116,7 +116,7 @@ class Resume:
         loop.now = to.now
         if to.plateau:
             lightning.step_plateaus(trainer)
-        self._fit.data.begun()
+        self._fit.data.keep_draws()
 
     def _restore_accumulated(self) -> None:
         to, trainer = self._to, self._fit.trainer

@@ -16,8 +16,6 @@ from callbacksets.fit.position import FINISHED, KEPT
 from callbacksets.fit.reader import Later
 from callbacksets.fit.states import Saved, SavedLoop, SavedRank, SavedState, data_of, saved_now, saved_scores
 
-Weights = dict[str, Any]
-
 
 class Saving:
     """Collects what a checkpoint of one fit keeps. It wraps the strategy's function that returns the weights.
@@ -29,13 +27,13 @@ class Saving:
         self._fit = fit
         self._warned: set[str] = set()
         self._stateless: set[str] = set()  # ids of callbacks whose `state_dict` has failed
-        self.weights: Weights | None = None
+        self.weights: dict[str, Any] | None = None
         """The weights from before `on_exit`, for a checkpoint that is saved while an exception is handled."""
 
     def watch(self, before: Callable[[], None]) -> None:
         """Notice every checkpoint from now on. Before one is saved, call the function."""
 
-        def get(get_weights: Callable[[], Weights]) -> Weights:
+        def get(get_weights: Callable[[], dict[str, Any]]) -> dict[str, Any]:
             if self.weights is None:
                 before()
             elif self._fit.trainer.interrupted:

@@ -1,5 +1,6 @@
 """The scores of the epochs: as rows while they are collected, as columns in a state, and as a table."""
 
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -35,6 +36,12 @@ def as_rows(columns: Mapping[str, Sequence[Any]]) -> Rows:
         {name: value for name, value in zip(columns, values, strict=True) if value is not None}
         for values in zip(*columns.values(), strict=True)
     ]
+
+
+def best_of(rows: Rows, column: str, *, minimize: bool) -> tuple[int, float] | tuple[None, None]:
+    """The best epoch by the scores in a column, and its score; None if there is none. NaN counts as missing."""
+    known = [(row["epoch"], row[column]) for row in rows if not math.isnan(row.get(column, math.nan))]
+    return (min if minimize else max)(known, key=lambda one: one[1], default=(None, None))
 
 
 def as_text(columns: Mapping[str, Sequence[Any]], *, digits: int = 4, best_epoch: int | None = None) -> str:

@@ -1,6 +1,5 @@
 """The outcome of a fit: how long it took, what ended it, and what its callbacks have learned."""
 
-import math
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
@@ -80,12 +79,8 @@ def _best_score(columns: Mapping[str, Any], minimize: Mapping[str, bool]) -> str
     name = next((column.removeprefix("valid.") for column in columns if column.startswith("valid.")), None)
     if name is None or name not in minimize:
         return ""
-    values = zip(columns[f"valid.{name}"], columns["epoch"], strict=False)
-    known = [(value, epoch) for value, epoch in values if isinstance(value, float) and not math.isnan(value)]
-    if not known:
-        return ""
-    score, epoch = (min if minimize[name] else max)(known, key=lambda one: one[0])
-    return f"{name} {epochs.score(score, 4)} in epoch {epoch}"
+    epoch, score = epochs.best_of(epochs.as_rows(columns), f"valid.{name}", minimize=minimize[name])
+    return "" if score is None else f"{name} {epochs.score(score, 4)} in epoch {epoch}"
 
 
 def _last_scores(columns: Mapping[str, Any]) -> str:
