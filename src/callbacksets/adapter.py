@@ -136,10 +136,10 @@ class AdapterHooks:
     # --- an epoch of training ----------------------------------------------------------------------------------------
 
     def on_train_epoch_start(self, trainer: Trainer, pl_module: "LightningModule") -> None:
-        self._running().begin_epoch()
+        (self._fit or self._missed()).begin_epoch()
 
     def on_train_batch_start(self, trainer: Trainer, pl_module: "LightningModule", batch: Any, batch_idx: int) -> None:
-        self._running().begin_batch(batch)
+        (self._fit or self._missed()).begin_batch(batch)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: "LightningModule", optimizer: Any) -> None:
         if fit := self._fit_of(trainer):
@@ -148,7 +148,7 @@ class AdapterHooks:
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: "LightningModule", outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        self._running().end_batch(batch)
+        (self._fit or self._missed()).end_batch(batch)
 
     # --- validation --------------------------------------------------------------------------------------------------
 
@@ -242,14 +242,12 @@ class AdapterHooks:
             saved["ranks"] = gathered(trainer, saved["ranks"])
             checkpoint["callbacks"][KEY] = put_together(saved, keep=trainer.is_global_zero)
 
-    def _running(self) -> Fit:
-        """The fit, for a hook that runs in training only."""
-        if (fit := self._fit) is None:
-            raise RuntimeError(
-                "This adapter was added to trainer.callbacks too late, after the set-up of the fit. Pass it when you "
-                "make the Trainer: Trainer(callbacks=[adapter])."
-            )
-        return fit
+    def _missed(self) -> Fit:
+        """Refuse to run in the middle of a fit whose set-up this adapter has missed."""
+        raise RuntimeError(
+            "This adapter was added to trainer.callbacks too late, after the set-up of the fit. Pass it when you make "
+            "the Trainer: Trainer(callbacks=[adapter])."
+        )
 
     def _fit_of(self, trainer: Trainer) -> Fit | None:
         """The fit of this Trainer. There is none in trainer.validate(), or if the fit belongs to another Trainer."""

@@ -38,6 +38,7 @@ _REMEDIES = {
     "last_loss": "It is the loss that training_step() returned.",
 }
 _SETTABLE = ("terminate", "batch", "last_scores_train", "last_scores_valid")
+_BEFORE_FORWARD = ("on_batch_begin", "on_batch_valid_begin")
 _OTHER_NAMES = {
     "current_epoch": "ctx.epoch, which counts from 1",
     "logger": "ctx.trainer.logger",
@@ -124,7 +125,7 @@ class ContextTorch:
         Raises:
             RuntimeError: If there are several optimizers, outside of `on_after_backward`.
         """
-        if self._step.optimizer is not None:
+        if self._loop.stage == "on_after_backward" and self._step.optimizer is not None:
             return self._step.optimizer
         optimizers = self.optimizers
         if len(optimizers) > 1:
@@ -268,7 +269,7 @@ class ContextTorch:
     @batch.setter
     def batch(self, value: Any) -> None:
         step = self._step
-        if not step.is_open:
+        if self._loop.stage not in _BEFORE_FORWARD:
             raise RuntimeError(
                 "ctx.batch can only be assigned in on_batch_begin and on_batch_valid_begin, before the forward call."
             )
@@ -328,7 +329,7 @@ class ContextTorch:
         return step.outputs
 
     def _check_step_has_run(self, what: str) -> None:
-        if self._step.is_open:
+        if self._loop.stage in _BEFORE_FORWARD:
             raise RuntimeError(f"There is no {what} yet: {self._loop.stage} runs before the forward call.")
         if not self._step.is_done:
             raise RuntimeError(f"There is no {what} yet: no batch has started, or the batch has failed.")

@@ -48,18 +48,33 @@ class Dispatch:
         """Whether any callback has the stage."""
         return bool(self._calls[stage])
 
-    def run(self, stage: str) -> None:
-        """Run a stage of all callbacks."""
-        self._run(stage, self._calls[stage])
+    def run(self, stage: str, calls: Iterable[Call] | None = None) -> None:
+        """Run a stage of all callbacks, or only these calls."""
+        loop = self._loop
+        loop.stage = stage
+        loop.ran[stage] = loop.now
+        self._rest = rest = iter(self._calls[stage] if calls is None else calls)
+        try:
+            # A callback that saves a checkpoint lets the others go first, see `finish`: then nothing is left here.
+            for loop.caller, method, own in rest:
+                if stage in own:
+                    method = own[stage]
+                    if method is None:  # switched off
+                        continue
+                method()
+        except BaseException as error:
+            self.note(error)
+            raise
+        loop.stage, loop.caller = "", None
 
     def run_for(self, stage: str, ids: Iterable[str] | None) -> None:
         """Run a stage for some callbacks, which had not run it when a checkpoint was saved; None for all."""
-        self._run(stage, [call for call in self._calls[stage] if ids is None or call[0] in ids])
+        self.run(stage, [call for call in self._calls[stage] if ids is None or call[0] in ids])
 
     def finish(self) -> None:
         """Run the current stage for the callbacks that have not run it yet, because one of them saves a checkpoint."""
         stage, caller = self._loop.stage, self._loop.caller
-        self._run(stage, self._rest)
+        self.run(stage, self._rest)
         self._loop.stage, self._loop.caller = stage, caller
 
     def attempt(self, stage: str, ids: Iterable[str]) -> list[BaseException]:
@@ -67,7 +82,7 @@ class Dispatch:
         failures: list[BaseException] = []
         for call in [call for call in self._calls[stage] if call[0] in ids]:
             try:
-                self._run(stage, [call])
+                self.run(stage, [call])
             except BaseException as failure:  # the other callbacks must run as well
                 failures.append(failure)
         return failures
@@ -107,24 +122,6 @@ class Dispatch:
         if loop.resumed_in == loop.now[0]:
             where += "; on_epoch_begin did not run, because the run was resumed inside the epoch"
         return where
-
-    def _run(self, stage: str, calls: Iterable[Call]) -> None:
-        loop = self._loop
-        loop.stage = stage
-        loop.ran[stage] = loop.now
-        self._rest = rest = iter(calls)
-        try:
-            # A callback that saves a checkpoint lets the others go first, see `finish`: then nothing is left here.
-            for loop.caller, method, own in rest:
-                if stage in own:
-                    method = own[stage]
-                    if method is None:  # switched off
-                        continue
-                method()
-        except BaseException as error:
-            self.note(error)
-            raise
-        loop.stage, loop.caller = "", None
 
 
 def _profiled(id: str, callback: CallbackSet, stage: str, profiler: Any) -> Callable[[], None]:

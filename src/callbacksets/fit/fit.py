@@ -167,14 +167,8 @@ class Fit(Parts):
     def begin_batch(self, batch: Any) -> None:
         """A training batch is on the device; the forward call comes next."""
         self.loop.now = (self._epochs.current.completed + 1, self._batches.total.processed + 1)
-        self._start_step("on_batch_begin", batch)
-
-    def _start_step(self, stage: str, batch: Any) -> None:
         self.step.start(batch)
-        try:
-            self.dispatch.run(stage)
-        finally:
-            self.step.is_open = False
+        self.dispatch.run("on_batch_begin")
 
     def before_step(self, optimizer: Optimizer) -> None:
         """Gradients are complete: accumulated, synchronised, unscaled. The optimizer steps next.
@@ -184,14 +178,10 @@ class Fit(Parts):
         gradients = self._gradients
         if not (gradients and self.dispatch.has("on_after_backward") and self.loop.in_batch):
             return
-        if not gradients.are_there(optimizer):
-            return
-        gradients.unscale(optimizer)
-        self.step.optimizer = optimizer
-        try:
+        if gradients.are_there(optimizer):
+            gradients.unscale(optimizer)
+            self.step.optimizer = optimizer
             self.dispatch.run("on_after_backward")
-        finally:
-            self.step.optimizer = None
 
     def end_batch(self, batch: Any) -> None:
         """The optimizer has stepped. A batch of None is counted here too, but has no stages."""
@@ -227,7 +217,8 @@ class Fit(Parts):
         """A validation batch is on the device. A batch of None has no stages."""
         if self.loop.in_validation and batch is not None:
             self.step.valid, self.step.loader = batch_idx + 1, dataloader_idx
-            self._start_step("on_batch_valid_begin", batch)
+            self.step.start(batch)
+            self.dispatch.run("on_batch_valid_begin")
 
     def end_valid_batch(self, batch: Any, batch_idx: int, dataloader_idx: int) -> None:
         """The validation step has run."""

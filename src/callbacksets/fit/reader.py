@@ -78,14 +78,13 @@ class ScoreReader:
         """The validation scores. Call it before `on_validation_end` returns; then Lightning clears them."""
         return self._agreed(self._read("valid"))
 
-    def measures(self, loop: str) -> tuple[Measures, dict[str, bool]]:
+    def measures(self, loop: str) -> tuple[Measures, dict[str, bool | None]]:
         """The measures that are logged in a loop, without computing them, and whether lower is better, if known."""
         entries = _for_epoch(logged_values(self._trainer, loop))
         names = self._short(entries)
         metrics = dict(zip(names, map(_metric, entries), strict=True))
         logged = dict(zip(map(_full_name, entries), names, strict=True))
-        higher = {name: getattr(metric, "higher_is_better", None) for name, metric in metrics.items()}
-        minimize = {name: not is_better for name, is_better in higher.items() if is_better is not None}
+        minimize = directions(metrics)
         if self._trainer.world_size > 1:  # all ranks must make the same decisions
             names, logged, minimize = self._trainer.strategy.broadcast((names, logged, minimize))
         return Measures({name: metrics.get(name) for name in names}, logged=logged), minimize
@@ -202,6 +201,12 @@ class ScoreReader:
         unsaid = what not in self._said
         self._said.add(what)
         return unsaid
+
+
+def directions(measures: Mapping[str, Metric | None]) -> dict[str, bool | None]:
+    """Whether lower is better, for the measures whose metric tells."""
+    higher = {name: getattr(metric, "higher_is_better", None) for name, metric in measures.items()}
+    return {name: not is_better for name, is_better in higher.items() if is_better is not None}
 
 
 def _for_epoch(collection: Mapping[str, Any]) -> Collection[Any]:

@@ -14,7 +14,6 @@ class Step:
     """The inputs and results of the step of a batch, in training or validation."""
 
     batch: Any = None
-    is_open: bool = False  # a batch that is assigned now still reaches the forward call
     is_exchanged: bool = False  # the step gets the batch here, not the batch of the loader
     is_running: bool = False  # the module's step is running, so the step and not a callback calls the network
     is_done: bool = False
@@ -25,12 +24,11 @@ class Step:
     last_loss: Any = None
     valid: int | None = None  # the number of the batch in the validation loader, from 1
     loader: int = 0  # the number of that loader, from 0
-    optimizer: Optimizer | None = None  # the optimizer that is about to step
+    optimizer: Optimizer | None = None  # in `on_after_backward`, the optimizer that is about to step
 
     def start(self, batch: Any) -> None:
         """Start a batch, and forget the batch before."""
         self.batch = batch
-        self.is_open = True
         self.is_exchanged = self.is_done = False
         self.y_hats = self.outputs = NOTHING
 

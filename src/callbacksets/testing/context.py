@@ -6,6 +6,7 @@ from typing import Any
 from callbacksets.checks import did_you_mean
 from callbacksets.fit.context import ContextTorch, first_output
 from callbacksets.fit.loop import Loop
+from callbacksets.fit.reader import directions
 from callbacksets.fit.step import Step
 from callbacksets.scores import by_name
 
@@ -61,13 +62,14 @@ class _StandIn(ContextTorch):
     def __init__(self, fields: dict[str, Any]) -> None:
         no: Any = None
         # stores and checks the fields that can be set, as in a fit
-        loop = Loop()
-        self._real = ContextTorch(no, no, loop, Step(batch=fields.get("batch"), is_open=True), {})
+        loop = Loop(stage="on_batch_begin")
+        self._real = ContextTorch(no, no, loop, Step(batch=fields.get("batch")), {})
         self._given = {"terminate": False} | fields
         for name in ("measures_train", "measures_valid"):
             if isinstance(measures := fields.get(name), Mapping):
                 self._given[name] = by_name(measures)
                 setattr(loop, name, self._given[name])
+                loop.minimize = directions(measures) | loop.minimize
         for name in ("terminate", "last_scores_train", "last_scores_valid"):
             if name in fields:
                 setattr(self, name, fields[name])
