@@ -85,7 +85,7 @@ def check_callback_set(
 
     Raises:
         AssertionError: If a check fails. The message says what is wrong and what to do.
-        TypeError, ValueError: If an argument is wrong, or a check does not exist.
+        KeyError, TypeError, ValueError: If an argument is wrong, or a check does not exist.
         unittest.SkipTest: If all the checks are skipped. pytest reports it as a skipped test.
     """
     _check_makes(make)
@@ -104,8 +104,13 @@ def check_callback_set(
     if set(names) <= set(reasons):
         raise unittest.SkipTest("; ".join(dict.fromkeys(reasons[name] for name in names)))
 
+    try:
+        others = sources_by_id(beside)
+    except (KeyError, TypeError, ValueError) as error:
+        error.add_note("in the argument beside of check_callback_set")
+        raise
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        bench = Bench(make, training, sources_by_id(beside), Path(folder).resolve())
+        bench = Bench(make, training, others, Path(folder).resolve())
         _make([name for name in names if name not in reasons], bench)
 
 
