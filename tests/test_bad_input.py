@@ -457,8 +457,18 @@ CASES: dict[str, dict[str, Case]] = {
         ),
         "trained": (
             lambda: check_callback_set(CallbackSetHistory, training=lambda: 3),
-            AssertionError,
+            TypeError,
             ("training", "(LightningModule, loader, loader)", "returned 3"),
+        ),
+        "beside": (
+            lambda: check_callback_set(CallbackSetHistory, beside="progres"),
+            KeyError,
+            ("'progres'", "Did you mean 'progress'?"),
+        ),
+        "the same beside": (
+            lambda: check_callback_set(CallbackSetHistory, beside="history"),
+            TypeError,
+            ("beside", "the id 'history'", "checked callback"),
         ),
     },
 }

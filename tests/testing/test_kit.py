@@ -38,7 +38,7 @@ def test_the_middle_of_an_epoch_is_compared_with_any_loader() -> None:
     def training() -> tuple[L.LightningModule, Any, Any]:
         return Tiny(), ones(3), ones(1)
 
-    with pytest.raises(AssertionError, match=r"(?s)fails 'resume'.*written after batch 2 of epoch 1"):
+    with pytest.raises(AssertionError, match=r"(?s)fails 'resume'.*written after batch 1 of epoch 1"):
         check_callback_set(states.CallbackSetCountsInEpoch, checks="resume", training=training)
 
 
@@ -284,7 +284,7 @@ def taught() -> tuple[L.LightningModule, Any, Any]:
 
 def test_a_module_may_need_the_callback_to_train() -> None:
     check_callback_set(CallbackSetTeacher, training=taught)
-    assert failed(CallbackSetFailingTeacher, ["leaves_training_alone", "resume"], training=taught) == ["resume"]
+    assert failed(CallbackSetFailingTeacher, checks=["leaves_training_alone", "resume"], training=taught) == ["resume"]
 
 
 def test_a_module_may_need_another_callback_to_train() -> None:

@@ -139,7 +139,10 @@ class Bench:
         callback = self.make() if callback is None else callback
         id = identify(type(callback))
         if id in self.beside:
-            raise WrongArgument(f"beside has a callback with the id {id!r}, which is that of the checked callback.")
+            raise WrongArgument(
+                f"beside has a callback with the id {id!r}, which the checked callback has. Give it another: "
+                f"beside={{'other': ...}}."
+            )
         sets: dict[str, Source] = {
             name: one.clone(deep=True) if isinstance(one, CallbackSet) else one for name, one in self.beside.items()
         }

@@ -21,8 +21,11 @@ _INSIDE = (
 def resume(bench: Bench) -> None:
     """A run that is resumed at any moment continues and ends as one that was never interrupted."""
     saves, loads = state_methods_of(bench.make())
-    if saves != loads or bench.differs_by_itself:
-        return  # the checks `state_methods` and `fits_are_independent` report this
+    if saves != loads:
+        return  # the check `state_methods` reports this
+    if bench.differs_by_itself:
+        check_training(bench)
+        return  # the check `fits_are_independent` reports this
     for moment in _comparable(bench):
         try:
             differs = apart(bench.whole.outcome, bench.resumed(moment), bench.whole.rest(moment))
