@@ -457,7 +457,7 @@ CASES: dict[str, dict[str, Case]] = {
         ),
         "trained": (
             lambda: check_callback_set(CallbackSetHistory, training=lambda: 3),
-            TypeError,
+            AssertionError,
             ("training", "(LightningModule, loader, loader)", "returned 3"),
         ),
         "beside": (

@@ -109,9 +109,14 @@ class Bench:
                 callback = self.make_itself()
         except Exception as error:
             raise CannotTrain(f"make() fails. {described(error)}") from error
-        if isinstance(callback, CallbackSet):
-            return callback
-        raise WrongArgument(f"Expected make to return a new CallbackSet but it returned {callback!r}.")
+        if not isinstance(callback, CallbackSet):
+            raise WrongArgument(f"Expected make to return a new CallbackSet but it returned {callback!r}.")
+        if (id := identify(type(callback))) in self.beside:
+            raise WrongArgument(
+                f"beside has a callback with the id {id!r}, which the checked callback has. Give it another: "
+                "beside={'other': ...}."
+            )
+        return callback
 
     def fit(
         self,
@@ -138,11 +143,6 @@ class Bench:
         """
         callback = self.make() if callback is None else callback
         id = identify(type(callback))
-        if id in self.beside:
-            raise WrongArgument(
-                f"beside has a callback with the id {id!r}, which the checked callback has. Give it another: "
-                f"beside={{'other': ...}}."
-            )
         sets: dict[str, Source] = {
             name: one.clone(deep=True) if isinstance(one, CallbackSet) else one for name, one in self.beside.items()
         }
@@ -172,8 +172,6 @@ class Bench:
         callback = self.make() if callback is None else callback
         try:
             return self.fit(callback, *spies, **arguments)
-        except WrongArgument:
-            raise
         except Exception as error:
             raise CannotTrain(
                 held_graph(callback)
