@@ -460,6 +460,16 @@ CASES: dict[str, dict[str, Case]] = {
             AssertionError,
             ("training", "(LightningModule, loader, loader)", "returned 3"),
         ),
+        "beside": (
+            lambda: check_callback_set(CallbackSetHistory, beside="progres"),
+            KeyError,
+            ("'progres'", "Did you mean 'progress'?"),
+        ),
+        "the same beside": (
+            lambda: check_callback_set(CallbackSetHistory, beside="history"),
+            TypeError,
+            ("beside", "the id 'history'", "checked callback"),
+        ),
     },
 }
 

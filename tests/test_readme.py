@@ -7,6 +7,7 @@ from pathlib import Path
 
 import pytest
 
+from callbacksets.testing import check_callback_set
 from tests.scripts.user_code import README, examples
 
 TEXT = README.read_text()
@@ -24,6 +25,7 @@ def test_examples(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytes
     out = capsys.readouterr().out
     assert "{'epoch': [1, 2, " in out
     assert "{'ema': " in out
+    check_callback_set(vars(module)["CallbackSetLossEma"])  # a model for those of readers
 
 
 def test_is_read_in_a_few_minutes() -> None:

@@ -27,6 +27,9 @@ class CallbackSetGradientNorm(CallbackSet):
     """Keeps the largest norm of the gradients in every epoch."""
 
     def __init__(self) -> None:
+        self.start_over()
+
+    def start_over(self) -> None:
         self.norms: list[float] = []
         self.largest: torch.Tensor = torch.zeros(())
 

@@ -8,11 +8,13 @@ import re
 import subprocess
 import sys
 import tempfile
+from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 README = ROOT / "README.md"
 PAGES = sorted((ROOT / "docs").rglob("*.md"))
+SCRIPTS = sorted((ROOT / "docs" / "examples").glob("*.py"))
 
 
 def examples(page: Path) -> list[str]:
@@ -30,6 +32,9 @@ def main() -> int:
         for page in (README, *PAGES):
             if blocks := examples(page):
                 (Path(folder) / f"{name(page)}.py").write_text("\n".join(blocks))
+        for script in SCRIPTS:
+            if "import optuna" not in script.read_text() or find_spec("optuna"):
+                (Path(folder) / script.name).write_text(script.read_text())
         Path(folder, "mypy.ini").write_text("[mypy]\ncheck_untyped_defs = True\nignore_missing_imports = True\n")
         checks = [
             ["mypy", "--config-file", "mypy.ini", "."],

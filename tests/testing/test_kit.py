@@ -38,7 +38,7 @@ def test_the_middle_of_an_epoch_is_compared_with_any_loader() -> None:
     def training() -> tuple[L.LightningModule, Any, Any]:
         return Tiny(), ones(3), ones(1)
 
-    with pytest.raises(AssertionError, match=r"(?s)fails 'resume'.*written after batch 2 of epoch 1"):
+    with pytest.raises(AssertionError, match=r"(?s)fails 'resume'.*written after batch 1 of epoch 1"):
         check_callback_set(states.CallbackSetCountsInEpoch, checks="resume", training=training)
 
 
@@ -245,3 +245,107 @@ def test_whatever_a_state_holds_a_check_ends_in_a_finding(check: str) -> None:
 def test_a_state_that_cannot_be_read_again_is_told() -> None:
     with pytest.raises(AssertionError, match=r"with weights_only=False it cannot be read either \(LookupError: it is"):
         check_callback_set(CallbackSetOdd, checks="weights_only")
+
+
+# --- what stands beside ----------------------------------------------------------------------------------------------
+
+
+class CallbackSetTeacher(CallbackSet):
+    """A module depends on it."""
+
+    def on_begin(self) -> None:
+        self.ctx.learner.teacher = float
+
+
+class CallbackSetFailingTeacher(CallbackSetTeacher):
+    """It counts, and forgets."""
+
+    def __init__(self) -> None:
+        self.batches = 0
+
+    def on_batch_end(self) -> None:
+        self.batches += 1
+        self.ctx.optimizer.param_groups[0]["lr"] = 0.1 / self.batches
+
+
+class Taught(Tiny):
+    """Trains only if it has a teacher."""
+
+    teacher: Any = None
+
+    def training_step(self, batch: Any, batch_idx: int) -> Any:
+        self.teacher(1)
+        return super().training_step(batch, batch_idx)
+
+
+def taught() -> tuple[L.LightningModule, Any, Any]:
+    return Taught(), ones(3), ones(1)
+
+
+def test_a_module_may_need_the_callback_to_train() -> None:
+    check_callback_set(CallbackSetTeacher, training=taught)
+    assert failed(CallbackSetFailingTeacher, checks=["leaves_training_alone", "resume"], training=taught) == ["resume"]
+
+
+def test_a_module_may_need_another_callback_to_train() -> None:
+    checks = ["leaves_training_alone", "resume", "fits_are_independent", "start_over"]
+    with pytest.raises(AssertionError, match=r"'NoneType' object is not callable.*other callbacks, give them.*beside"):
+        check_callback_set(CallbackSetLooks, checks=checks, training=taught)
+    for beside in (CallbackSetTeacher, [CallbackSetTeacher()], {"it": CallbackSetTeacher}):
+        check_callback_set(CallbackSetLooks, checks=checks, training=taught, beside=beside)
+
+
+class CallbackSetWorst(CallbackSet):
+    """Reads another callback."""
+
+    def __init__(self) -> None:
+        self.worst: int | None = None
+
+    def on_valid_end(self) -> None:
+        kept: Any = self.ctx.callbacks["predictions"]
+        self.worst = nn.functional.cross_entropy(kept.y_hat, kept.y, reduction="none").argmax().item()
+
+    def state_dict(self) -> Any:
+        return {"worst": self.worst}
+
+    def load_state_dict(self, state_dict: Any) -> None:
+        self.worst = state_dict["worst"]
+
+
+def test_a_callback_may_read_another_one() -> None:
+    remedy = "may be None"
+    reason = {
+        "no_validation": f"predictions {remedy}",
+        "start_over": "the last sample stays until the first validation",
+    }
+    check_callback_set(CallbackSetWorst, skip=reason, beside="predictions")
+
+
+def test_of_an_instance_beside_every_fit_has_a_copy() -> None:
+    counts = fits.CallbackSetOwns()
+    check_callback_set(CallbackSetLooks, checks=["resume", "start_over"], beside=counts)
+    assert counts.seen == []
+
+
+# --- tensors with their graph ----------------------------------------------------------------------------------------
+
+
+class CallbackSetStateWithGraph(CallbackSet):
+    def __init__(self) -> None:
+        self.outputs: list[torch.Tensor] = []
+
+    def on_batch_end(self) -> None:
+        self.outputs = [self.ctx.y_hat]
+
+    def state_dict(self) -> Any:
+        return {"outputs": list(self.outputs)}
+
+    def load_state_dict(self, state_dict: Any) -> None:
+        self.outputs = state_dict["outputs"]
+
+
+@pytest.mark.parametrize("check", ["no_graph", "resume", "clone", "weights_only"])
+def test_a_graph_in_a_state_is_told_by_any_check(check: str) -> None:
+    message = rf"fails '{check}'(?s:.*)self.outputs\[0\] holds a tensor with the graph .* tensor.detach\(\)"
+    with pytest.raises(AssertionError, match=message):
+        check_callback_set(CallbackSetStateWithGraph, checks=check)

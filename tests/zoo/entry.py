@@ -13,3 +13,10 @@ class Entry:
     check: str
     message: str
     sound: type[CallbackSet]
+
+
+class StartsOver(CallbackSet):
+    """A base of callbacks that set all their attributes in `start_over()`."""
+
+    def __init__(self) -> None:
+        self.start_over()

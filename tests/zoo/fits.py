@@ -3,7 +3,7 @@
 from typing import Any
 
 from callbacksets import CallbackSet
-from tests.zoo.entry import Entry
+from tests.zoo.entry import Entry, StartsOver
 
 KEPT: list[Any] = []
 
@@ -93,9 +93,36 @@ class CallbackSetLeaks(CallbackSet):
         self.seen = list(state_dict["seen"])
 
 
-class CallbackSetOwns(CallbackSetLeaks):
+class CallbackSetOwns(StartsOver, CallbackSetLeaks):
+    def start_over(self) -> None:
+        self.seen = []
+
+
+class CallbackSetCountsOn(CallbackSetOwns):
+    """Counts on from the fit before, when the instance is used again."""
+
     def __init__(self) -> None:
         self.seen = []
+
+    start_over = CallbackSet.start_over
+
+
+class CallbackSetClosed(CallbackSet):
+    """Can be used once only."""
+
+    is_open = True
+
+    def on_begin(self) -> None:
+        if not self.is_open:
+            raise OSError("the file is closed")
+
+    def on_exit(self) -> None:
+        self.is_open = False
+
+
+class CallbackSetOpened(CallbackSetClosed):
+    def start_over(self) -> None:
+        self.is_open = True
 
 
 class CallbackSetNeedsEpochBegin(CallbackSet):
@@ -180,9 +207,22 @@ FITS = [
         CallbackSetOwns,
     ),
     Entry(
+        CallbackSetCountsOn,
+        "start_over",
+        r"on_batch_end of batch 1 of epoch 1, the state: at \['seen'\].*"
+        r"Attributes that differ: self.seen \[1, 2, 3, 4\] instead of \[\].*Define start_over\(self\)",
+        CallbackSetOwns,
+    ),
+    Entry(
+        CallbackSetClosed,
+        "start_over",
+        "in the second fit of the same instance. OSError: the file is closed.*Define start_over",
+        CallbackSetOpened,
+    ),
+    Entry(
         CallbackSetNeedsEpochBegin,
         "resume_inside_epoch",
-        "written after batch 2 of epoch 1. AttributeError.*set its attributes in __init__",
+        "written at the start of epoch 1. AttributeError.*set its attributes in __init__",
         CallbackSetExpectsNoEpochBegin,
     ),
     Entry(

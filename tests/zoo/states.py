@@ -8,7 +8,7 @@ from typing import Any
 import torch
 
 from callbacksets import CallbackSet
-from tests.zoo.entry import Entry
+from tests.zoo.entry import Entry, StartsOver
 
 
 class CallbackSetLastLoss(CallbackSet):
@@ -43,10 +43,10 @@ class CallbackSetResets(CallbackSetLastLoss):
         self.last = None
 
 
-class CallbackSetLosses(CallbackSet):
+class CallbackSetLosses(StartsOver):
     """Sound: the base of others here."""
 
-    def __init__(self) -> None:
+    def start_over(self) -> None:
         self.losses: list[float] = []
 
     def on_batch_end(self) -> None:
@@ -59,8 +59,8 @@ class CallbackSetLosses(CallbackSet):
         self.losses = list(state_dict["losses"])
 
 
-class CallbackSetSavesOnly(CallbackSet):
-    def __init__(self) -> None:
+class CallbackSetSavesOnly(StartsOver):
+    def start_over(self) -> None:
         self.losses: list[float] = []
 
     def on_batch_end(self) -> None:
@@ -90,10 +90,10 @@ class CallbackSetDeque(CallbackSetLosses):
         return {"losses": deque(self.losses)}
 
 
-class CallbackSetWeightsAverage(CallbackSet):
+class CallbackSetWeightsAverage(StartsOver):
     """Sound: an average of the weights that starts as a copy of them, unless there is one already."""
 
-    def __init__(self) -> None:
+    def start_over(self) -> None:
         self.average: list[torch.Tensor] | None = None
 
     def on_begin(self) -> None:
@@ -118,8 +118,8 @@ class CallbackSetStartsFromCopy(CallbackSetWeightsAverage):
         self.average = self._weights()
 
 
-class CallbackSetMean(CallbackSet):
-    def __init__(self) -> None:
+class CallbackSetMean(StartsOver):
+    def start_over(self) -> None:
         self.mean, self.steps = 0.0, 0
 
     def on_batch_end(self) -> None:
@@ -141,10 +141,10 @@ class CallbackSetMeanAndSteps(CallbackSetMean):
         self.mean, self.steps = state_dict["mean"], state_dict["steps"]
 
 
-class CallbackSetCountsInEpoch(CallbackSet):
+class CallbackSetCountsInEpoch(StartsOver):
     """Forgets, inside an epoch, what it has counted since the epoch began."""
 
-    def __init__(self) -> None:
+    def start_over(self) -> None:
         self.batches, self.epochs = 0, list[int]()
 
     def on_batch_end(self) -> None:
@@ -166,10 +166,10 @@ class CallbackSetCountsInEpochToo(CallbackSetCountsInEpoch):
         return {"epochs": list(self.epochs), "batches": self.batches}
 
 
-class CallbackSetFirstLoss(CallbackSet):
+class CallbackSetFirstLoss(StartsOver):
     """Needs at the end what it has seen in the first epoch, and does not save."""
 
-    def __init__(self) -> None:
+    def start_over(self) -> None:
         self.first: float | None = None
         self.gain: float | None = None
 
@@ -195,10 +195,10 @@ class CallbackSetFirstLossSaved(CallbackSetFirstLoss):
         self.gain, self.first = state_dict["gain"], state_dict["first"]
 
 
-class CallbackSetDecays(CallbackSet):
+class CallbackSetDecays(StartsOver):
     """Changes the weights, by something that it does not save."""
 
-    def __init__(self) -> None:
+    def start_over(self) -> None:
         self.factor = 1.0
 
     def on_epoch_end(self) -> None:
@@ -229,13 +229,58 @@ class CallbackSetScores(CallbackSet):
         self.best = state_dict["best"]
 
 
+class CallbackSetKeepsGraph(CallbackSet):
+    """Keeps the output of the network, and so all that it was computed from."""
+
+    def __init__(self) -> None:
+        self.last: dict[str, list[torch.Tensor]] = {"y_hat": []}
+
+    def on_batch_end(self) -> None:
+        self.last["y_hat"] = [self._kept(self.ctx.y_hat)]
+
+    def _kept(self, output: torch.Tensor) -> torch.Tensor:
+        return output
+
+
+class CallbackSetKeepsOutput(CallbackSetKeepsGraph):
+    def _kept(self, output: torch.Tensor) -> torch.Tensor:
+        return output.detach()
+
+
+class CallbackSetCountsValidation(StartsOver):
+    """Counts the batches of all validations, so the batches of an interrupted validation count twice."""
+
+    def start_over(self) -> None:
+        self.batches, self.new = 0, 0
+
+    def on_batch_valid_end(self) -> None:
+        self.batches += 1
+
+    def state_dict(self) -> Any:
+        return {"batches": self.batches}
+
+    def load_state_dict(self, state_dict: Any) -> None:
+        self.batches = state_dict["batches"]
+
+
+class CallbackSetCountsWholeValidations(CallbackSetCountsValidation):
+    def on_before_valid(self) -> None:
+        self.new = 0
+
+    def on_batch_valid_end(self) -> None:
+        self.new += 1
+
+    def on_valid_end(self) -> None:
+        self.batches += self.new
+
+
 # --- sound, though they look otherwise -------------------------------------------------------------------------------
 
 
-class CallbackSetByTheClock(CallbackSet):
+class CallbackSetByTheClock(StartsOver):
     """Has times and chance in its state, and waits."""
 
-    def __init__(self) -> None:
+    def start_over(self) -> None:
         self.seconds, self.noise = 0.0, 0.0
 
     def on_batch_begin(self) -> None:
@@ -288,6 +333,18 @@ class CallbackSetCountsSessions(CallbackSet):
 
 STATES = [
     Entry(
+        CallbackSetKeepsGraph,
+        "no_graph",
+        r"self.last\['y_hat'\]\[0\] holds a tensor with the graph that computed it.*tensor.detach\(\)",
+        CallbackSetKeepsOutput,
+    ),
+    Entry(
+        CallbackSetCountsValidation,
+        "resume",
+        r"after batch 1 of the validation of epoch 1 .*at \['batches'\] 3 instead of 2.*Reset there what they add up",
+        CallbackSetCountsWholeValidations,
+    ),
+    Entry(
         CallbackSetStateOfSomething,
         "stages",
         r"missing a required argument: 'destination'. Define state_dict\(self\)",
@@ -339,7 +396,7 @@ STATES = [
     Entry(
         CallbackSetMean,
         "resume",
-        r"at \['mean'\].*Keep in state_dict",
+        r"at \['mean'\].*Attributes that differ: self.mean .*; self.steps 1 instead of 2. Keep in state_dict",
         CallbackSetMeanAndSteps,
     ),
     Entry(
@@ -351,7 +408,7 @@ STATES = [
     Entry(
         CallbackSetCountsInEpoch,
         "resume",
-        r"after batch 2 of epoch 1.*first in on_.*epoch 1, the state: at \['(batches|epochs)'\]",
+        r"after batch 1 of epoch 1.*first in on_.*epoch 1, the state: at \['(batches|epochs)'\]",
         CallbackSetCountsInEpochToo,
     ),
     Entry(

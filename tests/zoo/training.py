@@ -6,13 +6,13 @@ import torch
 from torch import nn
 
 from callbacksets import CallbackSet
-from tests.zoo.entry import Entry
+from tests.zoo.entry import Entry, StartsOver
 
 
-class CallbackSetAveraged(CallbackSet):
+class CallbackSetAveraged(StartsOver):
     """Sound: validates with averaged weights, and trains with the others, whatever happens."""
 
-    def __init__(self) -> None:
+    def start_over(self) -> None:
         self.average: dict[str, torch.Tensor] | None = None
         self.aside: dict[str, torch.Tensor] | None = None
 
@@ -261,10 +261,10 @@ class CallbackSetUnfreezesFrom(CallbackSetUnfreezesAt):
         self.ctx.network[0].requires_grad_(self.ctx.epoch >= self.at)
 
 
-class CallbackSetJitters(CallbackSet):
+class CallbackSetJitters(StartsOver):
     """Adds noise from a generator of its own, which starts anew in a resumed run."""
 
-    def __init__(self) -> None:
+    def start_over(self) -> None:
         self.generator = torch.Generator().manual_seed(1)
 
     def on_batch_begin(self) -> None:
@@ -318,10 +318,10 @@ class CallbackSetClips(CallbackSet):
         nn.utils.clip_grad_norm_(self.ctx.network.parameters(), 0.01)
 
 
-class CallbackSetAveragesAtTheEnd(CallbackSet):
+class CallbackSetAveragesAtTheEnd(StartsOver):
     """Gives the network the mean of its weights after each epoch."""
 
-    def __init__(self) -> None:
+    def start_over(self) -> None:
         self.sums: list[torch.Tensor] = []
         self.epochs = 0
 
@@ -360,10 +360,10 @@ class CallbackSetSmooths(CallbackSet):
         self.ctx.learner.loss_fn = nn.CrossEntropyLoss(label_smoothing=0.1)
 
 
-class CallbackSetHalves(CallbackSet):
+class CallbackSetHalves(StartsOver):
     """Halves the rate when a score gets worse."""
 
-    def __init__(self) -> None:
+    def start_over(self) -> None:
         self.before = float("inf")
 
     def on_valid_end(self) -> None:
@@ -412,8 +412,8 @@ TRAINING = [
     ),
     Entry(
         CallbackSetAveragedUnlessSaved,
-        ALONE,
-        "inside the validation of epoch 1 contains the weights as on_before_valid.*Keep the original values",
+        "resume",
+        "after batch 1 of the validation of epoch 1 .*the weights: at.*Keep in .*values that on_before_valid replaces",
         CallbackSetAveraged,
     ),
     Entry(CallbackSetLeavesEval, ALONE, "the network in eval mode in on_epoch_end of epoch 1", CallbackSetEvaluates),
@@ -453,21 +453,21 @@ TRAINING = [
     ),
     Entry(
         CallbackSetRatesUnlessSaved,
-        ALONE,
-        r"inside the validation of epoch 1 contains the optimizer.*\['lr'\] 0.0 instead of 0.5",
+        "resume",
+        r"the validation of epoch 1 .*, the optimizer: .*\['lr'\] 0.0 instead of 0.5.*restore them in on_begin",
         CallbackSetRatesAsFound,
     ),
     Entry(
         CallbackSetUnfreezesAt,
         "resume",
-        r"after batch 1 of epoch 2 goes otherwise.*first in on_batch_end of batch 2 of epoch 2, the weights: at",
+        r"at the start of epoch 2 differs from one.*first in on_batch_end of batch 1 of epoch 2, the weights: at",
         CallbackSetUnfreezesFrom,
     ),
-    Entry(CallbackSetUnfreezesAtThird, "resume", "after batch 2 of epoch 3", CallbackSetUnfreezesFrom),
+    Entry(CallbackSetUnfreezesAtThird, "resume", "at the start of epoch 3", CallbackSetUnfreezesFrom),
     Entry(
         CallbackSetJitters,
         "resume",
-        r"goes otherwise.*first in on_batch_end of batch \d of epoch \d, the weights: at",
+        r"differs from one that was never.*first in on_batch_end of batch \d of epoch \d, the weights: at",
         CallbackSetJittersOn,
     ),
     Entry(

@@ -146,7 +146,7 @@ class CallbackSetUnfreeze(CallbackSet):
         starts = selector is self.starting_weights
         if not selected and not (starts and repr(selector) == repr(select_none())):
             patterns = re.findall("'(.*?)'", repr(selector))
-            remedy = "to train nothing at first, give select_none()" if starts else "or remove the row"
+            remedy = "or give select_none() to train nothing at first" if starts else "or remove the row"
             raise ValueError(
                 f"Expected {what} to be names of the network's parameters, but {shown(selector)} selected none. "
                 f"Correct the selector, {remedy}. There are {listed(nearest_first(patterns, known))}.{hint}"

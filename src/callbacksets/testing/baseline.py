@@ -1,55 +1,40 @@
 """Fits without the callback: they show whether fits of this training can be compared at all."""
 
-import tempfile
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
-from functools import lru_cache
-from pathlib import Path
-
-from callbacksets.base import CallbackSet
-from callbacksets.testing.bench import Bench, TrainingAtFault, WrongArgument, described
+from callbacksets.testing.bench import Bench, CannotTrain, TrainingAtFault, apart
 from callbacksets.testing.moments import Moment
-from callbacksets.testing.trace import first_difference
-from callbacksets.testing.training import Training
 
 
-@lru_cache(maxsize=4)
-def resumed_without(training: Training) -> Mapping[Moment, str | None]:
-    """How a resumed fit without the callback differs from an uninterrupted one, by moment; None if it does not.
+def check_training(bench: Bench, moment: Moment | None = None) -> None:
+    """Check that a difference is not due to `training`: fits without the callback must not differ either.
 
-    Raises:
-        TrainingAtFault: If they differ after a checkpoint at the end of an epoch, or if two whole fits differ.
-    """
-    with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder, without_the_callback():
-        bench = Bench(CallbackSet, training, Path(folder).resolve())
-        if differs := bench.differs_by_itself:
-            raise TrainingAtFault(
-                f"Two fits without the callback differ: {differs}. Let training() make new objects each time, with "
-                "weights and data from the seeded global generators of torch, NumPy or Python, and from no others."
-            )
-        whole = bench.whole
-        found = {moment: first_difference(whole.rest(moment), bench.resumed(moment).rows) for moment in whole.moments}
-    for moment, differs in found.items():
-        if differs and moment.kind == "epoch":
-            raise TrainingAtFault(
-                f"A fit without the callback that is resumed {moment} differs from an uninterrupted fit, first in "
-                f"{differs}. Let training() return a module that draws from the random numbers of torch, NumPy or "
-                "Python. A resumed run gets those back, but not the numbers of a generator of its own."
-            )
-    return found
+    If the module trains only with the callback, nothing can be said.
 
-
-@contextmanager
-def without_the_callback() -> Iterator[None]:
-    """Convert any failure: without the callback it is the fault of `training`.
+    Args:
+        bench: The bench.
+        moment: The moment of a checkpoint, to resume it without the callback too.
 
     Raises:
-        TrainingAtFault: If anything fails.
+        TrainingAtFault: If they differ, or if the resumed fit fails.
     """
+    without = bench.without
     try:
-        yield
-    except (WrongArgument, TrainingAtFault):
-        raise
-    except Exception as error:
-        cause = error.__cause__ or error
-        raise TrainingAtFault(f"A fit without the callback fails. {described(cause)}") from cause
+        differs = without.differs_by_itself
+    except CannotTrain:
+        return
+    if differs:
+        raise TrainingAtFault(
+            f"Two fits without the callback differ, {differs}. Let training() make new objects each time, with "
+            "weights and data from the seeded global generators of torch, NumPy or Python, and from no others."
+        )
+    if moment is None or moment not in without.whole.moments:
+        return
+    try:
+        differs = apart(without.whole.outcome, without.resumed(moment), without.whole.rest(moment))
+    except AssertionError as error:
+        raise TrainingAtFault(f"Without the callback too: {error}") from error
+    if differs:
+        raise TrainingAtFault(
+            f"A fit without the callback that is resumed {moment} differs from an uninterrupted fit, {differs}. Let "
+            "training() return a module that draws from the random numbers of torch, NumPy or Python, and loaders that "
+            "can be read again. A resumed run gets those numbers back, but not the numbers of a generator of its own."
+        )

@@ -14,11 +14,13 @@ from lightning.pytorch.plugins.io import TorchCheckpointIO
 
 from callbacksets.adapter import CallbackSetAdapter
 from callbacksets.base import CallbackSet, identify
+from callbacksets.describe.sources import Source
 from callbacksets.fit.states import read_states
 from callbacksets.testing.compare import difference
 from callbacksets.testing.conditions import comparable, seed
+from callbacksets.testing.graph import held_graph
 from callbacksets.testing.moments import Checkpoints, Moment
-from callbacksets.testing.trace import Row, SameScores, Trace, first_difference
+from callbacksets.testing.trace import Row, Trace, first_difference
 from callbacksets.testing.training import Training, small_classifier
 
 Make = Callable[[], CallbackSet]
@@ -59,14 +61,12 @@ class Outcome:
         callback: The callback.
         state: Its final state.
         weights: The final weights of the module.
-        begun: The weights, optimizers and so on in `on_begin`, if they were traced.
         rows: The trace.
     """
 
     callback: CallbackSet
     state: Any
     weights: dict[str, Any]
-    begun: dict[str, Any]
     rows: list[Row]
 
 
@@ -86,10 +86,6 @@ class Whole:
         """The rows of the trace after a checkpoint."""
         return self.outcome.rows[self.checkpoints.written[moment] :]
 
-    def last_row(self, moment: Moment) -> Row:
-        """The last row of the trace before a checkpoint."""
-        return self.outcome.rows[self.checkpoints.written[moment] - 1]
-
 
 class Bench:
     """Makes callbacks and runs fits with them.
@@ -99,9 +95,10 @@ class Bench:
     second per batch. So a state with times or random values is the same in equal fits.
     """
 
-    def __init__(self, make: Make, training: Training | None, folder: Path) -> None:
+    def __init__(self, make: Make, training: Training | None, beside: Mapping[str, Source], folder: Path) -> None:
         self.make_itself = make
         self.training: Training = training or small_classifier
+        self.beside = beside
         self._folder = folder
         self._resumed: dict[Moment, Outcome | AssertionError] = {}
 
@@ -112,9 +109,14 @@ class Bench:
                 callback = self.make_itself()
         except Exception as error:
             raise CannotTrain(f"make() fails. {described(error)}") from error
-        if isinstance(callback, CallbackSet):
-            return callback
-        raise WrongArgument(f"Expected make to return a new CallbackSet but it returned {callback!r}.")
+        if not isinstance(callback, CallbackSet):
+            raise WrongArgument(f"Expected make to return a new CallbackSet but it returned {callback!r}.")
+        if (id := identify(type(callback))) in self.beside:
+            raise WrongArgument(
+                f"beside has a callback with the id {id!r}, which the checked callback has. Give it another: "
+                "beside={'other': ...}."
+            )
+        return callback
 
     def fit(
         self,
@@ -141,10 +143,13 @@ class Bench:
         """
         callback = self.make() if callback is None else callback
         id = identify(type(callback))
-        earlier = {f"before {n}": spy for n, spy in enumerate(before)}
-        later = {f"after {n}": spy for n, spy in enumerate(spies)}
+        sets: dict[str, Source] = {
+            name: one.clone(deep=True) if isinstance(one, CallbackSet) else one for name, one in self.beside.items()
+        }
+        sets |= {f"before {n}": spy for n, spy in enumerate(before)} | {id: callback}
+        sets |= {f"after {n}": spy for n, spy in enumerate(spies)}
         with comparable(place or self.new_place()) as conditions:
-            adapter = CallbackSetAdapter(earlier | {id: callback} | later)
+            adapter = CallbackSetAdapter(sets)
             module, train, valid = self._training_data()
             if checkpoint is not None:
                 seed(1)
@@ -156,7 +161,7 @@ class Bench:
             trainer = L.Trainer(**{**QUIET, **arguments, **trainer_arguments})
             trainer.fit(module, train, valid if validation else None, ckpt_path=checkpoint)
         trace = next((spy for spy in spies if isinstance(spy, Trace)), Trace(callback))
-        return Outcome(callback, adapter.states.get(id), module.state_dict(), trace.begun, trace.rows)
+        return Outcome(callback, adapter.states.get(id), module.state_dict(), trace.rows)
 
     def plain_fit(self, callback: CallbackSet | None = None, *spies: CallbackSet, **arguments: Any) -> Outcome:
         """An ordinary fit.
@@ -164,81 +169,85 @@ class Bench:
         Raises:
             CannotTrain: If it fails.
         """
+        callback = self.make() if callback is None else callback
         try:
             return self.fit(callback, *spies, **arguments)
         except Exception as error:
             raise CannotTrain(
-                f"It fails in an ordinary fit. {described(error)}. If it needs another module, give one: "
-                "check_callback_set(make, training=...)."
+                held_graph(callback)
+                or f"It fails in an ordinary fit. {described(error)}. If it needs another module, or other callbacks, "
+                "give them: check_callback_set(make, training=..., beside=[...])."
             ) from error
+
+    def traced(self, callback: CallbackSet, **arguments: Any) -> Outcome:
+        """An ordinary fit with a trace."""
+        return self.plain_fit(callback, Trace(callback), **arguments)
+
+    @cached_property
+    def without(self) -> "Bench":
+        """Fits without the callback."""
+        return Bench(CallbackSet, self.training, self.beside, self._folder)
 
     # --- uninterrupted fits, and their checkpoints -------------------------------------------------------------------
 
     @cached_property
     def whole(self) -> Whole:
         """An uninterrupted fit that writes the checkpoints. It runs once."""
-        return self.written()
-
-    def written(self) -> Whole:
-        """Another such fit."""
-        callback = self.make()
+        callback, place = self.make(), self.new_place()
         trace = Trace(callback)
-        place = self.new_place()
         checkpoints = Checkpoints(self.new_place(), place, lambda: len(trace.rows))
-        outcome = self.plain_fit(callback, SameScores(), trace, natives=(checkpoints,), place=place)
-        return Whole(outcome, checkpoints)
+        return Whole(self.plain_fit(callback, trace, natives=(checkpoints,), place=place), checkpoints)
 
     @cached_property
     def differs_by_itself(self) -> str | None:
         """How two equal whole fits differ; None if they do not. If they differ, no other fit can be compared."""
-        callback = self.make()
-        return apart(self.whole.outcome, self.plain_fit(callback, SameScores(), Trace(callback)))
+        return apart(self.whole.outcome, self.traced(self.make()))
 
     def require_training(self) -> None:
         """Raise `CannotTrain` unless an ordinary fit succeeds."""
         assert self.whole
 
-    def resumed(self, moment: Moment, watch: Callable[[CallbackSet], None] | None = None) -> Outcome:
-        """The outcome of a fit that is resumed from the checkpoint of a moment.
-
-        Args:
-            moment: The moment.
-            watch: A function that is called with the callback before the fit.
+    def resumed(self, moment: Moment) -> Outcome:
+        """The outcome of a fit that is resumed from the checkpoint of a moment. It runs once.
 
         Raises:
             AssertionError: If the fit fails.
         """
-        if moment in self._resumed and watch is None:
-            outcome = self._resumed[moment]
-        else:
+        if moment not in self._resumed:
             callback = self.make()
-            if watch is not None:
-                watch(callback)
-            outcome = self._resumed[moment] = self._try_to_resume(moment, callback)
+            try:
+                self._resumed[moment] = self.resume(callback, moment, Trace(callback))
+            except AssertionError as error:
+                self._resumed[moment] = error
+        outcome = self._resumed[moment]
         if isinstance(outcome, AssertionError):
             raise outcome
         return outcome
 
-    def _try_to_resume(self, moment: Moment, callback: CallbackSet) -> Outcome | AssertionError:
+    def resume(self, callback: CallbackSet, moment: Moment, *spies: CallbackSet) -> Outcome:
+        """Train with a callback, from the checkpoint of a moment, with the files of that moment.
+
+        Raises:
+            AssertionError: If the fit fails.
+        """
+        written = self.whole.checkpoints
+        place = shutil.copytree(written.place_at(moment), self.new_place(), dirs_exist_ok=True)
         try:
-            written = self.whole.checkpoints
-            place = shutil.copytree(written.place_at(moment), self.new_place(), dirs_exist_ok=True)
-            spies = SameScores(), Trace(callback)
             return self.fit(callback, *spies, checkpoint=written.path(moment), place=place)
+        except Interruption:
+            raise
         except Exception as error:
             remedy = "Return in state_dict() everything that it needs to continue"
             if moment.in_epoch:
                 remedy += ", and do not rely on on_epoch_begin: set its attributes in __init__ as well"
-            failure = AssertionError(
+            raise AssertionError(
                 f"It fails in a fit that resumes a checkpoint written {moment}. {described(error)}. {remedy}."
-            )
-            failure.__cause__ = error
-            return failure
+            ) from error
 
     @property
     def typical(self) -> list[Moment]:
         """The ends of a middle epoch and of the last one, if it trained so long."""
-        ends = [moment for moment in self.whole.moments if moment.kind == "epoch"]
+        ends = [moment for moment in self.whole.moments if moment.hook == "on_train_epoch_end"]
         return [*ends[1:2], *ends[-1:]] if len(ends) > 1 else ends
 
     def checkpoint(self, moment: Moment) -> Path:

@@ -11,6 +11,7 @@ from torch import nn
 from callbacksets.base import CallbackSet
 from callbacksets.checks import did_you_mean, listed, names_of, text
 from callbacksets.describe.descriptor import TorchCallback
+from callbacksets.describe.sources import Callbacks, sources_by_id
 from callbacksets.testing.bench import Bench, CannotTrain, Make, TrainingAtFault, WrongArgument, described
 from callbacksets.testing.checks.alone import leaves_training_alone
 from callbacksets.testing.checks.copies import clone, pickles
@@ -21,10 +22,18 @@ from callbacksets.testing.checks.fits import (
     no_validation,
     nothing_to_train,
     stages,
+    start_over,
 )
 from callbacksets.testing.checks.ranks import ranks
 from callbacksets.testing.checks.resume import resume, resume_inside_epoch
-from callbacksets.testing.checks.states import begin_keeps_state, no_aliasing, round_trip, state_methods, weights_only
+from callbacksets.testing.checks.states import (
+    begin_keeps_state,
+    no_aliasing,
+    no_graph,
+    round_trip,
+    state_methods,
+    weights_only,
+)
 from callbacksets.testing.training import Training
 
 
@@ -34,6 +43,7 @@ def check_callback_set(
     skip: Mapping[str, str] = {},
     *,
     training: Training | None = None,
+    beside: Callbacks = (),
 ) -> None:
     """Check that a callback keeps its state, does not disturb training, and handles all situations of a fit.
 
@@ -41,8 +51,8 @@ def check_callback_set(
     working directory, so relative paths of the callback are safe. The clock moves by one second per batch. Every fit
     has the same seed, and a resumed fit gets its random numbers back. So fits can be compared exactly. If two equal
     fits still differ, for example because of `datetime.now()` or `uuid4()`, `fits_are_independent` fails. You can skip
-    it with that reason; `resume` then compares nothing. If fits differ without the callback too, the error says that
-    `training` is at fault.
+    it with that reason; `resume` and `start_over` then compare nothing. If fits differ without the callback too, the
+    error says that `training` is at fault.
 
     Example:
         >>> from callbacksets import CallbackSetHistory
@@ -69,10 +79,13 @@ def check_callback_set(
             loader may draw random numbers of torch, NumPy and Python (`shuffle=True`, dropout). A loader may have a
             generator of its own; a module may not. By default a small classifier with dropout and the scores `acc`
             and `loss`, and a shuffled loader.
+        beside: Other callbacks that every fit has, as the adapter takes them: those whose values the callback reads,
+            such as `"predictions"`, and those that the module needs to train. Of the same weight, they run before it.
+            Every fit makes new ones; of an instance, it makes a copy.
 
     Raises:
         AssertionError: If a check fails. The message says what is wrong and what to do.
-        TypeError, ValueError: If an argument is wrong, or a check does not exist.
+        KeyError, TypeError, ValueError: If an argument is wrong, or a check does not exist.
         unittest.SkipTest: If all the checks are skipped. pytest reports it as a skipped test.
     """
     _check_makes(make)
@@ -91,8 +104,13 @@ def check_callback_set(
     if set(names) <= set(reasons):
         raise unittest.SkipTest("; ".join(dict.fromkeys(reasons[name] for name in names)))
 
+    try:
+        others = sources_by_id(beside)
+    except (KeyError, TypeError, ValueError) as error:
+        error.add_note("in the argument beside of check_callback_set")
+        raise
     with tempfile.TemporaryDirectory(ignore_cleanup_errors=True) as folder:
-        bench = Bench(make, training, Path(folder).resolve())
+        bench = Bench(make, training, others, Path(folder).resolve())
         _make([name for name in names if name not in reasons], bench)
 
 
@@ -125,12 +143,14 @@ def _make(names: list[str], bench: Bench) -> None:
 
 _DEFAULT: tuple[Callable[[Bench], None], ...] = (
     stages,
+    no_graph,
     no_validation,
     nothing_to_train,
     leaves_training_alone,
     interruption,
     ctx_released,
     fits_are_independent,
+    start_over,
     state_methods,
     round_trip,
     begin_keeps_state,
@@ -146,6 +166,8 @@ _FUNCTIONS = {function.__name__: function for function in (*_DEFAULT, ranks)}
 _SAY_THE_SAME = {
     "resume": {"nothing_to_train", "leaves_training_alone", "round_trip", "begin_keeps_state"},
     "resume_inside_epoch": {"no_validation", "nothing_to_train"},  # a run may miss a validation, or only end
+    "clone": {"no_graph"},
+    "pickles": {"no_graph"},
 }
 """Checks that are skipped if one of these checks has failed, which report the same fault in more detail."""
 

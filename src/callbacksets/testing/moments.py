@@ -4,39 +4,46 @@ import shutil
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import lightning as L
 
-Kind = Literal["batch", "inside", "validation", "epoch"]
+_WHERE = {
+    "on_train_start": "before epoch {epoch}",
+    "on_train_epoch_start": "at the start of epoch {epoch}",
+    "on_train_batch_end": "after batch {batch} of epoch {epoch}",
+    "on_validation_batch_end": "after batch {batch} of the validation of epoch {epoch}",
+    "on_validation_end": "after the validation, before the end of epoch {epoch}",
+    "on_train_epoch_end": "at the end of epoch {epoch}",
+}
+"""Lightning's hooks in which checkpoints are written, each with what has just happened."""
 
 
 @dataclass(frozen=True)
 class Moment:
-    """A moment at which a checkpoint is written: what has just happened, and in which epoch."""
+    """A moment at which a checkpoint is written: in which hook of Lightning, in which epoch, after which batch."""
 
-    kind: Kind
+    hook: str
     epoch: int
     batch: int = 0
 
     @property
     def in_epoch(self) -> bool:
-        """Whether the epoch has not ended yet."""
-        return self.kind != "epoch"
+        """Whether the epoch has begun and not ended yet."""
+        return self.hook not in ("on_train_start", "on_train_epoch_end")
+
+    @property
+    def in_validation(self) -> bool:
+        """Whether a validation has begun and not ended yet."""
+        return self.hook == "on_validation_batch_end"
 
     def __str__(self) -> str:
-        where = {
-            "batch": f"after batch {self.batch} of",
-            "inside": "inside the validation of",
-            "validation": "after the validation, before the end of",
-            "epoch": "at the end of",
-        }
-        return f"{where[self.kind]} epoch {self.epoch}"
+        return _WHERE[self.hook].format(epoch=self.epoch, batch=self.batch)
 
 
 @dataclass
 class Checkpoints(L.Callback):
-    """Writes checkpoints at the moments at which Lightning's own callbacks can, and copies the fit's working directory.
+    """Writes checkpoints between the batches of a fit and inside its validations, each with its working directory.
 
     Args:
         folder: The folder for the checkpoints.
@@ -51,18 +58,24 @@ class Checkpoints(L.Callback):
 
     def path(self, moment: Moment) -> Path:
         """The checkpoint of a moment."""
-        return self.folder / f"{moment.kind}-{moment.epoch}-{moment.batch}.ckpt"
+        return self.folder / f"{moment.hook}-{moment.epoch}-{moment.batch}.ckpt"
 
     def place_at(self, moment: Moment) -> Path:
         """The copy of the working directory from that moment."""
         return self.path(moment).with_suffix(".place")
 
+    def on_train_start(self, trainer: L.Trainer, *args: Any) -> None:
+        self._save(trainer, "on_train_start")
+
+    def on_train_epoch_start(self, trainer: L.Trainer, *args: Any) -> None:
+        self._save(trainer, "on_train_epoch_start")
+
     def on_train_batch_end(
         self, trainer: L.Trainer, pl_module: L.LightningModule, outputs: Any, batch: Any, batch_idx: int
     ) -> None:
         n = trainer.num_training_batches
-        if n > 1 and batch_idx + 1 == (1 if trainer.current_epoch % 2 or n == float("inf") else n - 1):
-            self._save(trainer, "batch", batch_idx + 1)
+        if batch_idx + 1 in (1, n - 1, n):
+            self._save(trainer, "on_train_batch_end", batch_idx + 1)
 
     def on_validation_batch_end(
         self,
@@ -73,19 +86,19 @@ class Checkpoints(L.Callback):
         batch_idx: int,
         dataloader_idx: int = 0,
     ) -> None:
-        if batch_idx == dataloader_idx == 0:
-            self._save(trainer, "inside")
+        done = sum(trainer.num_val_batches[:dataloader_idx]) + batch_idx + 1
+        if done in (1, sum(trainer.num_val_batches)) and not trainer.sanity_checking:
+            self._save(trainer, "on_validation_batch_end", int(done))
 
-    def on_validation_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._save(trainer, "validation")
+    def on_validation_end(self, trainer: L.Trainer, *args: Any) -> None:
+        if not trainer.sanity_checking:
+            self._save(trainer, "on_validation_end")
 
-    def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
-        self._save(trainer, "epoch")
+    def on_train_epoch_end(self, trainer: L.Trainer, *args: Any) -> None:
+        self._save(trainer, "on_train_epoch_end")
 
-    def _save(self, trainer: L.Trainer, kind: Kind, batch: int = 0) -> None:
-        if trainer.sanity_checking:
-            return
-        moment = Moment(kind, trainer.current_epoch + 1, batch)
+    def _save(self, trainer: L.Trainer, hook: str, batch: int = 0) -> None:
+        moment = Moment(hook, trainer.current_epoch + 1, batch)
         trainer.save_checkpoint(self.path(moment))
         shutil.copytree(self.place, self.place_at(moment))
         self.written[moment] = self.count()

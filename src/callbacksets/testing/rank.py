@@ -3,7 +3,7 @@
 import contextlib
 import io
 import os
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from datetime import timedelta
 from pathlib import Path
@@ -15,6 +15,7 @@ from lightning.fabric.plugins.environments.lightning import LightningEnvironment
 from lightning.pytorch.strategies import DDPStrategy
 
 from callbacksets.base import CallbackSet
+from callbacksets.describe.sources import Source
 from callbacksets.testing.bench import Bench, Interruption, described
 from callbacksets.testing.trace import Row, trained
 from callbacksets.testing.training import Training
@@ -33,7 +34,15 @@ class Seen:
     error: str = ""
 
 
-def train(rank: int, port: int, folder: Path, *, make: Callable[[], CallbackSet], training: Training) -> None:
+def train(
+    rank: int,
+    port: int,
+    folder: Path,
+    *,
+    make: Callable[[], CallbackSet],
+    training: Training,
+    beside: Mapping[str, Source],
+) -> None:
     """Train on a rank, twice, and end the process.
 
     The record of an ordinary fit is written to `<folder>/ordinary <rank>.pt`. The record of a fit that fails on rank
@@ -45,6 +54,7 @@ def train(rank: int, port: int, folder: Path, *, make: Callable[[], CallbackSet]
         folder: A folder in which each rank has its own folders.
         make: Makes the callback.
         training: Makes the module and the loaders.
+        beside: The other callbacks of the fits.
     """
     os.environ |= {"LOCAL_RANK": str(rank), "NODE_RANK": "0", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port)}
     log = os.open(folder / f"log {rank}", os.O_CREAT | os.O_WRONLY)
@@ -52,7 +62,7 @@ def train(rank: int, port: int, folder: Path, *, make: Callable[[], CallbackSet]
     os.dup2(log, 2)
     own = folder / f"bench {rank}"
     own.mkdir()
-    bench = Bench(make, training, own)
+    bench = Bench(make, training, beside, own)
     for way in ("ordinary", "failing"):
         seen = _fit(bench, fails=way == "failing" and rank == 1)
         torch.save(seen, folder / f"{way} {rank}.part")

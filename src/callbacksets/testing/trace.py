@@ -1,8 +1,8 @@
 """The trace of a fit, with which two fits can be compared."""
 
 import copy
-import math
 from collections.abc import Iterator, Mapping
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any
 
@@ -39,14 +39,12 @@ def first_difference(expected: list[Row], got: list[Row]) -> str | None:
 class Trace(CallbackSet):
     """Records the state and training after each batch, validation and epoch, when a callback has run."""
 
+    reads_y_hats: bool = False
+
     def __init__(self, callback: CallbackSet) -> None:
-        self._callback = callback
+        self.callback = callback
         self.weight: float = callback.weight
         self.rows: list[Row] = []
-        self.begun: dict[str, Any] = {}
-
-    def on_begin(self) -> None:
-        self.begun = trained(self.ctx)
 
     def on_batch_end(self) -> None:
         self._write(f"on_batch_end of batch {self.ctx.step} of epoch {self.ctx.epoch}")
@@ -65,7 +63,7 @@ class Trace(CallbackSet):
         # modes and requires_grad matter only when a layer trains: a resumed run may set them in the first batch
         left_out = ("hooks",) if "batch" in moment else ("hooks", "requires_grad", "the mode `training`")
         values = {
-            "the state": state_of(self._callback),
+            "the state": state_of(self.callback),
             **{what: found for what, found in trained(ctx).items() if what not in left_out},
             "the training scores": dict(ctx.last_scores_train or {}),
             "the validation scores": dict(ctx.last_scores_valid or {}),
@@ -73,22 +71,22 @@ class Trace(CallbackSet):
         self.rows.append(Row(moment, values))
 
 
-class SameScores(CallbackSet):
-    """Sets the logged training scores from the epoch alone: a resumed run loses those of earlier batches."""
+def attributes_apart(expected: Mapping[str, Any], got: Mapping[str, Any]) -> str:
+    """The attributes in which two callbacks differ, as ` Attributes that differ: self.steps 3 instead of 12.`.
 
-    weight: float = -math.inf
-    reads_y_hats: bool = False
-
-    def __init__(self) -> None:
-        self._logged: list[str] = []
-
-    def on_before_valid(self) -> None:
-        self._logged = list(self.ctx.last_scores_train or ())
-        self.on_epoch_end()
-
-    def on_epoch_end(self) -> None:
-        if scores := self.ctx.last_scores_train:
-            scores.update({name: 1 / (self.ctx.epoch + n) for n, name in enumerate(self._logged, start=1)})
+    Args:
+        expected: The attributes of the first callback.
+        got: The attributes of the second callback.
+    """
+    found = []
+    for name in dict.fromkeys((*expected, *got)):
+        if name == "ctx" or callable(expected.get(name)):
+            continue
+        one, other = ({name: attributes[name]} if name in attributes else {} for attributes in (expected, got))
+        with suppress(Exception):  # of values that cannot be compared, nothing is known
+            if differs := difference(one, other):
+                found.append(differs.replace(f"at [{name!r}]", f"self.{name}", 1))
+    return f" Attributes that differ: {'; '.join(found[:5])}." if found else ""
 
 
 def state_of(callback: CallbackSet) -> Any:

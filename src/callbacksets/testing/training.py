@@ -38,31 +38,4 @@ def small_classifier() -> tuple[L.LightningModule, Any, Any]:
     x = torch.randn(40, 4)
     y = (x[:, 0] + torch.randn(40) > 0).long()
     train, valid = TensorDataset(x[:24], y[:24]), TensorDataset(x[24:], y[24:])
-    return module, _Continued(train, batch_size=8, shuffle=True), DataLoader(valid, batch_size=8)
-
-
-class _Continued(DataLoader[Any]):
-    """A loader that continues inside an epoch, in its order, at the batch at which a checkpoint was written."""
-
-    _done = 0
-    _drawn_from: torch.Tensor  # the random state from which the order of this epoch was drawn
-    _given: dict[str, Any] | None = None
-
-    def __iter__(self) -> Any:
-        given, self._given = self._given, None
-        now = torch.get_rng_state()
-        self._drawn_from = given["drawn_from"] if given else now
-        torch.set_rng_state(self._drawn_from)
-        batches = list(super().__iter__())
-        if given:
-            torch.set_rng_state(now)
-        for self._done, batch in enumerate(batches, start=1):
-            if not given or self._done > given["done"]:
-                yield batch
-
-    def state_dict(self) -> dict[str, Any]:
-        is_inside = self._done % len(self) > 0
-        return {"done": self._done, "drawn_from": self._drawn_from} if is_inside else {}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self._given = state_dict or None
+    return module, DataLoader(train, batch_size=8, shuffle=True), DataLoader(valid, batch_size=8)

@@ -9,6 +9,7 @@ from typing import Any
 from callbacksets.base import CallbackSet
 from callbacksets.testing.bench import Bench
 from callbacksets.testing.checks.spies import fails
+from callbacksets.testing.graph import held_graph
 
 
 def clone(bench: Bench) -> None:
@@ -36,7 +37,7 @@ def _check_copies(bench: Bench, how: str, copied: Callable[[CallbackSet], Any], 
         try:
             twin = copied(callback)
         except Exception as error:
-            raise fails(f"in {how}, {when} a fit", error, remedy) from error
+            raise fails(f"in {how}, {when} a fit", error, held_graph(callback) or remedy) from error
         if type(twin) is not type(callback) or twin is callback:
             raise AssertionError(f"{how} {when} a fit returned {twin!r}, which is not a copy. {remedy}")
         if when == "before":

@@ -5,10 +5,11 @@ import inspect
 
 from callbacksets.base import STAGES, CallbackSet, check_instance
 from callbacksets.checks import weight
-from callbacksets.testing.baseline import resumed_without
-from callbacksets.testing.bench import Bench, Interruption, described
+from callbacksets.testing.baseline import check_training
+from callbacksets.testing.bench import Bench, Interruption, apart, described
 from callbacksets.testing.checks.spies import FailsAtOnce, Interrupt, Witness, fails
 from callbacksets.testing.recorder import StageRecorder
+from callbacksets.testing.trace import Trace, attributes_apart
 
 _ALIKE = {name.replace("_", ""): stage for stage in STAGES for name in (stage, stage.removeprefix("on_"))}
 _WITHOUT_SCORES = (
@@ -94,12 +95,34 @@ def ctx_released(bench: Bench) -> None:
 def fits_are_independent(bench: Bench) -> None:
     """A new callback is independent of earlier fits: two equal fits have equal results."""
     if differs := bench.differs_by_itself:
-        resumed_without(bench.training)  # it raises if training= is at fault
+        check_training(bench)
         raise AssertionError(
             f"Two fits with the same data, each with a new callback, have different results: {differs}. Set in "
             "__init__ what is now a class attribute or a mutable default argument. If the callbacks of make() share an "
             "object, let make() make a new one each time. If the difference is the time of day or a unique name, skip "
             "this check."
+        )
+
+
+def start_over(bench: Bench) -> None:
+    """The same instance can be used in two fits: in the second it behaves like a new one."""
+    if bench.differs_by_itself:
+        return  # the check `fits_are_independent` reports this failure
+    callback = bench.whole.outcome.callback
+    remedy = (
+        "Define start_over(self), which runs before an instance is used again, and reset there what the first fit has "
+        "left. Let __init__ call it too."
+    )
+    try:
+        second = bench.fit(callback, Trace(callback))
+    except Exception as error:
+        raise fails("in the second fit of the same instance", error, remedy) from error
+    if differs := apart(bench.whole.outcome, second):
+        used = bench.plain_fit().callback
+        used.start_over()
+        raise AssertionError(
+            f"In the second fit of the same instance, the results are not those of a new one, {differs}."
+            f"{attributes_apart(vars(bench.make()), vars(used))} {remedy}"
         )
 
 

@@ -71,13 +71,13 @@ def _run(bench: Bench, folder: Path) -> list[int]:
     """Train on two ranks. Return the ranks that did not end."""
     if not torch.distributed.is_available() or os.name != "posix":
         raise unittest.SkipTest("Two ranks on the CPU need torch.distributed with gloo, on Linux or macOS.")
-    task = partial(train, make=bench.make_itself, training=bench.training)
+    task = partial(train, make=bench.make_itself, training=bench.training, beside=bench.beside)
     try:
         pickle.dumps(task)
     except Exception as error:
         raise AssertionError(
-            f"It cannot be sent to other processes. {described(error)}. make and training must be classes or functions "
-            "defined in a module, not lambdas or functions inside functions."
+            f"It cannot be sent to other processes. {described(error)}. make, training and beside "
+            "must be classes or functions defined in a module, not lambdas or functions inside functions."
         ) from error
     context, port = get_context("spawn"), _free_port()
     processes = [context.Process(target=task, args=(rank, port, folder), daemon=True) for rank in (0, 1)]

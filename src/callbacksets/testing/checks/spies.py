@@ -13,6 +13,7 @@ from callbacksets.base import CallbackSet
 from callbacksets.fit.context import ContextTorch
 from callbacksets.testing.bench import Bench, Interruption, described
 from callbacksets.testing.compare import difference
+from callbacksets.testing.graph import held_graph
 from callbacksets.testing.trace import NOTHING, state_of, trained
 
 
@@ -78,6 +79,24 @@ class Keeper(CallbackSet):
     def on_batch_end(self) -> None:
         state = self._callback.state_dict()
         self.states.append((state, copy.deepcopy(state)))
+
+    on_epoch_end = on_batch_end
+
+
+class Finder(CallbackSet):
+    """Ends the fit when a callback holds a tensor with its graph. `found` says which."""
+
+    reads_y_hats: bool = False
+
+    def __init__(self, callback: CallbackSet) -> None:
+        self._callback = callback
+        self.weight: float = callback.weight
+        self.found: str | None = None
+
+    def on_batch_end(self) -> None:
+        if (found := held_graph(self._callback)) is not None:
+            self.found = found
+            raise Interruption
 
     on_epoch_end = on_batch_end
 

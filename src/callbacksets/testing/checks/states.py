@@ -9,8 +9,8 @@ import torch
 
 from callbacksets.base import CallbackSet
 from callbacksets.fit.plain import unloadable
-from callbacksets.testing.bench import Bench, described
-from callbacksets.testing.checks.spies import Keeper, begin, state_methods_of, watch_loading
+from callbacksets.testing.bench import Bench, Interruption, described
+from callbacksets.testing.checks.spies import Finder, Keeper, begin, state_methods_of, watch_loading
 from callbacksets.testing.compare import difference, leaves
 from callbacksets.testing.trace import NOTHING, state_of
 
@@ -105,20 +105,29 @@ def no_aliasing(bench: Bench) -> None:
             )
     if not all(state_methods_of(callback)) or not bench.typical:
         return
-    moment = bench.typical[0]
     given: list[tuple[Any, Any]] = []
-
-    def keep(callback: Any) -> None:
-        watch_loading(callback, before=lambda state: given.append((state, copy.deepcopy(state))))
-
+    resumed = bench.make()
+    watch_loading(resumed, before=lambda state: given.append((state, copy.deepcopy(state))))
     with suppress(AssertionError):  # the check `resume` reports this failure
-        bench.resumed(moment, keep)
+        bench.resume(resumed, bench.typical[0])
     for state, copied in given:
         if differs := difference(copied, state):
             raise AssertionError(
                 f"The state that load_state_dict() got changed during further training: {differs}. "
                 "Keep a copy of its values: list(state_dict['values']), copy.deepcopy(...)."
             )
+
+
+def no_graph(bench: Bench) -> None:
+    """After a batch, neither its attributes nor its state hold a tensor with the graph that computed it."""
+    callback = bench.make()
+    finder = Finder(callback)
+    try:
+        bench.fit(callback, finder)
+    except Interruption:
+        raise AssertionError(finder.found) from None
+    except Exception:
+        bench.plain_fit()  # it reports this failure
 
 
 def weights_only(bench: Bench) -> None:
