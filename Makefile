@@ -21,7 +21,7 @@ test-all: $(READY)  ## run all tests
 test-oldest:  ## run the tests of the bridge with the oldest Lightning
 	$(PYTHON) tests/scripts/matrix.py 2.4
 
-test-matrix:  ## run them with each Lightning that is supported, in both namespaces; tell what is skipped where
+test-matrix:  ## run them with each Lightning in both namespaces, and all with each Python that is found and a newer torch
 	$(PYTHON) tests/scripts/matrix.py
 
 test-gpu: $(READY)  ## run what needs a GPU: tests and measurements in one table

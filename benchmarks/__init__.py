@@ -7,6 +7,7 @@ SECTIONS = (
     "reading",
     "memory",
     "checkpoints",
+    "resume",
     "bars",
     "start",
     "scale",

@@ -23,7 +23,7 @@ import torch
 from benchmarks import SECTIONS
 from benchmarks.report import Row, table
 
-PACKAGES = ("callbacksets", "lightning", "torch", "skorch", "pytorch-ignite", "keras")
+PACKAGES = ("callbacksets", "lightning", "torch", "skorch", "pytorch-ignite", "keras", "accelerate", "torchdata")
 
 
 def main() -> None:

@@ -1,7 +1,10 @@
 """Tiny modules, data and Trainers for the tests."""
 
 import json
+import multiprocessing
 import os
+import runpy
+import socket
 import subprocess
 import sys
 from collections.abc import Callable, Iterator
@@ -129,6 +132,44 @@ def script(name: str, folder: Path, *arguments: str, **environment: str) -> subp
         text=True,
         timeout=LIMIT,
     )
+
+
+FORKS: Any = multiprocessing.get_context("forkserver") if hasattr(os, "fork") else None
+if FORKS:  # they take seconds to import
+    FORKS.set_forkserver_preload(["lightning.pytorch.strategies", "callbacksets.testing"])
+
+
+def on_ranks(name: str, folder: Path, *arguments: str, ranks: int = 2) -> subprocess.CompletedProcess[str]:
+    """Run `tests/scripts/<name>.py` on ranks, each a fork of a process that has imported what all of them need."""
+    folder.mkdir()
+    environment = {"OMP_NUM_THREADS": "1", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(free_port())}
+    output = folder / "stdout", folder / "stderr"
+    started = []
+    for rank in range(ranks):
+        own = environment | ({"LOCAL_RANK": str(rank)} if ranks > 1 else {})  # then Lightning starts no other rank
+        started.append(FORKS.Process(target=_on_rank, args=(name, arguments, own, output)))
+        started[-1].start()
+    for process in started:
+        process.join(LIMIT)
+        process.kill()
+        process.join()
+    code = max(abs(process.exitcode) for process in started)
+    return subprocess.CompletedProcess(arguments, code, *(path.read_text() for path in output))
+
+
+def _on_rank(name: str, arguments: tuple[str, ...], environment: dict[str, str], output: tuple[Path, ...]) -> None:
+    os.environ |= environment
+    os.chdir(ROOT)
+    for number, path in enumerate(output, start=1):
+        os.dup2(os.open(path, os.O_CREAT | os.O_WRONLY | os.O_APPEND), number)
+    sys.argv = [name, *arguments]
+    runpy.run_module(f"tests.scripts.{name}", run_name="__main__", alter_sys=True)
+
+
+def free_port() -> int:
+    with socket.socket() as found:
+        found.bind(("127.0.0.1", 0))
+        return int(found.getsockname()[1])
 
 
 class Act(CallbackSet):

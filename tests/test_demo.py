@@ -7,6 +7,7 @@ from callbacksets import demo
 from callbacksets.testing import check_callback_set
 
 
+@pytest.mark.slow
 @pytest.mark.filterwarnings("ignore")  # as the demo's own users see them
 def test_the_demo_learns_and_ends_with_its_report(
     capsys: pytest.CaptureFixture[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

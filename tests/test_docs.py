@@ -15,6 +15,7 @@ from tests.scripts.user_code import PAGES, README, ROOT, examples
 DOCS = ROOT / "docs"
 OTHERS = [README, *(ROOT / name for name in ("CHANGELOG.md", "CONTRIBUTING.md"))]
 TEACHING = ("write",)  # a page whose callbacks are models for those of readers, so they pass the kit
+LONG = ("port-script", "test")  # pages whose examples train for long
 WITH_EXAMPLES = [page for page in PAGES if examples(page)]
 
 
@@ -30,9 +31,29 @@ def _dictionary_as_before() -> Iterator[None]:
     torch_callbacks._makes = before
 
 
+def page_of(page: Path, *, is_slow: bool) -> Any:
+    return pytest.param(page, id=page.stem, marks=[pytest.mark.slow] if is_slow else [])
+
+
 @pytest.mark.filterwarnings("ignore")  # as users see them
-@pytest.mark.parametrize("page", WITH_EXAMPLES, ids=lambda page: page.stem)
+@pytest.mark.parametrize("page", [page_of(page, is_slow=page.stem in LONG) for page in WITH_EXAMPLES])
 def test_examples(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    run(page, tmp_path, monkeypatch)
+
+
+@pytest.mark.slow
+@pytest.mark.filterwarnings("ignore")
+@pytest.mark.parametrize("page", [page for page in PAGES if page.stem in TEACHING], ids=lambda page: page.stem)
+def test_callbacks_that_teach_are_sound(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    classes = [thing for thing in run(page, tmp_path, monkeypatch).values() if isinstance(thing, type)]
+    own = [one for one in classes if issubclass(one, CallbackSet) and one.__module__ == "builtins"]
+    assert own
+    for one in own:
+        check_callback_set(one)
+
+
+def run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
+    """Run the examples of a page; gives their names."""
     if page.stem == "port-script":
         pytest.importorskip("sklearn")
     monkeypatch.chdir(tmp_path)
@@ -42,10 +63,7 @@ def test_examples(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -
         exec(compile(block, str(page), "exec"), namespace)
         said = [output for output in re.findall(r"^ *print\(.*\)  # (.*)$", block, re.MULTILINE) if "..." not in output]
         assert [output for output in said if not any(same(output, line) for line in printed)] == []
-    if page.stem in TEACHING:
-        for thing in list(namespace.values()):
-            if isinstance(thing, type) and issubclass(thing, CallbackSet) and thing.__module__ == "builtins":
-                check_callback_set(thing)
+    return namespace
 
 
 def same(said: str, printed: str) -> bool:

@@ -2,7 +2,6 @@
 
 import os
 import signal
-import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -13,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from tests.helpers import LIMIT, ROOT, written
+from tests.helpers import LIMIT, ROOT, free_port, written
 
 pytestmark = [
     pytest.mark.slow,
@@ -48,12 +47,6 @@ def agent(port: int, folder: Path, *options: str, hosts: bool = False) -> Iterat
 
 def ends(*agents: subprocess.Popen[str]) -> list[int]:
     return [process.wait(LIMIT) for process in agents]
-
-
-def free_port() -> int:
-    with socket.socket() as found:
-        found.bind(("127.0.0.1", 0))
-        return int(found.getsockname()[1])
 
 
 def train(folder: Path, lost_in_epoch: int | None = None) -> list[dict[str, Any]]:

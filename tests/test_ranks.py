@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.helpers import script, written
+from tests.helpers import on_ranks, script, written
 
 pytestmark = [
     pytest.mark.xdist_group("ranks"),  # they share what `run` has done
@@ -17,7 +17,7 @@ pytestmark = [
     ),
 ]
 
-# A pair of processes takes ten seconds to start, so one pair fits all of these
+# One pair of processes fits all of these
 TOGETHER = (
     "terminate.batch_end.0",
     "terminate.epoch_end.1",
@@ -56,7 +56,8 @@ def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
         if (scenario, strategy) not in done:
             scenarios = TOGETHER if strategy == "ddp" and scenario in TOGETHER else (scenario,)
             folder = tmp_path_factory.mktemp("ranks") / strategy
-            result = script("ranks", folder, strategy, str(folder), *scenarios)
+            start = on_ranks if strategy == "ddp" else script
+            result = start("ranks", folder, strategy, str(folder), *scenarios)
             for each in scenarios:
                 rows = written(folder / each)
                 assert len(rows) == 2, result.stderr

@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from tests.helpers import script
+from tests.helpers import on_ranks
 
 pytestmark = pytest.mark.xdist_group("agreed")  # they share what `ranks` has done
 
@@ -14,7 +14,7 @@ pytestmark = pytest.mark.xdist_group("agreed")  # they share what `ranks` has do
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     folder: Path = tmp_path_factory.mktemp("agreed") / "ranks"
-    done = script("agreed", folder, str(folder))
+    done = on_ranks("agreed", folder, str(folder))
     assert done.returncode == 0, done.stderr
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)]
 

@@ -10,7 +10,7 @@ import lightning as L
 import pytest
 from packaging.version import Version
 
-from tests.helpers import script
+from tests.helpers import on_ranks
 
 pytestmark = [
     pytest.mark.slow,
@@ -26,7 +26,7 @@ if Version(L.__version__) >= Version("2.5"):  # resumed inside an epoch, Lightni
 @pytest.fixture(scope="module")
 def ranks(tmp_path_factory: pytest.TempPathFactory) -> list[dict[str, Any]]:
     folder: Path = tmp_path_factory.mktemp("drawn") / "ranks"
-    done = script("drawn", folder, str(folder), *KINDS, "on exception")
+    done = on_ranks("drawn", folder, str(folder), *KINDS, "on exception")
     assert done.returncode == 0, done.stderr
     return [json.loads((folder / f"{rank}.json").read_text()) for rank in (0, 1)]
 

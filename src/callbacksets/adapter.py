@@ -14,7 +14,7 @@ from callbacksets.describe.sources import Callbacks, generate, sources_by_id
 from callbacksets.fit.context import ContextTorch
 from callbacksets.fit.fit import Fit
 from callbacksets.fit.handover import Handover, Result, trains_in_child
-from callbacksets.fit.lightning import callbacks_of, check_namespace
+from callbacksets.fit.lightning import callbacks_of, check_namespace, watch_training
 from callbacksets.fit.loop import StoppedBy
 from callbacksets.fit.named import check_names
 from callbacksets.fit.plain import copied
@@ -118,6 +118,7 @@ class AdapterHooks:
         self._fit = Fit(trainer, pl_module, self._sets, **options)
         self._fit.set_up(leave=self._leave)
         if trains_in_child(trainer):
+            watch_training(self._fit.taps, trainer, self._leave)
             self._handover.at_end(self._exit, gives=trainer.is_global_zero)
 
     def on_load_checkpoint(self, trainer: Trainer, pl_module: "LightningModule", checkpoint: dict[str, Any]) -> None:

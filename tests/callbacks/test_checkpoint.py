@@ -353,10 +353,9 @@ def test_other_files_beside_checkpoints_are_left_alone(tmp_path: Path) -> None:
 # --- killed ----------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
-@pytest.mark.parametrize(
-    "plugin", [pytest.param(plugin, marks=[pytest.mark.slow] if plugin != "file" else []) for plugin in PLUGINS]
-)
+@pytest.mark.parametrize("plugin", PLUGINS)
 def test_killed_at_any_moment(plugin: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.scripts.killed", str(tmp_path / "killed"), plugin]
     done = subprocess.run(command, capture_output=True, text=True)

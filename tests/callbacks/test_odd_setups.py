@@ -5,8 +5,7 @@ callback means to change them, and the numbers of the callback with numbers that
 """
 
 import logging
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass, field
 from functools import cache
 from pathlib import Path
@@ -605,33 +604,67 @@ def test_the_table_has_every_predefined_callback() -> None:
     assert KEYS.keys() == CHECKS.keys()
 
 
+# --- the runs --------------------------------------------------------------------------------------------------------
+
+
+ALONE = [*CHANGES_WEIGHTS, "nan_guard"]  # the others run together, but in the plain set-up
+
+
+def cells() -> list[Any]:
+    """All set-ups with all callbacks. Those of one set-up run in one process, where they share a run."""
+    return [pytest.param(name, key, marks=pytest.mark.xdist_group(name)) for name in SETUPS for key in KEYS]
+
+
+def made(name: str, key: str, folder: Path) -> CallbackSet:
+    arguments = dict(KEYS[key])
+    if key in ("checkpoint", "tb"):
+        arguments["path"] = folder / key
+    if key == "predictions" and name.startswith("y is"):
+        arguments["target"] = lambda batch: first(batch[1])
+    return t_clbk(key.removesuffix("_best"), **arguments).generate()
+
+
+Run = tuple[Module, dict[str, Any], Path]
+
+
+def ran(name: str, keys: Iterable[str], folder: Path) -> Run:
+    callbacks = {key: made(name, key, folder) for key in dict.fromkeys((*keys, "history"))}
+    return train(SETUPS[name], *callbacks.values()), callbacks, folder
+
+
+@pytest.fixture(scope="module")
+def together(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Run]:
+    @cache
+    def run(name: str) -> Run:
+        keys = [key for key in KEYS if key not in (*ALONE, *SETUPS[name].refused)]
+        return ran(name, keys, tmp_path_factory.mktemp("together"))
+
+    return run
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:Total length of `.*` across ranks is zero")
 @pytest.mark.filterwarnings("ignore:.* yielded None. If this was on purpose")
 @pytest.mark.filterwarnings("ignore:.*has only none, so it is ignored")
 @pytest.mark.filterwarnings("ignore:This fit has no validation")
 @pytest.mark.filterwarnings("ignore:StochasticWeightAveraging and restore_best_weights")
-@pytest.mark.parametrize("key", KEYS)
-@pytest.mark.parametrize("name", SETUPS)
-def test_it_trains_as_without_the_callback_and_its_numbers_are_right(name: str, key: str, tmp_path: Path) -> None:
+@pytest.mark.parametrize(("name", "key"), cells())
+def test_it_trains_as_without_the_callback_and_its_numbers_are_right(
+    name: str, key: str, tmp_path: Path, together: Callable[[str], Run]
+) -> None:
     setup = SETUPS[name]
     if Version(L.__version__) < Version(setup.new):
         pytest.skip(f"new in Lightning {setup.new}")
-    arguments = dict(KEYS[key])
-    if key in ("checkpoint", "tb"):
-        arguments["path"] = tmp_path / key
-    if key == "predictions" and name.startswith("y is"):
-        arguments["target"] = lambda batch: first(batch[1])
-    callback = t_clbk(key.removesuffix("_best"), **arguments).generate()
-    history = callback if key == "history" else t_clbk("history").generate()
-    refused = setup.refused.get(key)
-    with pytest.raises(RuntimeError, match=refused) if refused else nullcontext():
-        module = train(setup, *{callback: None, history: None})
-    if refused:
+    if refused := setup.refused.get(key):
+        with pytest.raises(RuntimeError, match=refused):
+            ran(name, [key], tmp_path)
         return
+    is_alone = key in ALONE or name == "plain"
+    module, callbacks, folder = ran(name, [key], tmp_path) if is_alone else together(name)
     if key not in CHANGES_WEIGHTS:
         expected = bare(name).state_dict()
         assert module.state_dict().keys() == expected.keys()
         assert all(torch.equal(value, expected[one]) for one, value in module.state_dict().items())
     several = isinstance(setup.valid(), list)
-    CHECKS[key](Cell(setup, key, module, callback, history.state_dict(), tmp_path / key, several))
+    history = callbacks["history"].state_dict()
+    CHECKS[key](Cell(setup, key, module, callbacks[key], history, folder / key, several))

@@ -22,7 +22,7 @@ from callbacksets import (
     select_name,
     select_none,
 )
-from tests.helpers import Act, StageLog, Tiny, fit, ones, quiet, script, written
+from tests.helpers import Act, StageLog, Tiny, fit, on_ranks, ones, quiet, written
 from tests.scripts import sharded_parts
 from tests.scripts.sharded_parts import Deep
 
@@ -299,7 +299,7 @@ def test_no_rows(none: Any) -> None:
 @pytest.mark.slow
 @pytest.mark.skipif(sys.platform != "linux", reason="gloo on one machine")
 def test_what_is_sharded_trains_as_what_is_not(tmp_path: Path) -> None:
-    done = script("sharded_parts", tmp_path / "two", str(tmp_path / "two"))
+    done = on_ranks("sharded_parts", tmp_path / "two", str(tmp_path / "two"))
     assert done.returncode == 0, done.stderr
     first, second = written(tmp_path / "two")
     assert first == second

@@ -234,6 +234,7 @@ def test_table() -> None:
     assert lines[1].split()[:3] == ["checkpoint", "Checkpoint", "inf"]
 
 
+@pytest.mark.slow
 def test_the_module_prints_the_table(tmp_path: Path) -> None:
     source = Path(callbacksets.__file__).parents[1]
     printed = subprocess.run(

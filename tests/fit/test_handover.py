@@ -21,7 +21,10 @@ from tests.helpers import Tiny, fit, ones, quiet, script
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="gloo between processes, and ddp_notebook, are for POSIX")
-@pytest.mark.parametrize("strategy", [pytest.param("ddp_spawn", marks=pytest.mark.slow), "ddp_notebook"])
+@pytest.mark.parametrize(
+    "strategy",
+    [*(pytest.param(one, marks=pytest.mark.slow) for one in ("ddp_spawn", "forkserver")), "ddp_notebook"],
+)
 def test_states_come_back_from_child_processes(tmp_path: Path, strategy: str) -> None:
     folder = tmp_path / "children"
     result = script("children", folder, strategy, TMPDIR=str(folder))
@@ -29,8 +32,9 @@ def test_states_come_back_from_child_processes(tmp_path: Path, strategy: str) ->
     in_a_checkpoint, stopped, failed, *killed = map(json.loads, result.stdout.splitlines())
     assert in_a_checkpoint == [1, 2]
     by = "callback 'guard' set ctx.terminate in on_epoch_end, epoch 2 was the last"
-    assert stopped == {"epochs": [1, 2], "weight": [1, 2], "stopped_by": by, "files": 0}
-    assert failed == {"epochs": [1, 2], "weight": [1, 2], "stopped_by": "None", "files": 0}
+    expected = {"epochs": [1, 2], "weight": [1, 2], "files": 0, "exits": ["0", "1"]}  # on_exit, once on each rank
+    assert stopped == expected | {"stopped_by": by, "how": "trained"}
+    assert failed == expected | {"stopped_by": "None", "how": "failed"}
     assert killed == ([{}] if strategy == "ddp_notebook" else [])
     assert not list(folder.glob("callbacksets-*"))  # of the third fit, after which nobody asked
 

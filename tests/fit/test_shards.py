@@ -12,7 +12,7 @@ from torch import nn
 
 from callbacksets import read_states
 from callbacksets.fit.shards import divided, put_together
-from tests.helpers import script, written
+from tests.helpers import on_ranks, written
 
 fsdp = pytest.importorskip("torch.distributed.fsdp", reason="a torch without torch.distributed")
 if not hasattr(fsdp, "fully_shard"):
@@ -49,7 +49,7 @@ def test_what_is_no_part_stays_as_it_is() -> None:
 
 def fit(folder: Path, *options: str, fails: bool = False) -> Path:
     """A folder for each fit, in which each rank has written what it saw."""
-    done = script("sharded", folder, str(folder), *options)
+    done = on_ranks("sharded", folder, str(folder), *options, ranks=1 if "--alone" in options else 2)
     assert (done.returncode != 0) == fails, (done.returncode, done.stderr)
     return folder
 

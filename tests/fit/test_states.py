@@ -473,7 +473,7 @@ def test_read_states_refuses_what_is_no_checkpoint(bad: str, tmp_path: Path) -> 
         read_states(tmp_path / bad)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
 def test_signals(number: signal.Signals, tmp_path: Path) -> None:
     """Ctrl-C and SIGTERM against a real process: every exit runs once, and the states are there."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]), "PYTHONWARNINGS": "ignore"}

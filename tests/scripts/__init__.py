@@ -11,6 +11,7 @@ import os
 import sys
 import traceback
 from collections.abc import Callable
+from multiprocessing import util
 from multiprocessing.process import BaseProcess
 from typing import Any, NoReturn
 
@@ -38,7 +39,9 @@ _bootstrap = BaseProcess._bootstrap  # type: ignore[attr-defined]
 
 def _bootstrap_and_leave(process: BaseProcess, *args: Any, **kwargs: Any) -> NoReturn:
     """What a spawned process does, which imports the script and with it this package."""
-    leave(_bootstrap(process, *args, **kwargs))
+    code = _bootstrap(process, *args, **kwargs)
+    util._exit_function()  # type: ignore[attr-defined]  # since Python 3.13, `atexit` calls it, and not `_bootstrap`
+    leave(code)
 
 
 BaseProcess._bootstrap = _bootstrap_and_leave  # type: ignore[attr-defined]

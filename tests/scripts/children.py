@@ -1,6 +1,7 @@
 """Fits in child processes: `python -m tests.scripts.children STRATEGY`. Prints what the calling process then knows."""
 
 import json
+import multiprocessing
 import os
 import signal
 import sys
@@ -11,10 +12,13 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
+from lightning.pytorch.strategies import DDPStrategy
 from torch import nn
 
 from callbacksets import CallbackSet, CallbackSetAdapter, CallbackSetHistory, read_states
 from tests.helpers import Tiny, ones, quiet
+
+EXITS = Path(tempfile.gettempdir()) / "exits"
 
 
 class CallbackSetGuard(CallbackSet):
@@ -35,12 +39,23 @@ class CallbackSetGuard(CallbackSet):
                 os.kill(os.getpid(), signal.SIGKILL)
             raise RuntimeError("boom")
 
+    def on_exit(self) -> None:
+        with EXITS.open("a") as file:
+            file.write(str(self.ctx.trainer.global_rank))
+
     def state_dict(self) -> dict[str, Any]:
         return {"weight": self.ctx.network.weight.detach()}
 
 
-def fit(adapter: CallbackSetAdapter, strategy: str) -> L.Trainer:
-    trainer = quiet(callbacks=[adapter], devices=2, strategy=strategy, use_distributed_sampler=False, max_epochs=5)
+class FailsAfterTraining(L.Callback):
+    def on_fit_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+        if trainer.is_global_zero:
+            raise RuntimeError("too late")
+
+
+def fit(adapter: CallbackSetAdapter, strategy: str, *natives: L.Callback) -> L.Trainer:
+    how: Any = DDPStrategy(start_method="forkserver") if strategy == "forkserver" else strategy
+    trainer = quiet(callbacks=[*natives, adapter], devices=2, strategy=how, use_distributed_sampler=False, max_epochs=5)
     trainer.fit(Tiny(nn.Linear(2, 1)), ones(2), ones(1))
     return trainer
 
@@ -49,11 +64,14 @@ def show(adapter: CallbackSetAdapter) -> None:
     epochs, weight = adapter.states["history"]["epoch"], adapter.states["guard"]["weight"]
     files = list(Path(tempfile.gettempdir()).glob("callbacksets-*"))
     row = {"epochs": epochs, "weight": list(weight.shape), "stopped_by": str(adapter.stopped_by), "files": len(files)}
+    row |= {"exits": sorted(EXITS.read_text()), "how": repr(adapter).split()[1]}
     print(json.dumps(row), flush=True)
+    EXITS.unlink()
 
 
 def main(strategy: str) -> None:
     torch.set_num_threads(1)
+    multiprocessing.set_forkserver_preload(["callbacksets"])  # imported once, and not in every child
     guard = CallbackSetGuard(2, fails=False)
     adapter = CallbackSetAdapter({"history": CallbackSetHistory(), "guard": guard})
     trainer = fit(adapter, strategy)
@@ -71,7 +89,9 @@ def main(strategy: str) -> None:
             fit(adapter, strategy)
         print(json.dumps(adapter.states), flush=True)
     guard.epoch, guard.fails = 1, False
-    fit(adapter, strategy)  # what it leaves, nobody asks for
+    with pytest.raises(Exception, match="too late"):
+        fit(adapter, strategy, FailsAfterTraining())
+    assert "0" in EXITS.read_text()  # what else this fit leaves, nobody asks for
 
 
 if __name__ == "__main__":

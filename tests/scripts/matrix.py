@@ -1,8 +1,10 @@
-"""Runs the tests of the bridge with several versions of Lightning, in both of its namespaces, and says what is skipped.
+"""Runs the tests with several versions of Lightning, torch and Python, and says what is skipped, and what was not run.
 
-`python tests/scripts/matrix.py [VERSION...]`, by default 2.4, 2.5 and 2.6. Each version has an environment of its own,
-`.venv-<version>`. The tests are written for the namespace `lightning`. For the other they are copied, and their imports
-replaced: `lightning.pytorch` by `pytorch_lightning`, and the adapter by that of `callbacksets.pytorch_lightning`.
+`python tests/scripts/matrix.py [NAME...]`, by default all of `WAYS`. Each has its own environment, `.venv-<name>`.
+With every Lightning, the tests of the bridge run in both of its namespaces. They are written for the namespace
+`lightning`. For the other they are copied, and their imports replaced: `lightning.pytorch` by `pytorch_lightning`, and
+the adapter by that of `callbacksets.pytorch_lightning`. With every other Python and torch, all tests run. A Python is
+looked for on the PATH and among those of pyenv.
 """
 
 import os
@@ -19,8 +21,23 @@ from typing import NamedTuple
 from xml.etree import ElementTree
 
 ROOT = Path(__file__).parents[2]
-VERSIONS = ("2.4", "2.5", "2.6")
-NAMESPACES = ("lightning", "pytorch_lightning")
+
+
+class Way(NamedTuple):
+    """What differs from constraints.txt and from the Python that runs this; empty if nothing does."""
+
+    lightning: str = ""
+    torch: str = ""
+    python: str = ""
+
+    @property
+    def namespaces(self) -> tuple[str, ...]:
+        return ("lightning", "pytorch_lightning") if self.lightning else ("lightning",)
+
+
+WAYS = {version: Way(lightning=version) for version in ("2.4", "2.5", "2.6")}
+WAYS |= {f"torch{version}": Way(torch=version) for version in ("2.14",)}
+WAYS |= {f"python{version}": Way(python=version) for version in ("3.11", "3.12", "3.13", "3.14")}
 TESTS = {
     "lightning": (
         *("tests/fit", "tests/callbacks", "tests/testing", "tests/test_adapter.py"),
@@ -63,20 +80,45 @@ class Cell(NamedTuple):
     failed: list[str]
 
 
-def environment(version: str) -> Path:
-    """The Python that has this Lightning."""
-    folder = ROOT / f".venv-{version}"
+class NotRun(Exception):
+    """There is no such Python, or pip cannot install what belongs to it."""
+
+
+def interpreter(version: str) -> str:
+    """A Python of this version. One of pyenv may be on the PATH and yet not run."""
+    if not version:
+        return sys.executable
+    pyenv = Path(os.environ.get("PYENV_ROOT", Path.home() / ".pyenv")) / "versions"
+    for found in (shutil.which(f"python{version}"), *pyenv.glob(f"{version}.*/bin/python"), sys.executable):
+        if found and says(found, "import sys; print('%d.%d' % sys.version_info[:2])") == version:
+            return str(found)
+    raise NotRun("there is no such Python here")
+
+
+def says(python: str | Path, code: str) -> str:
+    return subprocess.run([python, "-c", code], capture_output=True, text=True).stdout.strip()
+
+
+def constraints(way: Way) -> list[str]:
+    replaced = {"lightning": way.lightning, "pytorch-lightning": way.lightning, "torch": way.torch}
+    replaced = {name: version for name, version in replaced.items() if version}
+    pinned = (ROOT / "constraints.txt").read_text().splitlines()
+    others = [line for line in pinned if line.split("==")[0] not in replaced]
+    return [*others, *(f"{name}=={version}.*" for name, version in replaced.items())]
+
+
+def environment(name: str) -> Path:
+    """The Python of an environment in which this is installed."""
+    folder = ROOT / f".venv-{name}"
     python = folder / "bin" / "python"
     ready = folder / ".ready"
     sources = (ROOT / "pyproject.toml", ROOT / "constraints.txt")
     if not ready.exists() or any(source.stat().st_mtime > ready.stat().st_mtime for source in sources):
-        pinned = (ROOT / "constraints.txt").read_text().splitlines()
-        others = [line for line in pinned if not line.startswith("lightning==")]
-        constraints = [*others, f"lightning=={version}.*", f"pytorch-lightning=={version}.*"]
-        subprocess.run([sys.executable, "-m", "venv", folder], check=True)
-        (folder / "constraints.txt").write_text("\n".join(constraints))
+        subprocess.run([interpreter(WAYS[name].python), "-m", "venv", folder], check=True)
+        (folder / "constraints.txt").write_text("\n".join(constraints(WAYS[name])))
         install = [python, "-m", "pip", "install", "--quiet", "--constraint", folder / "constraints.txt"]
-        subprocess.run([*install, "--editable", f"{ROOT}[dev]"], check=True)
+        if subprocess.run([*install, "--editable", f"{ROOT}[dev]"]).returncode:
+            raise NotRun("pip cannot install it")
         ready.touch()
     return python
 
@@ -97,20 +139,21 @@ def copy_for(namespace: str, folder: Path) -> None:
         path.write_text(text)
 
 
-def run(version: str, namespace: str) -> Cell:
-    print(f"--- Lightning {version}, {namespace}", flush=True)
-    python = environment(version)
+def run(name: str, namespace: str) -> Cell:
+    print(f"--- {name}, {namespace}", flush=True)
+    python = environment(name)
     with tempfile.TemporaryDirectory() as temporary:
         folder = Path(temporary)
         copy_for(namespace, folder)
-        tests = [test for test in TESTS[namespace] if (folder / test).exists()]
+        chosen = TESTS[namespace] if WAYS[name].lightning else ("tests",)
+        tests = [test for test in chosen if (folder / test).exists()]
         report = folder / "report.xml"
         start = time.monotonic()
         command = [python, "-m", "pytest", "-q", "-m", "not slow", "-n", "2", "--dist", "loadgroup", *tests]
         environ = os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT / "src")}
         subprocess.run([*command, f"--junit-xml={report}"], cwd=folder, env=environ)
         if not report.exists():
-            sys.exit(f"pytest gave no report with Lightning {version} in {namespace}")
+            sys.exit(f"pytest gave no report with {name} in {namespace}")
         return read(report, time.monotonic() - start)
 
 
@@ -140,21 +183,31 @@ def table(rows: Iterable[Iterable[object]]) -> str:
     return "\n".join(lines)
 
 
-def main(versions: Iterable[str]) -> None:
-    cells = {(version, namespace): run(version, namespace) for version in versions for namespace in NAMESPACES}
-    head = ("Lightning", "namespace", "passed", "skipped", "failed", "seconds")
+def main(names: Iterable[str]) -> None:
+    cells: dict[tuple[str, str], Cell] = {}
+    not_run: list[tuple[str, NotRun]] = []
+    for name in names:
+        try:
+            cells |= {(name, namespace): run(name, namespace) for namespace in WAYS[name].namespaces}
+        except NotRun as why:
+            not_run.append((name, why))
+    head = ("with", "namespace", "passed", "skipped", "failed", "seconds")
     rows = [(*where, *cell.counts.values(), round(cell.seconds)) for where, cell in cells.items()]
     print("\n" + table([head, *rows]))
     where: dict[tuple[str, str], list[str]] = defaultdict(list)
-    for (version, namespace), cell in cells.items():
+    for (name, namespace), cell in cells.items():
         for (test, why), number in cell.skipped.items():
-            where[test, why].append(f"{version} {namespace} ({number})")
+            where[test, why].append(f"{name} {namespace} ({number})")
     if where:
         rows = [(test, ", ".join(places), why) for (test, why), places in sorted(where.items())]
         print("\n" + table([("skipped", "where (how many)", "why"), *rows]))
+    if not_run:
+        print("\n" + table([("not run", "why"), *not_run]))
     if failed := [f"{' '.join(place)}: {test}" for place, cell in cells.items() for test in cell.failed]:
         sys.exit("\nFailed:\n" + "\n".join(failed))
 
 
 if __name__ == "__main__":
-    main(sys.argv[1:] or VERSIONS)
+    if unknown := [name for name in sys.argv[1:] if name not in WAYS]:
+        sys.exit(f"There is no {unknown[0]!r} among {', '.join(WAYS)}.")
+    main(sys.argv[1:] or WAYS)

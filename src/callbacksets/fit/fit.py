@@ -334,7 +334,7 @@ class Fit(Parts):
         except BaseException as failure:  # the callbacks must run their last stage nevertheless
             failures.append(failure)
         try:
-            if self.loop.begun or self.trainer.interrupted:  # a tuner only sets up
+            if self.loop.begun or error is not None or self.trainer.interrupted:  # a tuner only sets up
                 self._run_exit(failures, ours)
         finally:
             for id in ours:

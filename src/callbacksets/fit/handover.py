@@ -73,10 +73,10 @@ class Handover:
         return any(one.has_fitted or one._has_copy_fitted() for one in self._copies)
 
     def at_end(self, do: Callable[[], None], *, gives: bool) -> None:
-        """In a child process, call a function before the process ends. Lightning does not report a failure there.
+        """In a child process, call a function before the process ends: another callback may fail after training.
 
         Args:
-            do: The function.
+            do: The function. Python calls it unless the process is killed or ends by `os._exit`.
             gives: Whether this process will hand over the result. Until then the result is empty, so that a killed
                 child does not leave the result of an earlier fit.
         """

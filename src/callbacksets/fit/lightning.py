@@ -385,6 +385,23 @@ class Tap(partial[Any]):
         return getattr, self.where
 
 
+def watch_training(taps: ExitStack, trainer: "Trainer", leave: Callable[[BaseException], None]) -> None:
+    """Call a function with the exception that ends training in a child process, where no `on_exception` is called.
+
+    `_run_stage` is all of training, with the sanity check.
+    tests/fit/test_handover.py: test_states_come_back_from_child_processes
+    """
+
+    def watched(stage: Callable[[], Any]) -> Any:
+        try:
+            return stage()
+        except BaseException as error:
+            leave(error)
+            raise
+
+    tap(taps, trainer, "_run_stage", watched)
+
+
 def tap(taps: ExitStack, owner: object, name: str, around: Callable[..., Any]) -> None:
     """Replace a method until the stack is closed. Then the former one is back: the class's, or what somebody had set.
 
