@@ -14,7 +14,7 @@ from tests.scripts.user_code import PAGES, README, ROOT, examples
 
 DOCS = ROOT / "docs"
 OTHERS = [README, *(ROOT / name for name in ("CHANGELOG.md", "CONTRIBUTING.md"))]
-TEACHING = ("write",)  # a page whose callbacks are models for those of readers, so they pass the kit
+TEACHING = ("averages", "write")  # pages whose callbacks are models for those of readers, so they pass the kit
 WITH_EXAMPLES = [page for page in PAGES if examples(page)]
 
 
@@ -33,7 +33,7 @@ def _dictionary_as_before() -> Iterator[None]:
 @pytest.mark.filterwarnings("ignore")  # as users see them
 @pytest.mark.parametrize("page", WITH_EXAMPLES, ids=lambda page: page.stem)
 def test_examples(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    if page.stem == "port-script":
+    if page.stem in ("port-script", "tune"):
         pytest.importorskip("sklearn")
     monkeypatch.chdir(tmp_path)
     printed: list[str] = []
