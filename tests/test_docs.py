@@ -1,6 +1,8 @@
 """The examples of the documentation run as they stand and print what they say; its links lead somewhere."""
 
 import ast
+import importlib
+import inspect
 import re
 from collections.abc import Iterator
 from pathlib import Path
@@ -14,7 +16,7 @@ from tests.scripts.user_code import PAGES, README, ROOT, examples
 
 DOCS = ROOT / "docs"
 OTHERS = [README, *(ROOT / name for name in ("CHANGELOG.md", "CONTRIBUTING.md"))]
-TEACHING = ("write",)  # a page whose callbacks are models for those of readers, so they pass the kit
+TEACHING = ("averages", "write")  # pages whose callbacks are models for those of readers, so they pass the kit
 LONG = ("port-script", "test")  # pages whose examples train for long
 WITH_EXAMPLES = [page for page in PAGES if examples(page)]
 
@@ -54,7 +56,7 @@ def test_callbacks_that_teach_are_sound(page: Path, tmp_path: Path, monkeypatch:
 
 def run(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> dict[str, Any]:
     """Run the examples of a page; gives their names."""
-    if page.stem == "port-script":
+    if page.stem in ("port-script", "tune"):
         pytest.importorskip("sklearn")
     monkeypatch.chdir(tmp_path)
     printed: list[str] = []
@@ -102,3 +104,16 @@ def test_every_public_name_has_its_place_in_the_reference() -> None:
     reference = "".join(page.read_text() for page in (DOCS / "reference").glob("*.md"))
     missing = [name for name in callbacksets.__all__ if not re.search(rf"^::: \S*\b{name}$", reference, re.MULTILINE)]
     assert set(missing) <= {"torch_callbacks", "STAGES", "__version__"}  # values, which a page shows by itself
+
+
+def test_the_reference_says_what_each_object_is() -> None:
+    """Also where nothing fills in the docstrings, as on GitHub."""
+    for page in (DOCS / "reference").glob("*.md"):
+        text = page.read_text()
+        rows = {name: rest for name, *rest in re.findall(r"^\| \[`(.+?)`\]\((.+?)\) \| (.+) \|$", text, re.MULTILINE)}
+        for name in re.findall(r"^::: (\S+)$", text, re.MULTILINE):
+            module, _, attribute = name.rpartition(".")
+            source, what = rows.get(name) or rows[attribute]
+            assert (ROOT / source.partition("/main/")[2]).exists()
+            thing = getattr(importlib.import_module(module), attribute)
+            assert not callable(thing) or what == (inspect.getdoc(thing) or "").splitlines()[0]

@@ -8,7 +8,7 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from callbacksets.base import CallbackSet
 from callbacksets.checks import choice, flag
-from callbacksets.describe.command_line import plain
+from callbacksets.describe.command_line import plain, reason_last
 from callbacksets.describe.plan import plan_as_html, plan_as_text
 from callbacksets.describe.sources import Callbacks, generate, sources_by_id
 from callbacksets.fit.context import ContextTorch
@@ -52,10 +52,11 @@ class AdapterHooks:
         for argument, name in (("network", network), ("loss_fn", loss_fn)):
             if not (name is None or isinstance(name, str)):
                 raise TypeError(f"Expected {argument} to be the name of an attribute of the module but got {name!r}.")
-        self.callbacks: Callbacks = plain(callbacks)
+        with reason_last(callbacks):
+            self.callbacks: Callbacks = plain(callbacks)
+            self._sources = sources_by_id(self.callbacks)
         self.terminate_at: Any = choice("terminate_at", terminate_at, ("epoch", "validation"))
         self.random_state: bool = flag("random_state", random_state)
-        self._sources = sources_by_id(self.callbacks)
         self._names = {"network": network, "loss_fn": loss_fn}
         self._fit: Fit | None = None
         self._left: Fit | None = None  # after a failure, until nobody saves its weights any more

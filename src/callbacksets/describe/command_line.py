@@ -1,8 +1,9 @@
 """Single values from the command line of LightningCLI, such as `--...callbacks.early_stopping.patience=2`."""
 
 import copy
-from collections.abc import Mapping
-from contextlib import suppress
+import traceback
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from callbacksets.base import snake_case
@@ -25,6 +26,22 @@ def plain(callbacks: Any) -> Any:
         return callbacks
     parser = _parser()  # it makes what has a class_path, with arguments of the right types
     return parser.instantiate_classes(parser.parse_object({"any": _merged(callbacks)})).any
+
+
+@contextmanager
+def reason_last(callbacks: Any) -> Iterator[None]:
+    """Ends the program after an error in a configuration, as jsonargparse does after those that it finds itself.
+
+    It would take any other exception for a reason to try the next type of the Trainer's `callbacks`, and end in what it
+    had expected of each, long after the reason. Of the traceback, only the place of the error is shown.
+    """
+    try:
+        yield
+    except Exception as error:
+        if not is_a(callbacks, "Namespace"):
+            raise
+        traceback.print_exception(error, limit=-1, chain=False)
+        raise SystemExit(2) from error
 
 
 def with_values(given: Any, values: Mapping[str, Any]) -> Any:
