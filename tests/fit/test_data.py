@@ -80,6 +80,19 @@ def test_an_epoch_with_too_few_batches_is_warned_of(tmp_path: Path) -> None:
     assert [step for step, _ in rest] == [3]
 
 
+def endless() -> Iterator[torch.Tensor]:
+    while True:
+        yield torch.ones(2, 2)
+
+
+def test_an_iterator_in_place_of_a_loader_is_warned_of_after_the_first_epoch(tmp_path: Path) -> None:
+    length: dict[str, Any] = {"limit_train_batches": 3, "max_epochs": 2}
+    train(endless(), tmp_path / "a.ckpt", at=2, **length)
+    train(endless(), tmp_path / "b.ckpt", at=5, ckpt=tmp_path / "a.ckpt", **length)
+    with pytest.warns(UserWarning, match="A training loader is an iterator, which starts from its beginning"):
+        train(endless(), tmp_path / "c.ckpt", at=-1, ckpt=tmp_path / "b.ckpt", **length)
+
+
 def test_an_epoch_that_somebody_stops_is_not(tmp_path: Path) -> None:
     train(ones(4), tmp_path / "a.ckpt", at=2, max_epochs=-1, max_steps=4)
     rest = train(ones(4), tmp_path / "b.ckpt", at=-1, ckpt=tmp_path / "a.ckpt", max_epochs=-1, max_steps=3)

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from lightning.fabric.utilities.data import sized_len
+from lightning.pytorch.utilities import rank_zero_warn
 from torch.utils._pytree import tree_leaves
 from torch.utils.data import DataLoader
 from tqdm import tqdm
@@ -59,6 +60,12 @@ class Data:
         """The loaders are there. Lightning makes iterators, those of a run's first epoch."""
         to = self._to
         if to is not None:
+            loaders = lightning.combined_loader(self._trainer).flattened
+            if to.epochs and any(isinstance(one, Iterator) and not _has_state(one) for one in loaders):
+                rank_zero_warn(
+                    "A training loader is an iterator, which starts from its beginning in this process. So the data "
+                    "differ from those of an uninterrupted run. Give a loader that can be read again in every epoch."
+                )
             lightning.set_epoch_of_samplers(self._trainer)
             if to.epochs == 0:
                 self._load_loaders(goes_on=True)
