@@ -5,18 +5,14 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import numpy as np
 import pytest
 import torch
-from packaging.version import Version
 from torch.utils.data import DataLoader, Dataset, WeightedRandomSampler
 
 from callbacksets import CallbackSetAdapter
 from callbacksets.fit.random_state import generators
 from tests.helpers import Act, StageLog, Tiny, ones, quiet
-
-pytestmark = pytest.mark.skipif(Version(L.__version__) < Version("2.5"), reason="2.4 resumes inside an epoch otherwise")
 
 
 class Counted(Dataset[torch.Tensor]):

@@ -8,16 +8,12 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
 from lightning.pytorch.profilers import SimpleProfiler
-from packaging.version import Version
 from torch import nn
 
 from callbacksets import CallbackSet, CallbackSetAdapter, CallbackSetHistory
 from callbacksets.base import STAGES
 from tests.helpers import Act, Batches, StageLog, Tiny, fit, ones, quiet
 
-INSIDE_EPOCH = pytest.mark.skipif(
-    Version(L.__version__) < Version("2.5"), reason="resumed inside an epoch, Lightning 2.4 validates at once"
-)
 BATCH = ["batch_begin", "after_backward", "batch_end"]
 
 # --- which stages a callback has ------------------------------------------------------------------------------------
@@ -71,7 +67,6 @@ class CallbackSetCountsFromBegin(CallbackSet):
         self.count = state_dict
 
 
-@INSIDE_EPOCH
 @pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`", "ignore:You're resuming from a checkpoint")
 def test_a_stage_set_in_begin_runs_from_the_first_batch_also_in_a_run_resumed_inside_an_epoch(tmp_path: Path) -> None:
     save = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1)
@@ -299,7 +294,6 @@ def test_scores_that_are_not_there_explain_themselves() -> None:
     assert len(error.__notes__) == 1
 
 
-@INSIDE_EPOCH
 @pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`")
 @pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended")
 @pytest.mark.parametrize(("epoch", "is_noted"), [(1, True), (2, False)])
@@ -320,7 +314,6 @@ def test_an_error_says_that_on_epoch_begin_did_not_run(epoch: int, is_noted: boo
     assert raised.value.__notes__[0].endswith(note) == is_noted
 
 
-@INSIDE_EPOCH
 @pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`", "ignore:You're resuming from a checkpoint")
 def test_a_checkpoint_that_was_written_without_the_adapter_and_inside_an_epoch(tmp_path: Path) -> None:
     save = ModelCheckpoint(tmp_path, "{step}", every_n_train_steps=1, save_top_k=-1)

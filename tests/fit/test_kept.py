@@ -10,7 +10,6 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import Checkpoint, ModelCheckpoint, OnExceptionCheckpoint
-from packaging.version import Version
 
 from callbacksets import CallbackSet, CallbackSetAdapter, t_clbk
 from callbacksets.base import STAGES
@@ -25,9 +24,6 @@ pytestmark = [
     pytest.mark.filterwarnings(r"ignore:`.fit\(ckpt_path=None\)` was called without a model"),
     pytest.mark.filterwarnings(r"ignore:.*is set, but there is no last checkpoint available"),
 ]
-INSIDE_EPOCH = pytest.mark.skipif(
-    Version(L.__version__) < Version("2.5"), reason="resumed inside an epoch, Lightning 2.4 validates at once"
-)
 
 
 class Counted(StageLog):
@@ -111,7 +107,6 @@ def test_the_stages_behind_an_own_callback_that_saves_at_the_end_of_an_epoch(tmp
 
 
 @pytest.mark.parametrize("stage", ["on_batch_end", "on_valid_end", "on_epoch_end"])
-@INSIDE_EPOCH
 def test_an_own_callback_that_saves_in_the_middle_of_any_stage(stage: str, tmp_path: Path) -> None:
     """Each of the others has had the stage once, whichever side of the saving one it stands on."""
 
@@ -129,7 +124,6 @@ def test_an_own_callback_that_saves_in_the_middle_of_any_stage(stage: str, tmp_p
     assert parts["behind"] == whole["behind"]
 
 
-@INSIDE_EPOCH
 def test_others_run_the_stage_before_a_callback_saves_and_with_the_batch(tmp_path: Path) -> None:
     """In a resumed run there is no batch any more, and no output of the network."""
     order: list[str] = []
@@ -147,7 +141,6 @@ def test_others_run_the_stage_before_a_callback_saves_and_with_the_batch(tmp_pat
     assert order == [*("saves", "behind (2, 1)"), *("saves", "behind (2, 1)", "saved"), *("saves", "behind (2, 1)")]
 
 
-@INSIDE_EPOCH
 def test_the_stages_of_an_interrupted_validation_run_again(tmp_path: Path) -> None:
     def callbacks() -> dict[str, Any]:
         saves = Act(on_before_valid=lambda ctx: ctx.epoch == 2 and ctx.trainer.save_checkpoint(tmp_path / "two.ckpt"))
@@ -159,7 +152,6 @@ def test_the_stages_of_an_interrupted_validation_run_again(tmp_path: Path) -> No
     assert parts["ahead"] == [*whole["ahead"][:2], *whole["ahead"][1:]]
 
 
-@INSIDE_EPOCH
 def test_the_validation_after_a_checkpoint_of_the_last_batch(tmp_path: Path) -> None:
     keep = partial(ModelCheckpoint, tmp_path, "{step}", save_top_k=-1)
 
@@ -189,7 +181,6 @@ def test_an_end_of_an_epoch_that_anothers_exception_prevented(validates: bool, t
     assert parts["lr"] == whole["lr"]
 
 
-@INSIDE_EPOCH
 def test_an_end_of_a_batch_that_anothers_exception_prevented(tmp_path: Path) -> None:
     """Lightning has trained the batch, and goes on with the next."""
 
@@ -202,7 +193,6 @@ def test_an_end_of_a_batch_that_anothers_exception_prevented(tmp_path: Path) -> 
     assert run(callbacks(), ckpt=tmp_path / "on_exception.ckpt", loaders=(ones(3),)) == whole
 
 
-@INSIDE_EPOCH
 def test_a_none_batch_counts_the_same_whoever_saves_it(tmp_path: Path) -> None:
     """Lightning gives it once more to the resumed run."""
     loader = Batches([torch.ones(2, 2), None, torch.ones(2, 2)])
@@ -238,7 +228,6 @@ class AddsTrainScore(CallbackSet):
         self.rows = list(state_dict)
 
 
-@INSIDE_EPOCH
 @pytest.mark.parametrize("hook", ["on_validation_start", "on_validation_end"])
 def test_training_scores_that_a_callback_added_before_the_checkpoint(hook: str, tmp_path: Path) -> None:
     path = tmp_path / "two.ckpt"
@@ -247,7 +236,6 @@ def test_training_scores_that_a_callback_added_before_the_checkpoint(hook: str, 
     assert run({"adds": AddsTrainScore()}, ckpt=path)["adds"] == whole
 
 
-@INSIDE_EPOCH
 def test_a_stop_after_a_validation_is_the_same_whoever_saves(tmp_path: Path) -> None:
     """The fit that is stopped has ended: who resumes it wants to go on."""
     limits: dict[str, Any] = {"max_epochs": -1, "max_steps": 6, "val_check_interval": 2, "num_sanity_val_steps": 0}
@@ -269,7 +257,6 @@ def test_a_stop_after_a_validation_is_the_same_whoever_saves(tmp_path: Path) -> 
     assert [row[2] for row in rows["own"]] == [1, 2, 3, 4, 5, 6]
 
 
-@INSIDE_EPOCH
 @pytest.mark.parametrize("side", ["before", "behind", "own"])
 def test_a_checkpoint_inside_the_very_first_batch(side: str, tmp_path: Path) -> None:
     """No batch has been trained when such a run is resumed, and yet Lightning does not start over."""
@@ -317,7 +304,6 @@ def test_the_end_of_the_last_epoch_where_there_is_nothing_left_to_train(side: st
     assert parts["history"]["train.loss"] == whole["history"]["train.loss"]
 
 
-@INSIDE_EPOCH
 @pytest.mark.parametrize("how", ["on_before_valid", "on_epoch_end", "fails"])
 def test_the_end_of_an_epoch_where_lightning_counts_in_steps(how: str, tmp_path: Path) -> None:
     """Lightning may train one batch more in it, which comes after its end, whoever saves."""
@@ -358,7 +344,7 @@ def test_the_end_of_an_epoch_that_was_cut_short_is_made_up_for_once(tmp_path: Pa
 DATA = Path(__file__).parents[1] / "data"
 
 
-@pytest.mark.parametrize("kind", ["epoch-end", "validation-end", pytest.param("mid-epoch", marks=INSIDE_EPOCH)])
+@pytest.mark.parametrize("kind", ["epoch-end", "validation-end", "mid-epoch"])
 def test_checkpoints_of_version_0_1_0_load(kind: str) -> None:
     """They were saved in the second of four epochs, by the code of that version."""
     expected = torch.load(DATA / "0.1.0-states.pt", weights_only=True)

@@ -11,7 +11,6 @@ import pytest
 import torch
 from lightning.pytorch.callbacks import Checkpoint, LambdaCallback, ModelCheckpoint, OnExceptionCheckpoint
 from lightning.pytorch.tuner import Tuner
-from packaging.version import Version
 from torch import nn
 from torch.utils.data import DataLoader, Dataset
 
@@ -20,9 +19,6 @@ from callbacksets.fit.lightning import Tap
 from tests.helpers import Tiny, quiet
 
 EPOCHS, BATCHES = 4, 4
-INSIDE_EPOCH = pytest.mark.skipif(
-    Version(L.__version__) < Version("2.5"), reason="resumed inside an epoch, Lightning 2.4 validates at once"
-)
 
 pytestmark = [
     pytest.mark.filterwarnings("ignore:Be aware that when using `ckpt_path`"),
@@ -129,10 +125,10 @@ def train(
     "kind",
     [
         "epoch end",
-        pytest.param("validation end", marks=INSIDE_EPOCH),  # once more, which draws numbers
+        "validation end",  # once more, which draws numbers
         "save last",
         "own",
-        pytest.param("on exception", marks=INSIDE_EPOCH),
+        "on exception",
     ],
 )
 def test_resumed_is_uninterrupted(kind: str, sanity: int, workers: int, tmp_path: Path) -> None:
@@ -163,14 +159,12 @@ def stateful_parts(tmp_path: Path, workers: int, step: int = 6) -> tuple[Any, An
     return train(**kwargs), train(tmp_path / f"step={step}.ckpt", **kwargs)
 
 
-@INSIDE_EPOCH
 @pytest.mark.parametrize("step", [2, 6])
 def test_inside_an_epoch_a_stateful_loader_goes_on_exactly(step: int, tmp_path: Path) -> None:
     whole, parts = stateful_parts(tmp_path, workers=0, step=step)
     assert parts == whole
 
 
-@INSIDE_EPOCH
 @pytest.mark.slow
 def test_inside_an_epoch_worker_processes_draw_new_numbers_until_it_ends(tmp_path: Path) -> None:
     """The order goes on. The generators of worker processes are lost with them, unless the data set keeps its own."""
@@ -181,7 +175,6 @@ def test_inside_an_epoch_worker_processes_draw_new_numbers_until_it_ends(tmp_pat
         assert (one[1] == other[1]) is not is_rest_of_epoch
 
 
-@INSIDE_EPOCH
 @pytest.mark.parametrize(("step", "workers"), [(2, 0), (6, 0), (2, 2), (6, 2)])
 def test_inside_an_epoch_a_plain_loader_goes_on_exactly(step: int, workers: int, tmp_path: Path) -> None:
     kwargs: dict[str, Any] = {"own": (CallbackSetDraws(),), "workers": workers}
@@ -203,7 +196,6 @@ class CallbackSetSaves(CallbackSet):
             self.ctx.trainer.save_checkpoint(self.path)
 
 
-@INSIDE_EPOCH
 def test_saved_by_a_callback_as_the_first_epoch_begins(tmp_path: Path) -> None:
     path, again = tmp_path / "one.ckpt", tmp_path / "again.ckpt"
     whole = train(own=(CallbackSetSaves(path),))
