@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 PARALLEL := -n 2 --dist loadgroup --durations=15
 
-.PHONY: demo test test-all test-oldest test-matrix test-gpu mutate check bench docs dist clean
+.PHONY: demo test test-all test-oldest test-matrix test-gpu test-others mutate check bench docs dist clean
 
 demo: $(READY)  ## train a classifier on real data
 	$(BIN)/python -m callbacksets.demo
@@ -36,6 +36,10 @@ check: $(READY)  ## lint and type-check; every public name has a type
 	$(BIN)/mypy
 	PATH=$(CURDIR)/$(BIN):$$PATH VIRTUAL_ENV=$(CURDIR)/$(VENV) PYTHONPATH=src $(BIN)/pyright --verifytypes callbacksets --ignoreexternal
 	$(BIN)/python -m tests.scripts.user_code
+
+test-others: $(READY)  ## compare with Keras, skorch, Ignite, Hugging Face's Trainer and Optuna, which it installs
+	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'
+	$(PYTEST) tests/test_coming_from.py tests/test_tune.py
 
 bench: $(READY)  ## measure, and write benchmarks/results.md
 	$(BIN)/python -m benchmarks
