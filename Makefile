@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 PARALLEL := -n 2 --dist loadgroup --durations=15
 
-.PHONY: demo test test-all test-oldest test-peers test-matrix test-gpu mutate check bench docs dist clean
+.PHONY: demo test test-all test-oldest test-others test-matrix test-gpu mutate check bench docs dist clean
 
 demo: $(READY)  ## train a classifier on real data
 	$(BIN)/python -m callbacksets.demo
@@ -21,8 +21,8 @@ test-all: $(READY)  ## run all tests
 test-oldest:  ## run the tests of the bridge with the oldest Lightning
 	$(PYTHON) tests/scripts/matrix.py 2.4
 
-test-peers: $(VENV)/peers  ## run what compares with other libraries, which are beside the others so that nothing imports them
-	OMP_NUM_THREADS=1 $(VENV)/peers/bin/python -m pytest -q tests/test_coming_from.py tests/test_examples.py
+test-others: $(VENV)/others  ## compare with Keras, skorch, Ignite, Hugging Face's Trainer and Optuna
+	OMP_NUM_THREADS=1 $(VENV)/others/bin/python -m pytest -q tests/test_coming_from.py tests/test_examples.py tests/test_tune.py
 
 test-matrix:  ## run them with each Lightning in both namespaces, and all with each Python that is found and a newer torch
 	$(PYTHON) tests/scripts/matrix.py
@@ -57,7 +57,8 @@ $(READY): pyproject.toml constraints.txt
 	$(BIN)/python -m pip install --quiet --constraint constraints.txt --editable '.[dev]'
 	touch $@
 
-$(VENV)/peers: pyproject.toml constraints.txt $(READY)
+# beside the packages of the other tests, which would import some of these if they were there
+$(VENV)/others: pyproject.toml constraints.txt $(READY)
 	$(PYTHON) -m venv $@
 	$(BIN)/python -c "import site; print(site.getsitepackages()[0])" > "$$(echo $@/lib/python*/site-packages)/beside.pth"
 	$@/bin/python -m pip install --quiet --constraint constraints.txt --editable '.[bench]'

@@ -22,7 +22,7 @@ WITH_EXAMPLES = [page for page in PAGES if examples(page)]
 
 
 def test_there_are_pages() -> None:
-    pages = {"index", "coming-from", "configure", "log", "notebook", "port-script", "resume", "test", "use", "write"}
+    pages = {"averages", "coming-from", "configure", "log", "notebook", "resume", "test", "tune", "use", "write"}
     assert pages <= {page.stem for page in WITH_EXAMPLES}
 
 
