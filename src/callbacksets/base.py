@@ -4,6 +4,7 @@ import copy
 import functools
 import inspect
 import re
+import sys
 import types
 import warnings
 from collections.abc import Callable, Iterator, Mapping
@@ -262,6 +263,8 @@ def _unbound(attribute: object, cls: type) -> object:
         return types.MethodType(attribute, cls)
     if isinstance(attribute, staticmethod | classmethod):
         return attribute.__get__(None, cls)
+    if isinstance(attribute, functools.partial):  # from Python 3.14 on, a class makes a method of it
+        return attribute if sys.version_info < (3, 14) else types.MethodType(attribute, cls)
     makes_its_value = hasattr(type(attribute), "__get__") and not isinstance(attribute, property)
     return None if makes_its_value else attribute
 
@@ -319,7 +322,8 @@ def _parameters(function: Callable[..., object]) -> list[inspect.Parameter]:
 
 def _surplus(function: Callable[..., object]) -> list[str]:
     # *args and **kwargs come from decorators and may stay empty; a partial does not take what it was already given
-    given = function.keywords if isinstance(function, functools.partial) else {}
+    inner = function.__func__ if isinstance(function, types.MethodType) else function
+    given = inner.keywords if isinstance(inner, functools.partial) else {}
     return [one.name for one in _parameters(function) if one.kind not in _ANY_NUMBER and one.name not in given]
 
 

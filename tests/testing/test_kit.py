@@ -49,11 +49,13 @@ def test_sound_wherever_its_class_was_made() -> None:
         check_callback_set(local, checks=["clone", "pickles", "weights_only", "round_trip"])
 
 
+@pytest.mark.slow
 def test_what_cannot_be_compared_is_skipped_with_a_reason() -> None:
     assert failed(states.CallbackSetCountsSessions) == ["resume"]
     check_callback_set(states.CallbackSetCountsSessions, ["resume", "round_trip"], {"resume": "it counts sessions"})
 
 
+@pytest.mark.slow
 def test_all_failures_are_told_at_once() -> None:
     class CallbackSetLocal(fits.CallbackSetValidates, states.CallbackSetLive): ...
 

@@ -4,6 +4,7 @@ import ast
 import inspect
 import textwrap
 from collections.abc import Callable, Iterator
+from itertools import cycle
 from typing import Any
 
 import pytest
@@ -168,9 +169,12 @@ OF_TRAINING: dict[str, dict[str, Any]] = {
 }
 
 
+HARMED = list(zip((name for name in PREDEFINED if ", " not in name), cycle(OF_TRAINING), strict=False))
+"""Each callback with one of the mutations, each mutation with several callbacks."""
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("mutation", OF_TRAINING)
-@pytest.mark.parametrize("name", [name for name in PREDEFINED if ", " not in name])
+@pytest.mark.parametrize(("name", "mutation"), HARMED)
 def test_harm_to_training_is_found(name: str, mutation: str) -> None:
     mutant = subclass(PREDEFINED[name], **OF_TRAINING[mutation])
     assert failed(mutant, checks="leaves_training_alone") == ["leaves_training_alone"]
