@@ -1,0 +1,84 @@
+"""What happens when training is interrupted: by a signal or by an exception."""
+
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType
+from typing import TYPE_CHECKING, Any
+
+from lightning.pytorch import Callback
+from lightning.pytorch.utilities import rank_zero_warn
+
+from callbacksets.fit.lightning import callbacks_of
+
+if TYPE_CHECKING:
+    from lightning.pytorch import Trainer
+
+
+class Interrupts(Callback):
+    """Saves before any other callback hears of an exception, and lets the batch under way end before a signal counts.
+
+    It is the first of the Trainer's callbacks from `on_begin` until the fit ends. So the weights are those from before
+    `on_exit`.
+
+    On one rank, a signal takes the way that SIGTERM takes in Lightning: an exception after the batch, in training and
+    in validation. Lightning has no safe way for several ranks. There, its handler of SIGTERM communicates wherever the
+    rank is, and so the ranks may wait for each other for ever. So this handler only notes the signal, and the callback
+    asks for it after each batch.
+
+    Args:
+        trainer: The Trainer, in whose fit this is used.
+        save: A function that saves what has not been saved yet.
+    """
+
+    def __init__(self, trainer: "Trainer", save: Callable[[], None]) -> None:
+        self._trainer, self._save = trainer, save
+        self._noted: int | None = None
+        self._former: dict[int, Any] = {}
+        trainer.callbacks = [self, *callbacks_of(trainer)]  # type: ignore[attr-defined]  # set where mypy does not look
+        if threading.current_thread() is threading.main_thread():
+            for signum in (signal.SIGINT, signal.SIGTERM) if trainer.world_size > 1 else (signal.SIGINT,):
+                if callable(former := signal.getsignal(signum)):  # a shell may have its children ignore Ctrl-C
+                    self._former[signum] = former
+                    signal.signal(signum, self._note)
+
+    @property
+    def ends_training(self) -> bool:
+        """Whether training has to end after this batch. On one rank, Lightning does that."""
+        return self._noted is not None and self._trainer.world_size > 1
+
+    def _note(self, signum: int, frame: FrameType | None) -> None:
+        handle = self._former[signum]
+        if self._noted is None:
+            self._noted = signum
+            if self._trainer.world_size > 1:
+                return
+            if callable(of_lightning := signal.getsignal(signal.SIGTERM)):  # not on Windows
+                handle = of_lightning
+        handle(signum, frame)
+
+    def on_exception(self, trainer: "Trainer", pl_module: Any, exception: BaseException) -> None:
+        try:
+            if trainer.world_size == 1:  # the other ranks may be gone, and an exact checkpoint needs their part
+                self._save()
+        except BaseException as failure:  # it must not hide the exception, and the other callbacks must hear of that
+            rank_zero_warn(
+                f"No checkpoint could be saved when training was interrupted: {type(failure).__name__}: {failure}. The "
+                "newest one from before is still there."
+            )
+        finally:
+            self._release()
+        if isinstance(exception, SystemExit) and exception.code is None:
+            # Lightning gives none after SIGTERM. The shell would take the run for finished
+            exception.code = 128 + (self._noted or signal.SIGTERM)
+
+    def teardown(self, trainer: "Trainer", pl_module: Any, stage: str) -> None:
+        self._release()
+        if self._noted is not None:  # it came too late to end training
+            signal.raise_signal(self._noted)
+
+    def _release(self) -> None:
+        self._trainer.callbacks = [one for one in callbacks_of(self._trainer) if one is not self]  # type: ignore[attr-defined]
+        for signum, former in self._former.items():
+            if signal.getsignal(signum) == self._note:
+                signal.signal(signum, former)
