@@ -132,7 +132,7 @@ def test_a_signal_while_it_saves(tmp_path: Path) -> None:
     with (
         pytest.raises(ZeroDivisionError),
         pytest.warns(
-            UserWarning, match="No checkpoint could be saved .*: KeyboardInterrupt: . The newest one from bef"
+            UserWarning, match="No checkpoint could be saved .*: KeyboardInterrupt: . The newest one"
         ),
     ):
         train(tmp_path / "run", at(BATCHES + 3, lambda: 1 / 0), log, plugins=[Signalled()])
@@ -192,7 +192,7 @@ def test_a_save_that_fails_is_told_of_and_the_exception_stays(tmp_path: Path) ->
     with (
         pytest.raises(ZeroDivisionError),
         pytest.warns(
-            UserWarning, match="No checkpoint could be saved when training was interrupted: OSError: no space"
+            UserWarning, match="No checkpoint could be saved .* interrupted: OSError: no space"
         ),
     ):
         train(tmp_path, at(2, lambda: 1 / 0), plugins=[Full()])

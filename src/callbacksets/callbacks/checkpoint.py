@@ -144,9 +144,10 @@ class CallbackSetCheckpoint(CallbackSet):
         return Position(self._epochs, self._trained - self._batches_before)
 
     def _note_start(self) -> None:
-        epochs, batches = (of(self.ctx.trainer).current for of in (lightning.epoch_progress, lightning.batch_progress))
-        is_inside = epochs.ready > epochs.completed
-        self._epochs, self._batches_before = epochs.completed, self._trained - (batches.processed if is_inside else 0)
+        epochs, batches = lightning.epoch_progress(self.ctx.trainer), lightning.batch_progress(self.ctx.trainer)
+        is_inside = epochs.total.ready > epochs.total.completed  # Lightning 2.4 has reset `current`
+        self._epochs = epochs.current.completed
+        self._batches_before = self._trained - (batches.current.processed if is_inside else 0)
         self._saved_after, self._saved_at = self._trained, time.monotonic()
         self._is_unsaved = False
 
