@@ -1,6 +1,8 @@
 """What `checkpoint` does on signals and exceptions; see also tests/test_interrupted.py, with processes."""
 
+import copy
 import os
+import pickle
 import shutil
 import signal
 from collections.abc import Callable
@@ -206,3 +208,13 @@ def test_nothing_is_saved_in_a_dry_run(tmp_path: Path) -> None:
     with pytest.raises(ZeroDivisionError):
         train(tmp_path / "new", at(1, lambda: 1 / 0), fast_dev_run=2)
     assert not (tmp_path / "new").exists()
+
+
+def test_a_copy_made_in_the_fit_is_not_part_of_it(tmp_path: Path) -> None:
+    def copies(ctx: Any) -> None:
+        copied = copy.deepcopy(ctx.callbacks["checkpoint"])
+        assert copied._interrupts is None
+        assert pickle.loads(pickle.dumps(copied)).keep == 1
+
+    train(tmp_path, Act(on_epoch_end=copies))
+    assert names(tmp_path) == ["epoch3.ckpt"]

@@ -8,6 +8,7 @@ import uuid
 from collections.abc import Callable
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
 import torch
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
@@ -95,6 +96,11 @@ class CallbackSetCheckpoint(CallbackSet):
         self._resumed_folder: str | None = None
         self._known: set[Position] = set()
         self._interrupts: Interrupts | None = None
+        if self.every_minutes is None:
+            vars(self).pop("on_batch_end", None)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_interrupts": None}  # a copy is not part of the fit
 
     def on_begin(self) -> None:
         trainer = self.ctx.trainer

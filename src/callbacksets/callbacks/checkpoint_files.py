@@ -64,7 +64,7 @@ def others(path: Path) -> list[str]:
 
 def superseded(known: Iterable[Position], keep: int | None) -> Iterator[Position]:
     """Which checkpoints go, now that the last of them is complete: those inside epochs, and all but `keep`."""
-    *before, _newest = sorted(known)
+    before = sorted(known)[:-1]
     yield from (position for position in before if position.batches)
     if keep is not None:
         at_ends = [position for position in before if not position.batches]

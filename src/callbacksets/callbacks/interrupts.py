@@ -27,17 +27,17 @@ class Interrupts(Callback):
     asks for it after each batch.
 
     Args:
-        trainer: The Trainer, in whose fit this is used.
+        trainer: The Trainer of the fit.
         save: A function that saves what has not been saved yet.
     """
 
     def __init__(self, trainer: "Trainer", save: Callable[[], None]) -> None:
-        self._trainer, self._save = trainer, save
+        self._save, self._is_alone = save, trainer.world_size == 1
         self._noted: int | None = None
         self._former: dict[int, Any] = {}
         trainer.callbacks = [self, *callbacks_of(trainer)]  # type: ignore[attr-defined]  # set where mypy does not look
         if threading.current_thread() is threading.main_thread():
-            for signum in (signal.SIGINT, signal.SIGTERM) if trainer.world_size > 1 else (signal.SIGINT,):
+            for signum in (signal.SIGINT,) if self._is_alone else (signal.SIGINT, signal.SIGTERM):
                 if callable(former := signal.getsignal(signum)):  # a shell may have its children ignore Ctrl-C
                     self._former[signum] = former
                     signal.signal(signum, self._note)
@@ -45,13 +45,13 @@ class Interrupts(Callback):
     @property
     def ends_training(self) -> bool:
         """Whether training has to end after this batch. On one rank, Lightning does that."""
-        return self._noted is not None and self._trainer.world_size > 1
+        return self._noted is not None and not self._is_alone
 
     def _note(self, signum: int, frame: FrameType | None) -> None:
         handle = self._former[signum]
         if self._noted is None:
             self._noted = signum
-            if self._trainer.world_size > 1:
+            if not self._is_alone:
                 return
             if callable(of_lightning := signal.getsignal(signal.SIGTERM)):  # not on Windows
                 handle = of_lightning
@@ -59,7 +59,7 @@ class Interrupts(Callback):
 
     def on_exception(self, trainer: "Trainer", pl_module: Any, exception: BaseException) -> None:
         try:
-            if trainer.world_size == 1:  # the other ranks may be gone, and an exact checkpoint needs their part
+            if self._is_alone:  # the other ranks may be gone, and an exact checkpoint needs their part
                 self._save()
         except BaseException as failure:  # it must not hide the exception, and the other callbacks must hear of that
             rank_zero_warn(
@@ -67,18 +67,18 @@ class Interrupts(Callback):
                 "newest one from before is still there."
             )
         finally:
-            self._release()
+            self._release(trainer)
         if isinstance(exception, SystemExit) and exception.code is None:
             # Lightning gives none after SIGTERM. The shell would take the run for finished
             exception.code = 128 + (self._noted or signal.SIGTERM)
 
     def teardown(self, trainer: "Trainer", pl_module: Any, stage: str) -> None:
-        self._release()
+        self._release(trainer)
         if self._noted is not None:  # it came too late to end training
             signal.raise_signal(self._noted)
 
-    def _release(self) -> None:
-        self._trainer.callbacks = [one for one in callbacks_of(self._trainer) if one is not self]  # type: ignore[attr-defined]
+    def _release(self, trainer: "Trainer") -> None:
+        trainer.callbacks = [one for one in callbacks_of(trainer) if one is not self]  # type: ignore[attr-defined]
         for signum, former in self._former.items():
             if signal.getsignal(signum) == self._note:
                 signal.signal(signum, former)
