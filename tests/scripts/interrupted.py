@@ -15,6 +15,7 @@ from collections.abc import Iterator
 from contextlib import suppress
 from dataclasses import dataclass, field
 from io import BytesIO
+from itertools import pairwise
 from multiprocessing import get_context
 from multiprocessing.connection import Connection, wait
 from pathlib import Path
@@ -182,7 +183,7 @@ class Case:
         times = {Position(epoch - 1, step): at for epoch, step, at in told}
         times |= {Position(epoch): at for epoch, step, at in told if step == BATCHES}
         last = max(times)
-        gap = max([later[2] - one[2] for one, later in zip(told, told[1:], strict=False)], default=0.0)
+        gap = max([later[2] - one[2] for one, later in pairwise(told)], default=0.0)
         saved = times.get(newest, told[0][2])
         if signum == signal.SIGKILL and times[last] - saved > SECONDS + 2 * gap:
             yield f"lost {times[last] - saved:.3f} seconds of training, from {newest} to {last}"

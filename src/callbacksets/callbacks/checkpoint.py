@@ -226,15 +226,18 @@ class CallbackSetCheckpoint(CallbackSet):
             wanted = [is_late and trainer.is_global_zero, is_signalled]
             told = torch.tensor(wanted, dtype=torch.int, device=trainer.strategy.root_device)
             is_late, is_signalled = trainer.strategy.reduce(told, reduce_op="sum").bool().tolist()
-        if is_late or is_signalled:
-            self._save()
         if is_signalled:
+            self._save_interrupted()
             raise SIGTERMException
+        if is_late:
+            self._save()
 
     def _save_interrupted(self) -> None:
         if self._is_unsaved or self._trained > self._saved_after:
             self._save()
-        rank_zero_info(f"Training was interrupted after {self._position}. The checkpoints are in {self._folder}.")
+        if self._known:
+            newest = max(self._known).name
+            rank_zero_info(f"Training was interrupted. The newest checkpoint in {self._folder} is {newest}.")
 
     def _save(self) -> None:
         trainer, position = self.ctx.trainer, self._position

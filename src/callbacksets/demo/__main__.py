@@ -3,7 +3,7 @@ import argparse
 from callbacksets import demo
 from callbacksets.demo import kill
 
-parser = argparse.ArgumentParser("python -m callbacksets.demo", description="Train a classifier of handwritten digits.")
+parser: argparse.ArgumentParser = argparse.ArgumentParser("python -m callbacksets.demo", description="Train a classifier of handwritten digits.")
 parser.add_argument("--kill", type=int, metavar="N", help="kill the training process N times and start it again")
 if __name__ == "__main__":
     times = parser.parse_args().kill
