@@ -3,9 +3,9 @@ import argparse
 from callbacksets import demo
 from callbacksets.demo import kill
 
-parser: argparse.ArgumentParser = argparse.ArgumentParser("python -m callbacksets.demo", description="Train a classifier of handwritten digits.")
-parser.add_argument("--kill", type=int, metavar="N", help="kill the training process N times and start it again")
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser("python -m callbacksets.demo", description="Train on handwritten digits.")
+    parser.add_argument("--kill", type=int, metavar="N", help="kill the training process N times and start it again")
     times = parser.parse_args().kill
     if times is None:
         demo.main()
