@@ -468,8 +468,9 @@ class CallbackSetSee(CallbackSet):
 def test_keeps_the_newest(tmp_path: Path) -> None:
     fit([CallbackSetCheckpoint(tmp_path, freq=2, keep=2)], max_epochs=7)
     assert saved(tmp_path) == ["epoch6.ckpt", "epoch7.ckpt"]
+    (tmp_path / "epoch=1-step=2.ckpt").touch()
     resume([CallbackSetCheckpoint(tmp_path, freq=1, keep=3)], latest_checkpoint(tmp_path), max_epochs=9)
-    assert saved(tmp_path) == ["epoch7.ckpt", "epoch8.ckpt", "epoch9.ckpt"]
+    assert saved(tmp_path) == ["epoch7.ckpt", "epoch8.ckpt", "epoch9.ckpt", "epoch=1-step=2.ckpt"]
 
 
 def test_an_older_one_goes_when_the_newer_one_is_complete(tmp_path: Path) -> None:
