@@ -1,8 +1,9 @@
 """Trains in processes that are interrupted at random moments and started again: do they end as if nothing had happened?
 
 `python -m tests.scripts.interrupted FOLDER INTERRUPTS [SEED]`. An interrupt is SIGKILL, SIGTERM or SIGINT, at a random
-time or while a checkpoint is written, to one rank or to two, with worker processes or without. A run gets up to three,
-and is then left to end. It prints a line for each run, and ends with 1 if one of them was not as it should be.
+time or while a checkpoint is written, to one rank or to two, or an exception on all ranks; with worker processes or
+without. A run gets up to three, and is then left to end. It prints a line for each run, and ends with 1 if one of them
+was not as it should be.
 """
 
 import os
@@ -61,6 +62,16 @@ class CallbackSetTell(CallbackSet):
         self.told.send((self.ctx.epoch, self.ctx.step, time.monotonic()))
 
 
+class CallbackSetFail(CallbackSet):
+    def __init__(self, stage: str, step: int) -> None:
+        self.step = step
+        setattr(self, stage, self.fail)
+
+    def fail(self) -> None:
+        if self.ctx.global_step >= self.step:
+            raise ZeroDivisionError("boom")
+
+
 class Writes(TorchCheckpointIO):
     """Writes checkpoints in pieces, and interrupts its own process in the middle of one."""
 
@@ -88,7 +99,7 @@ class Case:
     workers: int
     told: list[Any] = field(default_factory=list)
 
-    def train(self, rank: int, port: int, told: Connection, writes: tuple[int, int] | None) -> None:
+    def train(self, rank: int, port: int, told: Connection, how: tuple[Any, ...]) -> None:
         torch.set_num_threads(1)
         log = os.open(self.folder.parent / f"{self.folder.name}.{rank}.log", os.O_CREAT | os.O_APPEND | os.O_WRONLY)
         os.dup2(log, 1)
@@ -101,24 +112,25 @@ class Case:
             os.environ |= {"MASTER_ADDR": "127.0.0.1", "MASTER_PORT": str(port), "TORCHELASTIC_RUN_ID": "run"}
             os.environ["LOCAL_WORLD_SIZE"] = str(self.ranks)
             kwargs = {"strategy": DDPStrategy(process_group_backend="gloo"), "devices": self.ranks}
-        plugins = [Writes(*writes)] if writes is not None and rank == 0 else []
+        plugins = [Writes(*how[1:])] if how[:1] == ("writes",) and rank == 0 else []
+        fails = [CallbackSetFail(*how[1:])] if how[:1] == ("fails",) else []
         module = Module()
         torch.manual_seed(rank)
         checkpoint = t_clbk(
             "checkpoint", path=self.folder, freq=1, keep=KEEP, every_minutes=SECONDS / 60, on_interrupt=True
         )
-        sets = [CallbackSetHistory(), checkpoint, *([CallbackSetTell(told)] if rank == 0 else [])]
+        sets = [CallbackSetHistory(), checkpoint, *fails, *([CallbackSetTell(told)] if rank == 0 else [])]
         trainer = quiet(max_epochs=EPOCHS, callbacks=[CallbackSetAdapter(sets)], plugins=plugins, **kwargs)
         data = samples(4 * BATCHES * self.ranks)
         train, valid = DataLoader(data, 4, shuffle=True, num_workers=self.workers), DataLoader(data, 16)
         trainer.fit(module, train, valid, ckpt_path=latest_checkpoint(self.folder))
 
-    def start(self, writes: tuple[int, int] | None = None) -> tuple[list[Any], Connection]:
+    def start(self, *how: Any) -> tuple[list[Any], Connection]:
         with socket.socket() as free:
             free.bind(("127.0.0.1", 0))
             port = free.getsockname()[1]
         hears, tells = FORK.Pipe(duplex=False)
-        processes = [FORK.Process(target=self.train, args=(rank, port, tells, writes)) for rank in range(self.ranks)]
+        processes = [FORK.Process(target=self.train, args=(rank, port, tells, how)) for rank in range(self.ranks)]
         for process in processes:
             process.start()
         tells.close()
@@ -133,15 +145,18 @@ class Case:
     def interrupt(self, dice: random.Random, seconds: float) -> Iterator[str]:
         """Interrupt the run once; gives what went wrong."""
         signum = dice.choice(SIGNALS)
-        writes = (signum, dice.randint(1, 8)) if dice.random() < 0.4 else None
-        processes, hears = self.start(writes)
-        if writes is None:
+        how: tuple[Any, ...] = ("writes", signum, dice.randint(1, 8)) if dice.random() < 0.4 else ()
+        if dice.random() < 0.2:
+            stage = dice.choice(("on_batch_begin", "on_batch_end", "on_before_valid", "on_valid_end", "on_epoch_end"))
+            how = ("fails", stage, dice.randint(1, EPOCHS * BATCHES))
+        processes, hears = self.start(*how)
+        if not how:
             hears.poll(LIMIT)
             wait([process.sentinel for process in processes], dice.uniform(-0.1, 1) * seconds)
             victims = dice.choice((processes, processes[:1], processes[-1:]))
         else:
             wait([process.sentinel for process in processes], LIMIT)
-            victims = []  # it has sent the signal to itself
+            victims = []  # it has failed, or sent the signal to itself
         for process in victims:
             if process.is_alive():
                 os.kill(process.pid, signum)
@@ -157,7 +172,8 @@ class Case:
                 process.join()
         codes = [process.exitcode for process in processes]
         # a rank without a signal ends as after SIGTERM; before training, signals do what they do in any process
-        known = {0, -signum, 128 + signum, 128 + signal.SIGTERM, 1 if signum == signal.SIGINT else 0}
+        known = {1} if how[:1] == ("fails",) else set()
+        known |= {0, -signum, 128 + signum, 128 + signal.SIGTERM, 1 if signum == signal.SIGINT else 0}
         if signum != signal.SIGKILL and not set(codes) <= known:
             yield f"exit codes {codes} after {signum!r}"
         told: list[Any] = []

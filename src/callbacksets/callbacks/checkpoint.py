@@ -53,8 +53,8 @@ class CallbackSetCheckpoint(CallbackSet):
             communication after every batch.
         on_interrupt: Save on Ctrl-C, SIGTERM and exceptions, too, before `on_exit`. Training ends after the batch that
             is under way. A second Ctrl-C ends it at once. On several ranks, a signal to one rank ends all after the
-            same batch, which takes a little communication after every batch. An exception saves nothing there: the
-            others may be gone.
+            same batch, which takes a little communication after every batch. An exception saves there only if all
+            ranks raise one at the same place outside of a step: otherwise some may be gone.
 
     Raises:
         TypeError, ValueError: If an argument is wrong.
@@ -226,11 +226,10 @@ class CallbackSetCheckpoint(CallbackSet):
             wanted = [is_late and trainer.is_global_zero, is_signalled]
             told = torch.tensor(wanted, dtype=torch.int, device=trainer.strategy.root_device)
             is_late, is_signalled = trainer.strategy.reduce(told, reduce_op="sum").bool().tolist()
-        if is_signalled:
-            self._save_interrupted()
-            raise SIGTERMException
-        if is_late:
+        if is_late or is_signalled:
             self._save()
+        if is_signalled:
+            raise SIGTERMException
 
     def _save_interrupted(self) -> None:
         if self._is_unsaved or self._trained > self._saved_after:
