@@ -3,7 +3,8 @@ import argparse
 from callbacksets import demo
 from callbacksets.demo import kill
 
-if __name__ == "__main__":
+
+def main() -> None:
     parser = argparse.ArgumentParser("python -m callbacksets.demo", description="Train on handwritten digits.")
     parser.add_argument("--kill", type=int, metavar="N", help="kill the training process N times and start it again")
     times = parser.parse_args().kill
@@ -13,3 +14,7 @@ if __name__ == "__main__":
         parser.error(f"Expected --kill to be a whole number of at least 1 but got {times}.")
     else:
         kill.main(times)
+
+
+if __name__ == "__main__":
+    main()
