@@ -7,10 +7,13 @@ READY := $(VENV)/.ready
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 PARALLEL := -n 2 --dist loadgroup --durations=15
 
-.PHONY: demo test test-all test-oldest test-others test-matrix test-gpu mutate check bench docs dist clean
+.PHONY: demo demo-kill test test-all test-oldest test-others test-matrix test-gpu mutate check bench docs dist clean
 
 demo: $(READY)  ## train a classifier on real data
 	$(BIN)/python -m callbacksets.demo
+
+demo-kill: $(READY)  ## the same training in a process that is killed five times and started again
+	$(BIN)/python -m callbacksets.demo --kill 5
 
 test: $(READY)  ## run the tests, but those marked slow
 	$(PYTEST) $(PARALLEL) -m "not slow"

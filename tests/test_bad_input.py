@@ -292,6 +292,17 @@ CASES: dict[str, dict[str, Case]] = {
         "checkpoint path": (lambda: CallbackSetCheckpoint(3, 1), TypeError, ("path", "a folder", "got 3")),
         "checkpoint URL": (lambda: CallbackSetCheckpoint("s3://a", 1), ValueError, ("path", "on this machine")),
         "checkpoint freq": (lambda: CallbackSetCheckpoint("a", 0.5), TypeError, ("freq", "whole number", "got 0.5")),
+        "checkpoint keep": (lambda: CallbackSetCheckpoint("a", 1, keep=0), ValueError, ("keep", "at least 1", "got 0")),
+        "checkpoint every_minutes": (
+            lambda: CallbackSetCheckpoint("a", 1, every_minutes=-1),
+            ValueError,
+            ("every_minutes", "at least 0", "got -1"),
+        ),
+        "checkpoint on_interrupt": (
+            lambda: CallbackSetCheckpoint("a", 1, on_interrupt="yes"),
+            TypeError,
+            ("on_interrupt", "True or False", "got 'yes'"),
+        ),
         "tb path": (lambda: CallbackSetTB(None), TypeError, ("path", "a folder", "got None")),
         "tb flag": (lambda: CallbackSetTB("a", 1), TypeError, ("log_train_loss", "True or False", "got 1")),
         "norm type": (lambda: CallbackSetGradNorm(-1), ValueError, ("norm_type", "at least 0", "got -1")),

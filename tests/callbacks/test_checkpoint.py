@@ -1,4 +1,5 @@
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -448,3 +449,128 @@ def test_bad_argument(make: Callable[[], Any], error: type[Exception], message: 
 def test_function_must_return_a_path() -> None:
     with pytest.raises(TypeError, match=r"Expected the value of path\(\) to be the path of a folder but got None"):
         fit([CallbackSetCheckpoint(lambda: None, freq=1)])
+
+
+# --- how many, and inside epochs -------------------------------------------------------------------------------------
+
+
+class CallbackSetSee(CallbackSet):
+    """Notes which checkpoints there are at the start of each batch."""
+
+    def __init__(self, path: Path) -> None:
+        self.path, self.seen = path, []
+
+    def on_batch_begin(self) -> None:
+        self.seen.append(saved(self.path) if self.path.exists() else [])
+
+
+def test_keeps_the_newest(tmp_path: Path) -> None:
+    fit([CallbackSetCheckpoint(tmp_path, freq=2, keep=2)], max_epochs=7)
+    assert saved(tmp_path) == ["epoch6.ckpt", "epoch7.ckpt"]
+    (tmp_path / "epoch=1-step=2.ckpt").touch()
+    resume([CallbackSetCheckpoint(tmp_path, freq=1, keep=3)], latest_checkpoint(tmp_path), max_epochs=9)
+    assert saved(tmp_path) == ["epoch7.ckpt", "epoch8.ckpt", "epoch9.ckpt", "epoch=1-step=2.ckpt"]
+
+
+def test_an_older_one_goes_when_the_newer_one_is_complete(tmp_path: Path) -> None:
+    class Looks(TorchCheckpointIO):
+        def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:
+            super().save_checkpoint(checkpoint, path)
+            before.append([name for name in saved(tmp_path) if not name.startswith(".")])
+            if len(before) == 3:
+                raise OSError("no space left")
+
+    before: list[list[str]] = []
+    with pytest.raises(OSError, match="no space left"):
+        fit([CallbackSetCheckpoint(tmp_path, freq=1, keep=1)], max_epochs=9, plugins=[Looks()])
+    assert before == [[], ["epoch1.ckpt"], ["epoch2.ckpt"]]
+    assert saved(tmp_path) == ["epoch2.ckpt"]
+
+
+def test_saves_inside_epochs(tmp_path: Path) -> None:
+    see = CallbackSetSee(tmp_path)
+    fit([CallbackSetCheckpoint(tmp_path, freq=2, every_minutes=0), see], max_epochs=3)
+    inside = [["epoch1-batch1.ckpt"], ["epoch1-batch2.ckpt"], ["epoch2-batch1.ckpt"], ["epoch2.ckpt"]]
+    assert see.seen == [[], *inside, ["epoch2.ckpt", "epoch3-batch1.ckpt"]]
+    assert saved(tmp_path) == ["epoch2.ckpt", "epoch3.ckpt"]
+
+
+def test_time_starts_at_each_save(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def passes(ctx: Any) -> None:
+        now[0] += 25
+
+    now = [1000.0]
+    monkeypatch.setattr("callbacksets.callbacks.checkpoint.time.monotonic", lambda: now[0])
+    see = CallbackSetSee(tmp_path)
+    callbacks = [CallbackSetCheckpoint(tmp_path, freq=9, every_minutes=1), see, Act(on_batch_begin=passes)]
+    fit(callbacks, Tiny(), ones(7))
+    assert see.seen == [*[[]] * 3, *[["epoch1-batch3.ckpt"]] * 3, ["epoch1-batch6.ckpt"]]
+
+
+def test_a_batch_costs_nothing_without_minutes(tmp_path: Path) -> None:
+    for callback in (CallbackSetCheckpoint(tmp_path, 1), CallbackSetCheckpoint(tmp_path, 1, on_interrupt=True)):
+        assert "on_batch_end" not in callback.stages
+    timed = CallbackSetCheckpoint(tmp_path / "timed", 1, every_minutes=0)
+    assert "on_batch_end" in timed.stages
+    clone = timed.clone()
+    fit(clone)
+    assert vars(clone)["on_batch_end"].__self__ is clone
+
+
+@pytest.mark.parametrize("keep", [1, 2])
+@pytest.mark.parametrize("batch", [1, 2, 3, 4])
+def test_goes_on_inside_the_epoch(keep: int, batch: int, tmp_path: Path) -> None:
+    def callbacks() -> list[Any]:
+        return [CallbackSetHistory(), CallbackSetCheckpoint(tmp_path, freq=1, keep=keep, every_minutes=0)]
+
+    def die(ctx: Any) -> None:
+        if ctx.global_step > batch:
+            raise RuntimeError("boom")
+
+    torch.manual_seed(0)
+    whole = fit([CallbackSetHistory()], max_epochs=3).states["history"]
+    torch.manual_seed(0)
+    with pytest.raises(RuntimeError, match="boom"):
+        fit([*callbacks(), Act(on_batch_begin=die)], max_epochs=3)
+    last = [name for name in saved(tmp_path) if not name.startswith("epoch1.")]
+    assert latest_checkpoint(tmp_path) == tmp_path / (last[-1] if last else "epoch1.ckpt")
+    adapter = resume([*callbacks(), Act()], latest_checkpoint(tmp_path), max_epochs=3)
+    assert adapter.states["history"] == whole
+    assert saved(tmp_path) == ["epoch2.ckpt", "epoch3.ckpt"][-keep:]
+
+
+def test_what_a_killed_run_wrote_of_these_goes_at_the_first_save(tmp_path: Path) -> None:
+    fit([CallbackSetCheckpoint(tmp_path, freq=1)])
+    killed = tmp_path / ".epoch2-batch3.ckpt.0123abcd.part"
+    killed.touch()
+    resume([CallbackSetCheckpoint(tmp_path, freq=1, keep=1)], latest_checkpoint(tmp_path), max_epochs=2)
+    assert saved(tmp_path) == ["epoch2.ckpt"]
+
+
+def test_refuses_a_folder_that_is_further_inside_the_epoch(tmp_path: Path) -> None:
+    def act(ctx: Any) -> None:
+        if ctx.global_step == 5:
+            shutil.copy(tmp_path / "run" / "epoch2-batch1.ckpt", tmp_path / "earlier.ckpt")
+        if ctx.global_step == 6:
+            raise RuntimeError("boom")
+
+    callbacks = [CallbackSetCheckpoint(tmp_path / "run", freq=9, every_minutes=0), Act(on_batch_begin=act)]
+    with pytest.raises(RuntimeError, match="boom"):
+        fit(callbacks, Tiny(), ones(3), max_epochs=2)
+    newest = "contains checkpoints up to batch 2 of epoch 2, but this run starts after"
+    refused(lambda: fit(callbacks[:1], Tiny(), ones(3), max_epochs=2), f"{newest} epoch 0")
+    trainer = quiet(callbacks=[CallbackSetAdapter(callbacks)], max_epochs=2)
+    earlier = tmp_path / "earlier.ckpt"
+    refused(lambda: trainer.fit(Tiny(), ones(3), ckpt_path=earlier), f"{newest} batch 1 of epoch 2")
+
+
+def test_a_folder_of_like_name_is_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    fit([CallbackSetCheckpoint(tmp_path / "first", freq=1)])
+    (tmp_path / "frist").mkdir()
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        assert latest_checkpoint(tmp_path / "frist") is None  # there is such a folder, though an empty one
+        assert latest_checkpoint(tmp_path / "other") is None
+        assert caplog.text == ""
+        assert latest_checkpoint(tmp_path / "fist") is None
+    assert re.search(r"fist does not exist, so a new run starts\. \S*first has checkpoints", caplog.text)

@@ -62,7 +62,7 @@ def train(folder: Path, plugin: str) -> tuple[L.LightningModule, dict[str, Any]]
     """Train for three epochs, from the newest checkpoint in the folder on; gives the module and the states."""
     torch.manual_seed(0)
     module = Tiny()
-    adapter = CallbackSetAdapter([CallbackSetHistory(), CallbackSetCheckpoint(folder, freq=1)])
+    adapter = CallbackSetAdapter([CallbackSetHistory(), CallbackSetCheckpoint(folder, freq=1, keep=1)])
     trainer = quiet(max_epochs=EPOCHS, callbacks=[adapter], plugins=[PLUGINS[plugin]()])
     trainer.fit(module, ones(2), ckpt_path=latest_checkpoint(folder))
     return module, adapter.states

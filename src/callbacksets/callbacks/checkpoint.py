@@ -1,54 +1,60 @@
 """Saving a run so that it can be resumed."""
 
+import difflib
 import math
 import os
-import re
-import shutil
-import tempfile
 import time
 import uuid
 from collections.abc import Callable
-from contextlib import suppress
 from itertools import chain
 from pathlib import Path
+from typing import Any
 
-from lightning.pytorch.utilities import rank_zero_warn
+import torch
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from callbacksets.base import CallbackSet
-from callbacksets.checks import folder, is_below_a_file, listed, whole_number
-from callbacksets.fit.lightning import is_a
+from callbacksets.callbacks import checkpoint_files as files
+from callbacksets.callbacks.checkpoint_files import Position
+from callbacksets.callbacks.interrupts import Interrupts
+from callbacksets.checks import flag, folder, is_below_a_file, listed, number, whole_number
+from callbacksets.fit import lightning
 
 AnyPath = str | os.PathLike[str]
 
-_COMPLETE = re.compile(r"epoch([1-9]\d*)\.ckpt")
-_UNFINISHED = re.compile(r"\.(?P<name>epoch(?P<epoch>[1-9]\d*)\.ckpt)\..*[0-9a-f]{8}\.(?P<kind>part|old)")
-"""The name of a checkpoint that a run is writing, or was writing when it was killed.
-
-`old` is a complete checkpoint that is being replaced.
-"""
-_A_DAY = 24 * 60 * 60  # seconds
-
 
 class CallbackSetCheckpoint(CallbackSet):
-    """Saves a Lightning checkpoint every few epochs, and when training ends.
+    """Saves a Lightning checkpoint every few epochs, when training ends, and if asked also inside epochs.
 
-    A checkpoint is `epoch<n>.ckpt` in the folder. It is a file, or a folder if the strategy writes sharded checkpoints.
-    It gets that name only when it is complete. So a killed run can always be resumed:
+    A checkpoint is `epoch<n>.ckpt` in the folder, or `epoch<n>-batch<k>.ckpt` inside an epoch. It is a file, or a
+    folder if the strategy writes sharded checkpoints. It gets that name only when it is complete. So a killed run can
+    always be resumed:
 
         trainer.fit(module, loader, ckpt_path=latest_checkpoint(path))
 
-    The callback runs after all others, so that a checkpoint contains the results of the other callbacks. Its state is
-    `path`; a resumed run uses its own argument `path`. Nothing is saved if nothing was trained, or with `fast_dev_run`.
+    A checkpoint inside an epoch is removed when a later one is complete. The callback runs after all others, so that a
+    checkpoint contains the results of the other callbacks. Its state is `path`; a resumed run uses its own argument
+    `path`. Nothing is saved if nothing was trained, or with `fast_dev_run`.
 
     Example:
         >>> from callbacksets import CallbackSetCheckpoint
-        >>> CallbackSetCheckpoint("checkpoints/first", freq=5)
+        >>> CallbackSetCheckpoint("checkpoints/first", freq=5, keep=2)
         <CallbackSetCheckpoint: on_begin, on_epoch_end, on_end>
 
     Args:
         path: The folder, or a function without parameters that returns it. The function is called once in every fit.
             The folder may be new, empty, or contain the checkpoints of the run that is resumed.
         freq: Save every `freq` epochs; at least 1.
+        keep: How many checkpoints of this run stay; at least 1. An older one is removed when a newer one is complete.
+            None: all of them stay.
+        every_minutes: Save after a batch, too, when so many minutes have passed since the last save; at least 0.
+            None: save at the ends of epochs only. On several ranks, rank zero decides, which takes a little
+            communication after every batch.
+        on_interrupt: Save on Ctrl-C, SIGTERM and exceptions, too, before `on_exit`. Training ends after the batch that
+            is under way. A second Ctrl-C ends it at once. On several ranks, a signal to one rank ends all after the
+            same batch, which takes a little communication after every batch. An exception saves there only if all
+            ranks raise one at the same place outside of a step: otherwise some may be gone.
 
     Raises:
         TypeError, ValueError: If an argument is wrong.
@@ -64,35 +70,60 @@ class CallbackSetCheckpoint(CallbackSet):
     reads_y_hats: bool = False
     weight: float = math.inf
     is_restored: bool = False
+    on_batch_end: Callable[[], None] | None
 
-    def __init__(self, path: AnyPath | Callable[[], AnyPath], freq: int) -> None:
+    def __init__(
+        self,
+        path: AnyPath | Callable[[], AnyPath],
+        freq: int,
+        keep: int | None = None,
+        every_minutes: float | None = None,
+        on_interrupt: bool = False,
+    ) -> None:
         self.path: Callable[[], AnyPath] | Path = path if callable(path) else folder("path", path)
         self.freq: int = whole_number("freq", freq, at_least=1)
+        self.keep: int | None = None if keep is None else whole_number("keep", keep, at_least=1)
+        self.every_minutes: float | None = (
+            None if every_minutes is None else number("every_minutes", every_minutes, at_least=0)
+        )
+        self._on_interrupt: bool = flag("on_interrupt", on_interrupt)
+        if every_minutes is not None:
+            self.on_batch_end = self._save_in_epoch
         self.start_over()
 
     def start_over(self) -> None:
         self._folder: Path | None = None
         self._resumed_folder: str | None = None
-        self._is_unsaved = False
-        self._known: set[int] = set()
+        self._known: set[Position] = set()
+        self._interrupts: Interrupts | None = None
+        if self.every_minutes is None:
+            vars(self).pop("on_batch_end", None)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**super().__getstate__(), "_interrupts": None}  # a copy is not part of the fit
 
     def on_begin(self) -> None:
-        ctx = self.ctx
+        trainer = self.ctx.trainer
         self._check_order()
-        if is_a(ctx.trainer.strategy.checkpoint_io, "AsyncCheckpointIO"):
+        if lightning.is_a(trainer.strategy.checkpoint_io, "AsyncCheckpointIO"):
             raise RuntimeError(
                 "AsyncCheckpointIO writes checkpoints in the background, so CallbackSetCheckpoint cannot tell when a "
                 "checkpoint is complete. Use only one of them."
             )
-        self._is_unsaved = False
+        self._note_start()
         # rank zero decides: a function may return different folders on the ranks, and files may appear in between
-        decided = (*self._decide_folder(), uuid.uuid4().hex) if ctx.trainer.is_global_zero else (Path(), None, "")
-        self._folder, problem, self._run = ctx.trainer.strategy.broadcast(decided)
+        decided = (*self._decide_folder(), uuid.uuid4().hex) if trainer.is_global_zero else (Path(), None, "")
+        self._folder, problem, self._run = trainer.strategy.broadcast(decided)
         if problem is not None:
             raise problem
-        self._known = set(_complete(self._folder))
+        self._known = set(files.complete(self._folder))
+        if self._on_interrupt and not self._is_dry_run():
+            self._interrupts = Interrupts(trainer, self._save_interrupted)
+            if trainer.world_size > 1:
+                self.on_batch_end = self._save_in_epoch
 
     def on_epoch_end(self) -> None:
+        self._epochs, self._batches_before = self.ctx.epoch, self._trained
         self._is_unsaved = True
         if self.ctx.epoch % self.freq == 0:
             self._save()
@@ -106,6 +137,27 @@ class CallbackSetCheckpoint(CallbackSet):
 
     def load_state_dict(self, state_dict: dict[str, str] | None) -> None:
         self._resumed_folder = None if state_dict is None else state_dict["path"]
+
+    # --- where the run is --------------------------------------------------------------------------------------------
+
+    @property
+    def _trained(self) -> int:
+        """The batches trained over all epochs. `ctx.global_step` also counts the one under way."""
+        return int(lightning.batch_progress(self.ctx.trainer).total.processed)
+
+    @property
+    def _position(self) -> Position:
+        return Position(self._epochs, self._trained - self._batches_before)
+
+    def _note_start(self) -> None:
+        epochs, batches = lightning.epoch_progress(self.ctx.trainer), lightning.batch_progress(self.ctx.trainer)
+        is_inside = epochs.total.ready > epochs.total.completed  # Lightning 2.4 has reset `current`
+        self._epochs = epochs.current.completed
+        self._batches_before = self._trained - (batches.current.processed if is_inside else 0)
+        self._saved_after, self._saved_at = self._trained, time.monotonic()
+        self._is_unsaved = False
+
+    # --- the folder --------------------------------------------------------------------------------------------------
 
     def _check_order(self) -> None:
         callbacks = self.ctx.callbacks
@@ -127,7 +179,7 @@ class CallbackSetCheckpoint(CallbackSet):
         if (problem := self._problem(path)) is not None:
             return path, FileExistsError(problem)
         try:
-            _try_to_write(path)  # now, because the first checkpoint may come after hours
+            files.try_to_write(path)  # now, because the first checkpoint may come after hours
         except OSError as error:
             return path, type(error)(f"Expected path to be a folder for checkpoints but {error}. Give another path.")
         return path, None
@@ -137,19 +189,18 @@ class CallbackSetCheckpoint(CallbackSet):
             return f"Expected path to be a folder for checkpoints but {file} is a file."
         if not path.exists():
             return None
-        names = sorted(entry.name for entry in path.iterdir())
-        checkpoints = _complete(path)
+        checkpoints = files.complete(path)
         if not checkpoints:
-            others = [name for name in names if not _UNFINISHED.fullmatch(name)]
-            return f"The folder {path} contains other files, like {others[0]!r}. Use a new folder." if others else None
+            names = files.others(path)
+            return f"The folder {path} contains other files, like {names[0]!r}. Use a new folder." if names else None
         newest, total = max(checkpoints), self.ctx.total_epochs
         remedy = f"Use a new folder, or resume that run: trainer.fit(..., ckpt_path=latest_checkpoint({str(path)!r}))"
-        if total is not None and total <= newest:
-            remedy += f", with max_epochs above {newest}"
-        if newest > self.ctx.epoch:
+        if total is not None and total <= newest.epochs:
+            remedy += f", with max_epochs above {newest.epochs}"
+        if newest > max(self._position, Position(self.ctx.epoch)):
             return (
-                f"The folder {path} contains checkpoints up to epoch {newest}, but this run starts after epoch "
-                f"{self.ctx.epoch} and would mix its checkpoints with them. {remedy}."
+                f"The folder {path} contains checkpoints up to {newest}, but this run starts after {self._position} "
+                f"and would mix its checkpoints with them. {remedy}."
             )
         if self.ctx.resumed and not self._wrote(path):
             return f"The folder {path} contains checkpoints of another run, not of the resumed one. {remedy}."
@@ -164,42 +215,68 @@ class CallbackSetCheckpoint(CallbackSet):
     def _is_dry_run(self) -> bool:
         return bool(self.ctx.trainer.fast_dev_run)  # type: ignore[attr-defined]  # set where mypy does not look
 
+    # --- saving ------------------------------------------------------------------------------------------------------
+
+    def _save_in_epoch(self) -> None:
+        """Save after a batch if it is time, or if a signal has come. All ranks do it after the same batch."""
+        minutes = (time.monotonic() - self._saved_at) / 60
+        is_late = self.every_minutes is not None and minutes >= self.every_minutes
+        is_signalled = self._interrupts is not None and self._interrupts.ends_training
+        if (trainer := self.ctx.trainer).world_size > 1:
+            wanted = [is_late and trainer.is_global_zero, is_signalled]
+            told = torch.tensor(wanted, dtype=torch.int, device=trainer.strategy.root_device)
+            is_late, is_signalled = trainer.strategy.reduce(told, reduce_op="sum").bool().tolist()
+        if is_late or is_signalled:
+            self._save()
+        if is_signalled:
+            raise SIGTERMException
+
+    def _save_interrupted(self) -> None:
+        if self._is_unsaved or self._trained > self._saved_after:
+            self._save()
+        if self._known:
+            newest = max(self._known).name
+            rank_zero_info(f"Training was interrupted. The newest checkpoint in {self._folder} is {newest}.")
+
     def _save(self) -> None:
-        trainer, epoch = self.ctx.trainer, self.ctx.epoch
+        trainer, position = self.ctx.trainer, self._position
         if self._is_dry_run():
             return
         assert self._folder is not None, "on_begin has set it"
-        complete = self._folder / f"epoch{epoch}.ckpt"
-        begun = self._folder / f".{complete.name}.{self._run}.part"
+        begun = files.unfinished(self._folder, position, self._run)
         problem = self._prepare(self._folder) if trainer.is_global_zero else None
         if (problem := trainer.strategy.broadcast(problem)) is not None:
             raise FileExistsError(problem)
         try:
             trainer.save_checkpoint(begun, weights_only=False)  # returns after every rank has written its part
             if trainer.is_global_zero:
-                for entry in (begun, *begun.rglob("*")):
-                    _fsync(entry)
-                # a known checkpoint was saved inside this epoch, and this run trained the rest of the epoch
-                _name(begun, complete, replace=epoch in self._known)
-                _fsync(self._folder)
+                # a known one has the same position in the run; one of an epoch cut short had fewer batches
+                files.finish(begun, self._folder / position.name, replace=position in self._known)
         finally:
             if trainer.is_global_zero:
-                _remove(begun)
+                files.remove(begun)
         trainer.strategy.barrier("the checkpoint is complete")
-        self._known.add(epoch)
+        self._known.add(position)
+        for old in list(files.superseded(self._known, self.keep)):
+            if trainer.is_global_zero:
+                files.drop(self._folder, old, self._run)
+            self._known.remove(old)
+        self._saved_after, self._saved_at = self._trained, time.monotonic()
         self._is_unsaved = False
 
     def _prepare(self, path: Path) -> str | None:
         """Prepare the folder for writing. Return the problem with it, or None."""
-        for other in set(_complete(path)) - self._known:
-            return _appeared(path / f"epoch{other}.ckpt")
+        for other in set(files.complete(path)) - self._known:
+            return files.appeared(path / other.name)
         path.mkdir(parents=True, exist_ok=True)  # somebody may have removed it
-        _remove_leftovers(path)
+        files.remove_leftovers(path, self._known)
         return None
 
 
 def latest_checkpoint(path: AnyPath) -> Path | None:
     """The newest complete checkpoint that `CallbackSetCheckpoint` has saved in a folder; None if there is none.
+
+    The newest is the one that has come furthest in training, whenever its file was written.
 
     Example:
         >>> from callbacksets import latest_checkpoint
@@ -211,7 +288,8 @@ def latest_checkpoint(path: AnyPath) -> Path | None:
 
     Returns:
         The path of a file, or of a folder with a sharded checkpoint, for `trainer.fit(ckpt_path=...)`. With None,
-        `trainer.fit()` starts a new run. It warns if there are other checkpoints, in the folder or one folder below.
+        `trainer.fit()` starts a new run. It warns if there are other checkpoints, in the folder or one folder below. If
+        the folder does not exist, it logs the name of a similar one that has checkpoints.
 
     Raises:
         TypeError, ValueError: If `path` is not the path of a folder, for example if it is a file.
@@ -221,34 +299,18 @@ def latest_checkpoint(path: AnyPath) -> Path | None:
     path = folder("path", path)
     if path.is_file():
         raise ValueError(f"Expected path to be a folder of checkpoints but {path} is a file.")
-    if checkpoints := _complete(path):
+    if checkpoints := files.complete(path):
         return checkpoints[max(checkpoints)]
     if (other := next(chain(path.glob("*.ckpt"), path.glob("*/*.ckpt")), None)) is not None:
         rank_zero_warn(
             f"{path} has no checkpoint of CallbackSetCheckpoint, but there is {other}. Give the folder itself. A "
             "checkpoint of ModelCheckpoint is resumed with its own path: trainer.fit(..., ckpt_path=...)."
         )
+    elif not path.exists() and path.parent.is_dir():
+        beside = [other.name for other in path.parent.iterdir() if files.complete(other)]
+        if near := difflib.get_close_matches(path.name, beside, n=1):
+            rank_zero_info(f"{path} does not exist, so a new run starts. {path.parent / near[0]} has checkpoints.")
     return None
-
-
-def _complete(path: Path) -> dict[int, Path]:
-    """The complete checkpoints in a folder by epoch."""
-    entries = list(path.iterdir()) if path.is_dir() else []
-    complete = {int(match[1]): entry for entry in entries if (match := _COMPLETE.fullmatch(entry.name))}
-    for entry in entries:
-        if (match := _UNFINISHED.fullmatch(entry.name)) and match["kind"] == "old":
-            complete.setdefault(int(match["epoch"]), entry)
-    return complete
-
-
-def _try_to_write(path: Path) -> None:
-    """Make the folder and a file in it, and remove them again: nothing may ever be saved."""
-    new = [one for one in (path, *path.parents) if not one.exists()]
-    path.mkdir(parents=True, exist_ok=True)
-    tempfile.TemporaryFile(dir=path).close()
-    with suppress(OSError):  # another run has begun to write there
-        for one in new:
-            one.rmdir()
 
 
 def _changes_its_state_late(callback: CallbackSet) -> bool:
@@ -256,61 +318,3 @@ def _changes_its_state_late(callback: CallbackSet) -> bool:
         return False  # its state is not restored
     has_state = getattr(callback.state_dict, "__func__", None) is not CallbackSet.state_dict
     return has_state and any(stage in callback.stages for stage in ("on_epoch_end", "on_end"))
-
-
-def _appeared(checkpoint: Path) -> str:
-    return f"{checkpoint} appeared during this run, so another run writes to the folder. Use a folder for each run."
-
-
-def _name(begun: Path, complete: Path, *, replace: bool) -> None:
-    """Give a complete checkpoint its final name.
-
-    Raises:
-        FileExistsError: If a checkpoint with that name exists and `replace` is False.
-    """
-    if replace and complete.is_dir():
-        before = begun.with_suffix(".old")
-        complete.rename(before)
-        begun.rename(complete)
-        _remove(before)
-    elif replace:
-        begun.replace(complete)
-    elif begun.is_dir():
-        try:
-            begun.rename(complete)
-        except OSError as error:  # raised if there is a file, or a folder that is not empty
-            raise (FileExistsError(_appeared(complete)) if complete.exists() else error) from None
-    else:
-        try:
-            os.link(begun, complete)
-        except FileExistsError:
-            raise FileExistsError(_appeared(complete)) from None
-        except OSError:  # a file system without links
-            begun.replace(complete)
-
-
-def _remove_leftovers(path: Path) -> None:
-    """Remove the unfinished files of killed runs. A younger one may belong to a run that is alive."""
-    for entry in path.iterdir():
-        match = _UNFINISHED.fullmatch(entry.name)
-        if match is None or time.time() - entry.stat().st_mtime < _A_DAY:
-            continue
-        if match["kind"] == "part" or (path / match["name"]).exists():
-            _remove(entry)
-
-
-def _remove(path: Path) -> None:
-    if path.is_dir():
-        shutil.rmtree(path)
-    else:
-        path.unlink(missing_ok=True)
-
-
-def _fsync(path: Path) -> None:
-    """Wait until a file, or the names in a folder, are on disk: a rename may come before earlier writes."""
-    if os.name == "posix":  # elsewhere, folders cannot be opened
-        descriptor = os.open(path, os.O_RDONLY)
-        try:
-            os.fsync(descriptor)
-        finally:
-            os.close(descriptor)

@@ -78,17 +78,42 @@ def network() -> nn.Module:
     )
 
 
-def main() -> None:
-    """Train, then show the history, why training stopped, and where the plot is."""
+def prepare() -> None:
+    """Leave out what a reader of the demo does not need to see, and use one thread."""
     warnings.filterwarnings("ignore", message=".*does not have many workers")  # the data is in memory
     warnings.filterwarnings("ignore", message=".*LeafSpec.* is deprecated")  # Lightning itself uses it
     logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
     torch.set_num_threads(1)  # for such a small network, several threads would mostly wait for each other
-    L.seed_everything(0)
-    train, valid = digits()
+
+
+def fit(module: nn.Module, adapter: CallbackSetAdapter, max_epochs: int, ckpt_path: Path | None = None) -> None:
+    """Train the network on the digits.
+
+    Args:
+        module: The network.
+        adapter: The callbacks.
+        max_epochs: The number of epochs.
+        ckpt_path: The checkpoint to resume, if there is one.
+    """
     measure = {"acc": MulticlassAccuracy(10, average="micro")}
     optimizer = partial(torch.optim.AdamW, lr=3e-3)
-    module = SupervisedModule(network(), nn.CrossEntropyLoss(), optimizer, measure, measure)
+    trainer = L.Trainer(
+        max_epochs=max_epochs,
+        callbacks=[adapter],
+        logger=False,
+        enable_checkpointing=False,
+        enable_progress_bar=False,
+        enable_model_summary=False,
+        log_every_n_steps=1,
+    )
+    supervised = SupervisedModule(module, nn.CrossEntropyLoss(), optimizer, measure, measure)
+    trainer.fit(supervised, *digits(), ckpt_path=ckpt_path)
+
+
+def main() -> None:
+    """Train, then show the history, why training stopped, and where the plot is."""
+    prepare()
+    L.seed_everything(0)
     history = CallbackSetHistory()
     adapter = CallbackSetAdapter(
         [
@@ -98,16 +123,7 @@ def main() -> None:
             CallbackSetEarlyStopping(patience=8, restore_best_weights=True),
         ]
     )
-    trainer = L.Trainer(
-        max_epochs=60,
-        callbacks=[adapter],
-        logger=False,
-        enable_checkpointing=False,
-        enable_progress_bar=False,
-        enable_model_summary=False,
-        log_every_n_steps=1,
-    )
-    trainer.fit(module, train, valid)
+    fit(network(), adapter, max_epochs=60)
 
     best = adapter.states["early_stopping"]
     columns = adapter.states["history"] | {"gradient norm": adapter.states["gradient_norm"]["norms"]}
@@ -122,7 +138,3 @@ def main() -> None:
         path = Path("history.png").resolve()
         fig.savefig(path, dpi=150)
         print(f"The plot of the history is in {path}.")
-
-
-if __name__ == "__main__":
-    main()
