@@ -6,9 +6,7 @@ from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import pytest
-from packaging.version import Version
 
 from tests.helpers import on_ranks
 
@@ -17,10 +15,8 @@ pytestmark = [
     pytest.mark.xdist_group("drawn"),
     pytest.mark.skipif(sys.platform == "win32", reason="gloo between processes is for POSIX"),
 ]
-KINDS = ["epoch end", "epoch end with workers", "save last", "own"]
-if Version(L.__version__) >= Version("2.5"):  # resumed inside an epoch, Lightning 2.4 validates at once
-    KINDS += ["validation end", "inside, plain", "inside, plain with workers"]
-    KINDS += ["inside"] if find_spec("torchdata") else []
+KINDS = ["epoch end", "epoch end with workers", "save last", "own", "validation end", "inside, plain"]
+KINDS += ["inside, plain with workers", *(["inside"] if find_spec("torchdata") else [])]
 
 
 @pytest.fixture(scope="module")

@@ -13,7 +13,6 @@ import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import Checkpoint, LambdaCallback, ModelCheckpoint, OnExceptionCheckpoint
-from packaging.version import Version
 from torch import nn
 from torch.utils.data import DataLoader, DistributedSampler, TensorDataset
 from torchmetrics import MeanSquaredError
@@ -36,9 +35,6 @@ from tests.helpers import Act, StageLog, Tiny, ones, quiet
 from tests.helpers import fit as tiny_fit
 
 EPOCHS, BATCHES = 6, 4
-INSIDE_EPOCH = pytest.mark.skipif(
-    Version(L.__version__) < Version("2.5"), reason="resumed inside an epoch, Lightning 2.4 validates at once"
-)
 
 pytestmark = [
     # the resumed fits here do without the callbacks that wrote the checkpoint
@@ -254,7 +250,7 @@ CELL_IDS = [*CALLBACKS, "together", "together, shuffled"]
         "epoch end",
         "validation end",
         "save last",
-        pytest.param("on exception", marks=INSIDE_EPOCH),
+        "on exception",
         "CallbackSetCheckpoint",
     ],
 )
@@ -279,7 +275,6 @@ def test_resumed_run_ends_as_one_never_interrupted(
     assert_same(parts, whole)
 
 
-@INSIDE_EPOCH
 @pytest.mark.parametrize("callbacks", [[callback] for callback in CALLBACKS] + [TOGETHER], ids=[*CALLBACKS, "together"])
 def test_mid_epoch(callbacks: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
@@ -318,7 +313,6 @@ def test_saved_by_a_callback_before_the_adapter(
     assert_same(parts, whole)
 
 
-@INSIDE_EPOCH
 @pytest.mark.parametrize("callbacks", [["steps"], ["loss_ema"], TOGETHER], ids=["steps", "loss_ema", "together"])
 def test_saved_in_a_batch_by_a_callback_before_the_adapter(
     callbacks: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -364,7 +358,6 @@ def test_saved_before_the_end_of_an_epoch_without_validation(limits: dict[str, A
     assert same(list(parts.state_dict().values()), list(whole.state_dict().values()))
 
 
-@INSIDE_EPOCH
 @pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended")
 @pytest.mark.parametrize("name", ["step=2.ckpt", "step=4.ckpt", "own"])
 def test_a_run_stopped_at_a_validation_trains_no_further(name: str, tmp_path: Path) -> None:
@@ -397,7 +390,6 @@ def test_a_run_stopped_at_a_validation_trains_no_further(name: str, tmp_path: Pa
         assert str(adapter.stopped_by).startswith("callback 'early_stopping' set ctx.terminate in on_begin")
 
 
-@INSIDE_EPOCH
 @pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended")
 def test_a_stop_asked_for_before_the_checkpoint_waits_for_the_next_validation(tmp_path: Path) -> None:
     def train(ckpt: Path | None) -> tuple[list[Any], bool]:
@@ -416,7 +408,6 @@ def test_a_stop_asked_for_before_the_checkpoint_waits_for_the_next_validation(tm
     assert train(tmp_path / "one.ckpt") == ([("batch_end", n) for n in (2, 3)], True)
 
 
-@INSIDE_EPOCH
 @pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended")
 def test_a_stop_inside_an_epoch_is_that_of_the_fit_it_stopped(tmp_path: Path) -> None:
     """As one at the end of an epoch: who resumes the run wants to go on, unless a callback asks again."""
@@ -449,7 +440,6 @@ def test_training_measures_have_their_direction_in_a_resumed_run(tmp_path: Path)
     assert seen == [(1, None), (2, True)]
 
 
-@INSIDE_EPOCH
 def test_a_validation_whose_end_failed_runs_again(tmp_path: Path) -> None:
     whole, parts = Outcome(), Outcome()
     fit(["history"], whole)
@@ -537,7 +527,6 @@ def test_saving_before_the_adapter_changes_nothing_in_the_run_that_saves(tmp_pat
     assert same(saving.weights, plain.weights)
 
 
-@INSIDE_EPOCH
 def test_last_batch_of_an_epoch(tmp_path: Path) -> None:
     """The validation of this epoch is due, and the resumed run makes it."""
     callbacks = ["history", "loss_ema", "steps"]

@@ -2,10 +2,8 @@ import math
 from pathlib import Path
 from typing import Any
 
-import lightning as L
 import pytest
 import torch
-from packaging.version import Version
 from torch import nn
 
 from callbacksets import CallbackSetAdapter, CallbackSetGradNorm, CallbackSetHistory, t_clbk
@@ -105,9 +103,6 @@ def test_without_a_step_there_is_no_score() -> None:
     assert log.rows == [("end", {})]
 
 
-@pytest.mark.skipif(
-    Version(L.__version__) < Version("2.5"), reason="resumed inside an epoch, Lightning 2.4 validates at once"
-)
 @pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended")
 def test_resumed_inside_an_epoch_has_the_steps_before(tmp_path: Path) -> None:
     path = tmp_path / "inside.ckpt"

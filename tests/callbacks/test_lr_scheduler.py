@@ -7,7 +7,6 @@ from typing import Any
 import lightning as L
 import pytest
 import torch
-from packaging.version import Version
 from torch import nn
 from torch.optim import lr_scheduler as torch_schedulers
 
@@ -279,9 +278,6 @@ def test_the_schedule_of_the_checkpoint_goes_on(tmp_path: Path) -> None:
 @pytest.mark.parametrize(("stage", "step"), [("on_valid_end", 3), ("on_batch_end", 2)])
 @pytest.mark.parametrize("step_on_epoch", [True, False])
 def test_resumed_inside_the_first_epoch(stage: str, step: int, step_on_epoch: bool, tmp_path: Path) -> None:
-    if stage == "on_batch_end" and Version(L.__version__) < Version("2.5"):
-        pytest.skip("resumed inside an epoch, Lightning 2.4 validates at once")
-
     def save(ctx: Any) -> None:
         if ctx.global_step == step and not ctx.resumed:
             ctx.trainer.save_checkpoint(tmp_path / "inside.ckpt")

@@ -12,7 +12,6 @@ from unittest import SkipTest
 import lightning as L
 import pytest
 import torch
-from packaging.version import Version
 from torch import nn
 from torch.utils.data import DataLoader
 
@@ -31,9 +30,6 @@ def test_one_test_for_each_check(check: str) -> None:
     check_callback_set(CallbackSetHistory, checks=check)
 
 
-@pytest.mark.skipif(
-    Version(L.__version__) < Version("2.5"), reason="resumed inside an epoch, Lightning 2.4 validates at once"
-)
 def test_the_middle_of_an_epoch_is_compared_with_any_loader() -> None:
     def training() -> tuple[L.LightningModule, Any, Any]:
         return Tiny(), ones(3), ones(1)

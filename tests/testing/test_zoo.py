@@ -8,20 +8,12 @@ Every third of the broken callbacks meets every check. All of them:
 import os
 from collections.abc import Iterator
 
-import lightning as L
 import pytest
-from packaging.version import Version
 
 from callbacksets import CallbackSet
 from callbacksets.testing import CHECKS, StageRecorder, check_callback_set
 from tests.zoo import ZOO, fits, states, training
 from tests.zoo.entry import Entry
-
-FAILS_INSIDE_EPOCH = (
-    states.CallbackSetCountsInEpoch,
-    training.CallbackSetUnfreezesAt,
-    training.CallbackSetUnfreezesAtThird,
-)
 
 
 @pytest.fixture(autouse=True)
@@ -39,8 +31,6 @@ EVERY_CHECK = [
 
 @pytest.mark.parametrize(("entry", "every"), [*ITS_CHECK, *EVERY_CHECK])
 def test_a_broken_callback_fails_its_check_and_no_other(entry: Entry, every: bool) -> None:
-    if entry.broken in FAILS_INSIDE_EPOCH and Version(L.__version__) < Version("2.5"):
-        pytest.skip("resumed inside an epoch, Lightning 2.4 validates at once, so that nothing is compared there")
     name, check = entry.broken.__name__, entry.check
     with pytest.raises(AssertionError, match=rf"(?s)^{name} fails '{check}'\.\n- {check}: .*{entry.message}"):
         check_callback_set(entry.broken, checks=None if every else [check])

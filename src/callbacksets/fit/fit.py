@@ -133,7 +133,7 @@ class Fit(Parts):
             self._validates_first = resume.validates
             if resume.unread is not None and loop.in_epoch:
                 loop.scores_train = self.reader.later(resume.unread)
-        elif loop.resumed and self._epochs.current.started > self._epochs.current.processed:
+        elif loop.resumed and self._epochs.total.started > self._epochs.total.processed:  # 2.4 has reset `current`
             self._go_on_in_epoch()
         if not loop.in_epoch:
             self._stop_if_asked()
@@ -143,7 +143,7 @@ class Fit(Parts):
     def _go_on_in_epoch(self) -> None:
         """Lightning goes on inside an epoch. The checkpoint was written without the adapter."""
         loop = self.loop
-        loop.resumed_in = self._epochs.current.started
+        loop.resumed_in = self._epochs.current.completed + 1
         loop.now = loop.ran["on_epoch_begin"] = (loop.resumed_in, loop.now[1])
 
     def _load_states(self) -> None:
