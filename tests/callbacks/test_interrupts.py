@@ -5,7 +5,7 @@ import os
 import pickle
 import shutil
 import signal
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
@@ -63,10 +63,12 @@ def names(folder: Path) -> list[str]:
 
 
 @pytest.fixture(autouse=True)
-def _handlers_as_before() -> Any:
+def _handlers_as_before() -> Iterator[None]:
+    outside = signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored in processes in the background
     before = [signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)]
     yield
     assert [signal.getsignal(signum) for signum in (signal.SIGINT, signal.SIGTERM)] == before
+    signal.signal(signal.SIGINT, outside)
 
 
 @pytest.mark.parametrize("stage", ["on_batch_begin", "on_after_backward", "on_batch_valid_end", "on_epoch_end"])

@@ -156,7 +156,7 @@ class TorchCallback:
             deep: Whether to copy the values of the parameters and of `additional_args` as well.
 
         Raises:
-            TypeError: If `deep` is not a bool, or if a value cannot be deep_copies.
+            TypeError: If `deep` is not a bool, or if a value cannot be copied.
         """
         clone = copy.copy(self)
         clone.packages = list(self.packages)

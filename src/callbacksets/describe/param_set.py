@@ -156,7 +156,7 @@ class ParamSet:
             deep: Whether to copy each value as well.
 
         Raises:
-            TypeError: If `deep` is not a bool, or if a value cannot be deep_copies.
+            TypeError: If `deep` is not a bool, or if a value cannot be copied.
         """
         clone = copy.copy(self)
         clone._values = deep_copies(self._values) if flag("deep", deep) else dict(self._values)
@@ -172,7 +172,7 @@ def deep_copies(values: Mapping[str, Any]) -> dict[str, Any]:
     """Deep copies of values by name. Objects that the values share stay shared among the copies.
 
     Raises:
-        TypeError: If a value cannot be deep_copies.
+        TypeError: If a value cannot be copied.
     """
     memo: dict[int, Any] = {}
     copies: dict[str, Any] = {}

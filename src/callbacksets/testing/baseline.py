@@ -1,10 +1,10 @@
 """Fits without the callback: they show whether fits of this training can be compared at all."""
 
 from callbacksets.testing.bench import Bench, CannotTrain, TrainingAtFault, apart
-from callbacksets.testing.moments import Moment
+from callbacksets.testing.moments import SavePoint
 
 
-def check_training(bench: Bench, moment: Moment | None = None) -> None:
+def check_training(bench: Bench, moment: SavePoint | None = None) -> None:
     """Check that a difference is not due to `training`: fits without the callback must not differ either.
 
     If the module trains only with the callback, nothing can be said.

@@ -19,7 +19,7 @@ from callbacksets.fit.states import read_states
 from callbacksets.testing.compare import difference
 from callbacksets.testing.conditions import comparable, seed
 from callbacksets.testing.graph import held_graph
-from callbacksets.testing.moments import Checkpoints, Moment
+from callbacksets.testing.moments import Checkpoints, SavePoint
 from callbacksets.testing.trace import Row, Trace, first_difference
 from callbacksets.testing.training import Training, small_classifier
 
@@ -54,7 +54,7 @@ class Interruption(Exception):
 
 
 @dataclass
-class Outcome:
+class Trained:
     """The outcome of a fit.
 
     Attributes:
@@ -74,15 +74,15 @@ class Outcome:
 class Whole:
     """An uninterrupted fit, and the checkpoints that it wrote."""
 
-    outcome: Outcome
+    outcome: Trained
     checkpoints: Checkpoints
 
     @property
-    def moments(self) -> list[Moment]:
+    def moments(self) -> list[SavePoint]:
         """The moments at which it wrote them."""
         return list(self.checkpoints.written)
 
-    def rest(self, moment: Moment) -> list[Row]:
+    def rest(self, moment: SavePoint) -> list[Row]:
         """The rows of the trace after a checkpoint."""
         return self.outcome.rows[self.checkpoints.written[moment] :]
 
@@ -100,7 +100,7 @@ class Bench:
         self.training: Training = training or small_classifier
         self.beside = beside
         self._folder = folder
-        self._resumed: dict[Moment, Outcome | AssertionError] = {}
+        self._resumed: dict[SavePoint, Trained | AssertionError] = {}
 
     def make(self) -> CallbackSet:
         """A new callback."""
@@ -128,7 +128,7 @@ class Bench:
         checkpoint: Path | None = None,
         place: Path | None = None,
         **trainer_arguments: Any,
-    ) -> Outcome:
+    ) -> Trained:
         """Train with the callback, or with a new one.
 
         Args:
@@ -161,9 +161,9 @@ class Bench:
             trainer = L.Trainer(**{**QUIET, **arguments, **trainer_arguments})
             trainer.fit(module, train, valid if validation else None, ckpt_path=checkpoint)
         trace = next((spy for spy in spies if isinstance(spy, Trace)), Trace(callback))
-        return Outcome(callback, adapter.states.get(id), module.state_dict(), trace.rows)
+        return Trained(callback, adapter.states.get(id), module.state_dict(), trace.rows)
 
-    def plain_fit(self, callback: CallbackSet | None = None, *spies: CallbackSet, **arguments: Any) -> Outcome:
+    def plain_fit(self, callback: CallbackSet | None = None, *spies: CallbackSet, **arguments: Any) -> Trained:
         """An ordinary fit.
 
         Raises:
@@ -179,7 +179,7 @@ class Bench:
                 "give them: check_callback_set(make, training=..., beside=[...])."
             ) from error
 
-    def traced(self, callback: CallbackSet, **arguments: Any) -> Outcome:
+    def traced(self, callback: CallbackSet, **arguments: Any) -> Trained:
         """An ordinary fit with a trace."""
         return self.plain_fit(callback, Trace(callback), **arguments)
 
@@ -207,7 +207,7 @@ class Bench:
         """Raise `CannotTrain` unless an ordinary fit succeeds."""
         assert self.whole
 
-    def resumed(self, moment: Moment) -> Outcome:
+    def resumed(self, moment: SavePoint) -> Trained:
         """The outcome of a fit that is resumed from the checkpoint of a moment. It runs once.
 
         Raises:
@@ -224,7 +224,7 @@ class Bench:
             raise outcome
         return outcome
 
-    def resume(self, callback: CallbackSet, moment: Moment, *spies: CallbackSet) -> Outcome:
+    def resume(self, callback: CallbackSet, moment: SavePoint, *spies: CallbackSet) -> Trained:
         """Train with a callback, from the checkpoint of a moment, with the files of that moment.
 
         Raises:
@@ -245,16 +245,16 @@ class Bench:
             ) from error
 
     @property
-    def typical(self) -> list[Moment]:
+    def typical(self) -> list[SavePoint]:
         """The ends of a middle epoch and of the last one, if it trained so long."""
         ends = [moment for moment in self.whole.moments if moment.hook == "on_train_epoch_end"]
         return [*ends[1:2], *ends[-1:]] if len(ends) > 1 else ends
 
-    def checkpoint(self, moment: Moment) -> Path:
+    def checkpoint(self, moment: SavePoint) -> Path:
         """The checkpoint that a whole fit wrote at a moment."""
         return self.whole.checkpoints.path(moment)
 
-    def saved(self, moment: Moment) -> Any:
+    def saved(self, moment: SavePoint) -> Any:
         """The state in such a checkpoint."""
         states = read_states(self.checkpoint(moment), weights_only=False)
         return states.get(identify(type(self.whole.outcome.callback)))
@@ -270,7 +270,7 @@ class Bench:
         raise WrongArgument(f"Expected training to return (LightningModule, loader, loader) but it returned {made!r}.")
 
 
-def apart(expected: Outcome, got: Outcome, rows: list[Row] | None = None) -> str | None:
+def apart(expected: Trained, got: Trained, rows: list[Row] | None = None) -> str | None:
     """The first difference between two fits, or None.
 
     Args:

@@ -20,7 +20,7 @@ _WHERE = {
 
 
 @dataclass(frozen=True)
-class Moment:
+class SavePoint:
     """A moment at which a checkpoint is written: in which hook of Lightning, in which epoch, after which batch."""
 
     hook: str
@@ -54,13 +54,13 @@ class Checkpoints(L.Callback):
     folder: Path
     place: Path
     count: Callable[[], int]
-    written: dict[Moment, int] = field(default_factory=dict)
+    written: dict[SavePoint, int] = field(default_factory=dict)
 
-    def path(self, moment: Moment) -> Path:
+    def path(self, moment: SavePoint) -> Path:
         """The checkpoint of a moment."""
         return self.folder / f"{moment.hook}-{moment.epoch}-{moment.batch}.ckpt"
 
-    def place_at(self, moment: Moment) -> Path:
+    def place_at(self, moment: SavePoint) -> Path:
         """The copy of the working directory from that moment."""
         return self.path(moment).with_suffix(".place")
 
@@ -98,7 +98,7 @@ class Checkpoints(L.Callback):
         self._save(trainer, "on_train_epoch_end")
 
     def _save(self, trainer: L.Trainer, hook: str, batch: int = 0) -> None:
-        moment = Moment(hook, trainer.current_epoch + 1, batch)
+        moment = SavePoint(hook, trainer.current_epoch + 1, batch)
         trainer.save_checkpoint(self.path(moment))
         shutil.copytree(self.place, self.place_at(moment))
         self.written[moment] = self.count()

@@ -8,7 +8,7 @@ from callbacksets.testing.baseline import check_training
 from callbacksets.testing.bench import EPOCHS, Bench, Interruption, apart
 from callbacksets.testing.checks.spies import state_methods_of
 from callbacksets.testing.checks.states import begin_keeps_state, round_trip
-from callbacksets.testing.moments import Moment
+from callbacksets.testing.moments import SavePoint
 from callbacksets.testing.trace import Trace, attributes_apart, first_difference
 
 _KEEP = "Keep in state_dict() all that later stages depend on."
@@ -55,13 +55,13 @@ def resume_inside_epoch(bench: Bench) -> None:
                 raise
 
 
-def _comparable(bench: Bench) -> list[Moment]:
+def _comparable(bench: Bench) -> list[SavePoint]:
     """All moments but the end of a fit that the callback has stopped: a run that is resumed there trains on."""
     moments = bench.whole.moments
     return moments[:-1] if moments and moments[-1].epoch < EPOCHS else moments
 
 
-def _attributes(bench: Bench, moment: Moment) -> str:
+def _attributes(bench: Bench, moment: SavePoint) -> str:
     """The attributes that differ at the first difference. Both fits run again until then."""
     before, rest, resumed = bench.whole.checkpoints.written[moment], bench.whole.rest(moment), bench.resumed(moment)
     pairs = enumerate(zip(rest, resumed.rows, strict=False), start=1)
