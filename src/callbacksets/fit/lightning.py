@@ -1,5 +1,6 @@
 """Every use of Lightning's private names, with its reason and the test that detects a change."""
 
+import signal
 import sys
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack, contextmanager
@@ -396,10 +397,24 @@ def watch_training(taps: ExitStack, trainer: "Trainer", leave: Callable[[BaseExc
         try:
             return stage()
         except BaseException as error:
-            leave(error)
+            with _sigterm_waits():  # the parent sends it as soon as the process of another rank has ended
+                leave(error)
             raise
 
     tap(taps, trainer, "_run_stage", watched)
+
+
+@contextmanager
+def _sigterm_waits() -> Iterator[None]:
+    """Handle SIGTERM later. Lightning's handler communicates with other ranks, which may be gone."""
+    came: list[int] = []
+    before = signal.signal(signal.SIGTERM, lambda signum, frame: came.append(signum))
+    try:
+        yield
+    finally:
+        signal.signal(signal.SIGTERM, before or signal.SIG_DFL)
+        if came:
+            signal.raise_signal(signal.SIGTERM)
 
 
 def tap(taps: ExitStack, owner: object, name: str, around: Callable[..., Any]) -> None:
