@@ -50,7 +50,7 @@ class GAN(L.LightningModule):
 
     def training_step(self, batch, batch_idx):
         (real,) = batch
-        of_generator, of_critic = self.optimizers()
+        of_generator, of_critic = self.optimizers()  # type: ignore  # a list of two
         right, wrong = torch.ones_like(real), torch.zeros_like(real)
         loss = nn.functional.binary_cross_entropy_with_logits
 
