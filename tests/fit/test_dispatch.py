@@ -1,21 +1,110 @@
 """Calling stages: those that callbacks have when they run, as rows of a profile, and when something fails."""
 
+from collections.abc import Callable
+from functools import partial
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import lightning as L
 import pytest
 import torch
 from lightning.pytorch.callbacks import ModelCheckpoint
-from lightning.pytorch.profilers import SimpleProfiler
+from lightning.pytorch.profilers import PassThroughProfiler, SimpleProfiler
 from packaging.version import Version
 from torch import nn
 
 from callbacksets import CallbackSet, CallbackSetAdapter, CallbackSetHistory
 from callbacksets.base import STAGES
+from callbacksets.fit.dispatch import Dispatch
+from callbacksets.fit.loop import Loop
 from tests.helpers import Act, Batches, StageLog, Tiny, fit, ones, quiet
 
 BATCH = ["batch_begin", "after_backward", "batch_end"]
+
+# --- alone, without a Trainer ---------------------------------------------------------------------------------------
+
+
+class Boom(Exception):
+    pass
+
+
+def boom(*args: Any, **kwargs: Any) -> None:
+    raise Boom("boom")
+
+
+class Calls:
+    """A dispatch of three callbacks, and what they do in `on_end`."""
+
+    def __init__(self, **do: Callable[[], object]) -> None:
+        self.seen: list[str] = []
+        self.loop = Loop(now=(2, 5))
+        self.sets = {id: Act() for id in "abc"}
+        for id, callback in self.sets.items():
+            callback.on_end = partial(self._note, id, do.get(id, lambda: None))
+        loops = SimpleNamespace(batch_idx=4)
+        trainer: Any = SimpleNamespace(profiler=PassThroughProfiler(), fit_loop=loops, global_rank=0, world_size=1)
+        self.dispatch = Dispatch(trainer, self.sets, self.loop)
+
+    def _note(self, id: str, do: Callable[[], object]) -> None:
+        self.seen.append(id)
+        assert (self.loop.stage, self.loop.caller) == ("on_end", id)
+        do()
+
+
+def test_alone_all_run_in_order_and_the_logbook_tells_when() -> None:
+    calls = Calls()
+    assert (calls.dispatch.has("on_end"), calls.dispatch.has("on_begin")) == (True, False)
+    calls.dispatch.run("on_end")
+    assert calls.seen == ["a", "b", "c"]
+    assert (calls.loop.ran, calls.loop.stage, calls.loop.caller) == ({"on_end": (2, 5)}, "", None)
+
+
+def test_alone_only_some_run() -> None:
+    calls = Calls()
+    calls.dispatch.run_for("on_end", ["a", "c"])
+    assert calls.seen == ["a", "c"]
+
+
+def test_alone_a_failure_says_where_and_stops_the_others() -> None:
+    calls = Calls(b=boom)
+    with pytest.raises(Boom) as raised:
+        calls.dispatch.run("on_end")
+    assert calls.seen == ["a", "b"]
+    assert (calls.loop.stage, calls.loop.caller, calls.dispatch.to_come()) == ("on_end", "b", ["c"])
+    assert raised.value.__notes__ == ["in callback 'b' (Act), on_end, epoch 2, step 5, rank 0 of 1"]
+
+
+def test_alone_an_attempt_runs_all_and_returns_the_failures() -> None:
+    calls = Calls(a=boom, c=boom)
+    assert [type(failure) for failure in calls.dispatch.attempt("on_end", ["a", "b", "c"])] == [Boom, Boom]
+    assert calls.seen == ["a", "b", "c"]
+
+
+def test_alone_who_saves_lets_the_others_go_first() -> None:
+    def save() -> None:
+        assert calls.dispatch.to_come() == ["b", "c"]
+        calls.dispatch.finish()
+        assert (calls.loop.stage, calls.loop.caller, calls.dispatch.to_come()) == ("on_end", "a", [])
+        calls.seen.append("saved")
+
+    calls = Calls(a=save)
+    calls.dispatch.run("on_end")
+    assert calls.seen == ["a", "b", "c", "saved"]
+
+
+def test_alone_a_stage_can_be_exchanged_while_it_runs() -> None:
+    calls = Calls(a=lambda: vars(calls.sets["b"]).update(on_end=None) or vars(calls.sets["c"]).update(on_end=other))
+    other = partial(calls.seen.append, "other")
+    calls.dispatch.run("on_end")
+    assert calls.seen == ["a", "other"]
+
+
+def test_alone_a_stop_iteration_does_not_end_the_data() -> None:
+    calls = Calls(a=lambda: next(iter(())))
+    with pytest.raises(RuntimeError, match="A callback raised StopIteration"):
+        calls.dispatch.run("on_end")
+
 
 # --- which stages a callback has ------------------------------------------------------------------------------------
 
@@ -156,14 +245,6 @@ def test_what_looks_like_a_stage_is_refused_when_set_in_begin_and_left_alone_lat
 
 
 # --- failures -------------------------------------------------------------------------------------------------------
-
-
-class Boom(Exception):
-    pass
-
-
-def boom(*args: Any, **kwargs: Any) -> None:
-    raise Boom("boom")
 
 
 class BoomLoader(Batches):
