@@ -179,7 +179,8 @@ class Fit(Parts):
         if not (gradients and self.dispatch.has("on_after_backward") and self.loop.in_batch):
             return
         if gradients.are_there(optimizer):
-            gradients.unscale(optimizer)
+            if gradients.scaler is not None:
+                gradients.unscale(optimizer)
             self.step.optimizer = optimizer
             self.dispatch.run("on_after_backward")
 
@@ -189,9 +190,6 @@ class Fit(Parts):
             self._update_now()
             return
         self.step.see(batch)
-        self._end_batch()
-
-    def _end_batch(self) -> None:
         self.step.end()
         self.dispatch.run("on_batch_end")
 
@@ -386,18 +384,12 @@ class Fit(Parts):
             return
         ends: dict[str | None, Callable[[], None]] = {
             "on_train_start": self.begin,
-            "on_train_batch_end": self._end_batch_before_save,
+            "on_train_batch_end": partial(self.end_batch, self.step.batch),
             "on_validation_end": self.end_validation,
             "on_train_epoch_end": self.end_epoch,
         }
         if (end := ends.get(lightning.hook_under_way(self.trainer))) is not None:
             end()
-
-    def _end_batch_before_save(self) -> None:
-        if self.loop.in_batch:
-            self._end_batch()
-        else:
-            self._update_now()
 
     def _update_now(self) -> None:
         """Set the moment from Lightning's counters."""

@@ -17,7 +17,7 @@ class Gradients:
 
     def __init__(self, trainer: "Trainer", step: Step) -> None:
         self._step = step
-        self._scaler = gradient_scaler(trainer)
+        self.scaler = gradient_scaler(trainer)
         self._skips_backward = skips_backward(trainer)
         self._is_automatic = trainer.lightning_module.automatic_optimization
         self._has_optimizers = not all(map(is_mock, trainer.optimizers))
@@ -31,13 +31,13 @@ class Gradients:
         if self._step.loss is not None:
             return True
         # An earlier batch of the accumulation window may have left gradients. A gradient scaler does not step on them.
-        return self._scaler is None and any(
+        return self.scaler is None and any(
             parameter.grad is not None for group in optimizer.param_groups for parameter in group["params"]
         )
 
     def unscale(self, optimizer: Optimizer) -> None:
         """Unscale the gradients of a fused optimizer. Lightning leaves that to its step, which also accepts this."""
         # torch and Lightning recognise these optimizers by the same attribute
-        if self._scaler is not None and getattr(optimizer, "_step_supports_amp_scaling", False):
+        if getattr(optimizer, "_step_supports_amp_scaling", False):
             with suppress(RuntimeError):  # the module or another callback has already done it
-                self._scaler.unscale_(optimizer)
+                self.scaler.unscale_(optimizer)
