@@ -12,8 +12,10 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import lightning as L
 import pytest
 
+from callbacksets import CallbackSet
 from tests.exact import IN_STEP, LOADERS, TRAINERS, Saves, Setup, check, chosen, differences, run
 
 EVERY = int(os.environ.get("CALLBACKSETS_MOMENTS", "8"))
@@ -40,6 +42,52 @@ def test_saved_at_any_moment(name: str, tmp_path: Path) -> None:
             told[hook] += 1
     is_inexact = name in ("dropout", "two batches a step", "three batches a step")
     assert not told or is_inexact, told
+
+
+class Failure(Exception):
+    pass
+
+
+class FailsAtOnce(Saves):
+    """Fails when training begins, before the adapter or in a callback, and saves that."""
+
+    def __init__(self, folder: Path, who: str) -> None:
+        super().__init__(folder)
+        self.who = who
+
+    def fail(self, *args: Any) -> None:
+        raise Failure
+
+    def native(self, who: str) -> L.Callback:
+        callback = L.Callback()
+        if who == "before":
+            callback.on_exception = lambda trainer, *args: trainer.save_checkpoint(self.folder / "again")  # type: ignore[method-assign]
+            if self.who == "before":
+                callback.on_train_start = self.fail  # type: ignore[method-assign]
+        return callback
+
+    def own(self) -> CallbackSet:
+        callback = CallbackSet()
+        if self.who == "own":
+            callback.on_begin = self.fail  # type: ignore[attr-defined]
+        return callback
+
+
+@pytest.mark.parametrize("who", ["before", "own"])
+@pytest.mark.parametrize("loader", ["shuffled", "torchdata, shuffled", "goes on"])
+def test_saved_once_more_before_the_resumed_run_has_gone_on(loader: str, who: str, tmp_path: Path) -> None:
+    if "torchdata" in loader:
+        pytest.importorskip("torchdata.stateful_dataloader")
+    setup, (first, second) = Setup(loader=loader), (tmp_path / "first", tmp_path / "second")
+    whole, saves = run(setup), Saves(first)
+    second.mkdir()
+    run(setup, saves=saves)
+    starts = ("own on_batch_end 6.", "behind on_before_optimizer_step 8.", "before on_validation_start 8.")
+    for start in (*starts, "own on_epoch_end 8."):
+        name = next(name for name in saves.names if name.startswith(start))
+        with pytest.raises(Failure):
+            run(setup, first / name, FailsAtOnce(second, who))
+        assert differences(whole, run(setup, second / "again")) == [], start
 
 
 @pytest.mark.parametrize("name", USUAL)

@@ -240,6 +240,8 @@ class AdapterHooks:
         # Not `state_dict`: Lightning refuses a second adapter with a state before `setup` can say what to do.
         self._take_over()
         saved = copied(self._result.saved) if self._fit is None else self._fit.save()
+        if self._fit is not None:
+            self._fit.data.pass_on(checkpoint)
         if saved is not None:
             saved["ranks"] = gathered(trainer, saved["ranks"])
             checkpoint["callbacks"][KEY] = put_together(saved, keep=trainer.is_global_zero)

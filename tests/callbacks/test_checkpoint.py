@@ -283,6 +283,13 @@ def test_one_that_was_just_being_replaced_is_still_found(tmp_path: Path) -> None
     assert latest_checkpoint(tmp_path) == tmp_path / "epoch2.ckpt"
 
 
+def test_one_that_was_just_being_replaced_goes_when_its_time_comes(tmp_path: Path) -> None:
+    fit([CallbackSetCheckpoint(tmp_path, freq=1, keep=1)], max_epochs=2)
+    (tmp_path / "epoch2.ckpt").replace(old := tmp_path / ".epoch2.ckpt.0123abcd.old")
+    resume([CallbackSetCheckpoint(tmp_path, freq=1, keep=1)], old, max_epochs=5)
+    assert [entry.name for entry in tmp_path.iterdir()] == ["epoch5.ckpt"]
+
+
 def test_a_failure_while_writing_leaves_nothing(tmp_path: Path) -> None:
     class Full(TorchCheckpointIO):
         def save_checkpoint(self, checkpoint: dict[str, Any], path: Any, storage_options: Any = None) -> None:

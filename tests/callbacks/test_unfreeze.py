@@ -190,7 +190,9 @@ def test_a_row_that_selects_nothing(selector: Any) -> None:
 @pytest.mark.parametrize("selector", [select_grep("haed"), select_invert(select_all()), lambda names: []])
 def test_starting_weights_that_select_nothing(selector: Any) -> None:
     log = StageLog()
-    message = r"Expected starting_weights to be names .* selected none\. Correct .* give select_none\(\)\. There are '0"
+    message = (
+        r"Expected starting_weights to be names .* selected none\. Correct .* give select_none\(\) .*\. There are '0"
+    )
     with pytest.raises(ValueError, match=message):
         fit([log, CallbackSetUnfreeze(selector, [{"epoch": 1, "weights": select_all()}])], Module())
     assert log.rows == ["begin", "exit"]

@@ -49,7 +49,7 @@ class CallbackSetSee(Writing):
 
 
 def callbacks(folder: Path) -> list[Any]:
-    rows = {"batch": [3, 6], "weights": [select_name("1.bias"), select_name("0.weight")]}
+    rows = [{"batch": 3, "weights": select_name("1.bias")}, {"batch": 6, "weights": select_name("0.weight")}]
     return [CallbackSetUnfreeze(select_name("2.weight"), rows), t_clbk("grad_norm"), CallbackSetSee(folder)]
 
 

@@ -266,10 +266,10 @@ class CallbackSetCheckpoint(CallbackSet):
 
     def _prepare(self, path: Path) -> str | None:
         """Prepare the folder for writing. Return the problem with it, or None."""
-        for other in set(files.complete(path)) - self._known:
-            return files.appeared(path / other.name)
         path.mkdir(parents=True, exist_ok=True)  # somebody may have removed it
         files.remove_leftovers(path, self._known)
+        for other in set(files.complete(path)) - self._known:
+            return files.appeared(path / other.name)
         return None
 
 

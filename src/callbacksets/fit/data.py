@@ -144,6 +144,11 @@ class Data:
         """Where a resumed run goes on, until it does."""
         return self._to
 
+    def pass_on(self, checkpoint: dict[str, Any]) -> None:
+        """Give a checkpoint that is saved before the run goes on the states that its loaders do not have yet."""
+        if self._to is not None and self._loaders:
+            checkpoint["loops"]["fit_loop"]["state_dict"]["combined_loader"] = self._loaders
+
     def forget(self) -> None:
         """There is nothing to go on with any more."""
         self._to = self._random = None
@@ -307,8 +312,13 @@ def _differs(one: Any, other: Any) -> bool:
     """Whether two batches have different values."""
     leaves, others = tree_leaves(one[0]), tree_leaves(other[0])
     pairs = zip(leaves, others, strict=False)
-    equal = all(torch.equal(a, b) if isinstance(a, torch.Tensor) else a == b for a, b in pairs)
+    equal = all(_are_equal(a, b) if isinstance(a, torch.Tensor) else a == b for a, b in pairs)
     return not equal or len(leaves) != len(others)
+
+
+def _are_equal(one: torch.Tensor, other: torch.Tensor) -> bool:
+    """Whether two tensors have the same values. Two NaN are the same."""
+    return one.shape == other.shape and bool(((one == other) | ((one != one) & (other != other))).all())
 
 
 def _has_state(loader: object) -> bool:

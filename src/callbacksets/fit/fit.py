@@ -1,8 +1,8 @@
 """One fit: what to do at each moment of training, in the order in which training runs.
 
-Lightning's hooks name the moments (see `callbacksets.adapter`). Each method does only what has not been done yet. So it
-makes no difference whether a hook is called once, is called after its work was already done for a checkpoint, or is
-called again in a resumed run.
+Lightning's hooks name the moments (see `callbacksets.adapter`). Each method does only what has not been done yet, but
+for the begin of a batch or a validation, which is repeated as a whole. So it makes no difference whether a hook is
+called once, is called after its work was already done for a checkpoint, or is called again in a resumed run.
 """
 
 import time
@@ -131,7 +131,7 @@ class Fit(Parts):
         if resume is not None:
             resume.go_on()
             self._validates_first = resume.validates
-            if resume.unread is not None and loop.in_epoch:
+            if resume.unread is not None and loop.in_epoch and self.trainer.world_size == 1:
                 loop.scores_train = self.reader.later(resume.unread)
         elif loop.resumed and self._epochs.total.started > self._epochs.total.processed:  # 2.4 has reset `current`
             self._go_on_in_epoch()

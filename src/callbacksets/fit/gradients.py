@@ -1,4 +1,4 @@
-"""Whether an optimizer is about to step on gradients, and unscaling these gradients."""
+"""Tells whether an optimizer has gradients to step on, and unscales them."""
 
 from contextlib import suppress
 from typing import TYPE_CHECKING
@@ -36,7 +36,7 @@ class Gradients:
         )
 
     def unscale(self, optimizer: Optimizer) -> None:
-        """Unscale the gradients of a fused optimizer. Lightning leaves that to its step, which also accepts this."""
+        """With a scaler, unscale the gradients of a fused optimizer. Its step would do so, and accepts this too."""
         # torch and Lightning recognise these optimizers by the same attribute
         if getattr(optimizer, "_step_supports_amp_scaling", False):
             with suppress(RuntimeError):  # the module or another callback has already done it

@@ -81,15 +81,6 @@ def is_processed(trainer: "Trainer") -> bool:
     return bool(current.ready == current.processed)
 
 
-def takes_batch_for_done(trainer: "Trainer") -> bool:
-    """Whether a run that is resumed from a checkpoint written now continues with the next batch.
-
-    Lightning 2.4 trains the batch again if the checkpoint was written in the hook at its end.
-    tests/fit/test_kept.py: test_an_end_of_a_batch_that_anothers_exception_prevented
-    """
-    return is_processed(trainer) and hasattr(trainer.fit_loop.epoch_loop, "restarted_on_train_batch_end")
-
-
 def hook_under_way(trainer: "Trainer") -> str | None:
     """The name of the hook that Lightning is calling, on callbacks or on the module.
 
@@ -272,8 +263,7 @@ def finish_batch(trainer: "Trainer", *, validates: bool) -> None:
     """
     epoch_loop = trainer.fit_loop.epoch_loop
     with ExitStack() as taps:
-        if not validates:
-            tap(taps, epoch_loop, "_should_check_val_fx", lambda *args: False)
+        tap(taps, epoch_loop, "_should_check_val_fx", lambda *args: validates)
         epoch_loop.on_advance_end(fetcher(trainer))
 
 

@@ -5,6 +5,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Literal
 
 from callbacksets.base import CallbackSet
+from callbacksets.fit.accumulated import Accumulated
 from callbacksets.fit.capture import Capture
 from callbacksets.fit.context import ContextTorch
 from callbacksets.fit.data import Data
@@ -45,3 +46,4 @@ class Parts:
         self.capture: Capture = Capture(trainer, module, self.step)
         self.data: Data = Data(trainer, random_state=random_state)
         self.taps: ExitStack = ExitStack()
+        self.to_restore: Accumulated | None = None  # what had accumulated when the run was interrupted

@@ -17,7 +17,7 @@ KEPT = ("on_epoch_begin", "on_before_valid", "on_valid_end", "on_epoch_end")
 """The stages whose moments a checkpoint keeps. A batch or validation that was interrupted runs again."""
 
 FINISHED = (*KEPT, "on_batch_end")
-"""The stages that Lightning does not repeat if one of them is interrupted."""
+"""The stages that Lightning does not repeat if one of them is interrupted; `on_before_valid` only at an epoch's end."""
 
 
 @dataclass(slots=True)
@@ -25,8 +25,9 @@ class Position:
     """The position of training in a fit.
 
     Two fields describe it. `now` is the moment, counted as Lightning counts; the fit sets it. `ran` is the logbook, in
-    which the dispatch records the moment at which each stage last began. When a hook is called, its stage runs unless
-    `ran[stage]` is `now`. So a stage that the logbook of a checkpoint contains does not run again.
+    which the dispatch records the moment at which each stage last began. A stage that must not run twice asks the
+    logbook: once an epoch for `on_epoch_begin` and `on_epoch_end`, once a moment for the others. The stages of a batch
+    and of a validation that begin again always run.
     """
 
     now: Moment = (0, 0)
@@ -86,7 +87,7 @@ class Point(Enum):
 
     EPOCH = "the next epoch begins"
     BATCH = "the next batch of the epoch comes"
-    VALIDATION = "a validation begins"
+    VALIDATION = "a validation begins"  # `data` lets Lightning run it, from its first batch, with its random numbers
     EPOCH_END = "the epoch ends"
 
 
@@ -104,7 +105,7 @@ class Continuation:
         step_again: Whether the step of the next batch had run in part, and runs again.
         plateau: Whether a schedule of the module still has to see the scores of the epoch that has ended.
         ran: The logbook.
-        due: The stages that callbacks still have to run before, with their ids; None for all callbacks.
+        due: The stages that callbacks still have to run before training goes on, with their ids; None for all.
     """
 
     point: Point

@@ -31,8 +31,12 @@ class Resume:
         self._to = continuation(self._loop_of, lightning.progress_in(loops), has_steps=has_steps)
         self._rank = self._part_of_rank()
         lightning.set_progress(loops, self._to)
+        if self._to.inside:  # a checkpoint that is saved before the callbacks begin passes this on beside these counts
+            of_counts = {"has_all": self._to.has_all, "rest": self._to.rest, "validates": self.validates}
+            self._loop_of.update(of_counts)  # type: ignore[typeddict-item]
         loaders = loops["state_dict"].pop("combined_loader", [])
         random, ahead = (self._rank["random"], self._rank["ahead"]) if self._rank is not None else (None, [])
+        fit.to_restore = self._rank["accumulated"] if self._rank is not None and self._to.inside else None
         fit.data.resume(self._to, random, loaders, ahead)
 
     def _part_of_rank(self) -> SavedRank | None:
@@ -68,6 +72,7 @@ class Resume:
                 "beginning as well. Tune first, and resume without the tuner."
             )
             self._fit.data.forget()
+            self._fit.to_restore = None
             return False
         if not self._saved["exact"]:
             rank_zero_warn(
@@ -120,7 +125,7 @@ class Resume:
 
     def _restore_accumulated(self) -> None:
         to, trainer = self._to, self._fit.trainer
-        kept = self._rank["accumulated"] if self._rank is not None else None
+        kept, self._fit.to_restore = self._fit.to_restore, None
         if kept is None:
             return
         missing = to.batch % trainer.accumulate_grad_batches if to.point is Point.BATCH else 0

@@ -147,16 +147,16 @@ class Saving:
         }
 
     def _save_rank(self) -> SavedRank:
-        trainer, loop = self._fit.trainer, self._fit.loop
-        in_validation = loop.in_validation or bool(trainer.validating)
+        fit, trainer, loop = self._fit, self._fit.trainer, self._fit.loop
+        in_step, in_validation = self._is_in_step(), loop.in_validation or bool(trainer.validating)
+        collected = fit.to_restore  # passed on, if the callbacks of a resumed run are still beginning
+        is_inside = loop.in_epoch or collected is not None
+        if collected is None and is_inside:
+            collected = accumulated.collect(trainer, fit.module, in_step=in_step, in_validation=in_validation)
         return {
-            "random": self._fit.data.save(validates=self._validates()),
-            "ahead": self._fit.data.read_ahead(in_step=self._is_in_step()) if loop.in_epoch else [],
-            "accumulated": accumulated.collect(
-                trainer, self._fit.module, in_step=self._is_in_step(), in_validation=in_validation
-            )
-            if loop.in_epoch
-            else None,
+            "random": fit.data.save(validates=self._validates()),
+            "ahead": fit.data.read_ahead(in_step=in_step) if is_inside else [],
+            "accumulated": collected,
             "metrics": {name: of_number(value) for name, value in lightning.known_metrics(trainer).items()},
         }
 

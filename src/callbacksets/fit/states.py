@@ -60,7 +60,7 @@ class SavedRank(TypedDict):
     """What each rank keeps for itself."""
 
     random: SavedRandom | None
-    ahead: list[Any]  # batches that a loader which goes on by itself had read ahead
+    ahead: list[Any]  # batches that had been read and not trained: the one under way, and one read ahead
     accumulated: Accumulated | None  # None outside of an epoch
     metrics: dict[str, tuple[Any, str] | None]  # `trainer.callback_metrics`
 
