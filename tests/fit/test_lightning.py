@@ -3,12 +3,16 @@
 import copy
 import pickle
 from contextlib import ExitStack
+from pathlib import Path
 from typing import Any
 
 import pytest
+import torch
 
+from callbacksets import CallbackSetAdapter, CallbackSetHistory
 from callbacksets.fit.lightning import Tap, is_a, set_progress, tap
 from callbacksets.fit.position import Continuation, Point
+from tests.helpers import Act, Tiny, fit, ones, quiet
 
 
 class Owner:
@@ -80,3 +84,20 @@ def test_progress_is_written_where_the_run_goes_on(point: Point) -> None:
     assert loops["epoch_loop.optim_progress"]["step"]["total"] == {"ready": 6, "completed": 6}
     validation = loops["epoch_loop.val_loop.batch_progress"]["current"]
     assert validation == (counts(0, 0, 0, 0) if point is Point.VALIDATION else counts(3, 3, 2, 2))
+
+
+class LogsOtherwise(Tiny):
+    def log(self, name: str, value: Any, **kwargs: Any) -> None:
+        super().log(name, value, prog_bar=name == "train_loss", **kwargs)
+
+
+def test_a_module_may_log_with_other_arguments_when_it_goes_on_inside_an_epoch(tmp_path: Path) -> None:
+    path = tmp_path / "inside.ckpt"
+    save = Act(on_batch_end=lambda ctx: ctx.global_step == 2 and ctx.trainer.save_checkpoint(path))
+    torch.manual_seed(0)
+    whole = fit([CallbackSetHistory(), save], Tiny(), ones(4), max_epochs=2)
+    adapter = CallbackSetAdapter([CallbackSetHistory(), Act()])
+    trainer = quiet(max_epochs=2, callbacks=[adapter])
+    trainer.fit(LogsOtherwise(), ones(4), ckpt_path=path)
+    assert adapter.states["history"] == whole.states["history"]
+    assert "train_loss" in trainer.progress_bar_metrics

@@ -145,9 +145,17 @@ class Data:
         return self._to
 
     def pass_on(self, checkpoint: dict[str, Any]) -> None:
-        """Give a checkpoint that is saved before the run goes on the states that its loaders do not have yet."""
-        if self._to is not None and self._loaders:
-            checkpoint["loops"]["fit_loop"]["state_dict"]["combined_loader"] = self._loaders
+        """Give a checkpoint that is saved before the run goes on what Lightning does not have then.
+
+        These are the states that its loaders will get, and with Lightning 2.4 its counts.
+        """
+        to = self._to
+        if to is None or lightning.batch_progress(self._trainer).total.ready != to.batches:
+            return  # a tuner saves before Lightning restores its counts
+        loops = checkpoint["loops"]["fit_loop"]
+        lightning.set_progress(loops, to)
+        if self._loaders:
+            loops["state_dict"]["combined_loader"] = self._loaders
 
     def forget(self) -> None:
         """There is nothing to go on with any more."""
