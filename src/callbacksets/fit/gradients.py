@@ -1,7 +1,7 @@
 """Tells whether an optimizer has gradients to step on, and unscales them."""
 
 from contextlib import suppress
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from torch.optim import Optimizer
 
@@ -17,7 +17,7 @@ class Gradients:
 
     def __init__(self, trainer: "Trainer", step: Step) -> None:
         self._step = step
-        self.scaler = gradient_scaler(trainer)
+        self.scaler: Any = gradient_scaler(trainer)
         self._skips_backward = skips_backward(trainer)
         self._is_automatic = trainer.lightning_module.automatic_optimization
         self._has_optimizers = not all(map(is_mock, trainer.optimizers))
