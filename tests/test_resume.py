@@ -584,3 +584,14 @@ def test_a_finished_run_returns_its_states(tmp_path: Path) -> None:
     assert again.rates == {}
     assert same(again.states, first.states)
     assert same(again.weights, first.weights)
+
+
+def test_a_validation_under_way_runs_again_whatever_the_resumed_trainer_would_do(tmp_path: Path) -> None:
+    path = tmp_path / "inside.ckpt"
+    save = Act(on_batch_valid_end=lambda ctx: ctx.global_step == 2 and ctx.trainer.save_checkpoint(path))
+    tiny_fit({"log": save}, Tiny(), ones(4), ones(1), val_check_interval=2)
+    log = StageLog("global_step", stages=("on_before_valid", "on_valid_end", "on_batch_end"))
+    trainer = quiet(max_epochs=1, callbacks=[CallbackSetAdapter({"log": log})])
+    trainer.fit(Tiny(), ones(4), ones(1), ckpt_path=path)
+    validated = [("before_valid", 2), ("valid_end", 2)]
+    assert log.rows == [*validated, ("batch_end", 3), ("batch_end", 4), ("before_valid", 4), ("valid_end", 4)]
