@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 PARALLEL := -n 2 --dist loadgroup --durations=15
 
-.PHONY: demo demo-kill test test-all test-oldest test-others test-matrix test-gpu mutate check bench docs dist clean
+.PHONY: demo demo-kill test test-ci test-all test-oldest test-others test-matrix test-gpu mutate check bench docs dist clean
 
 demo: $(READY)  ## train a classifier on real data
 	$(BIN)/python -m callbacksets.demo
@@ -17,6 +17,9 @@ demo-kill: $(READY)  ## the same training in a process that is killed five times
 
 test: $(READY)  ## run the tests, but those marked slow
 	$(PYTEST) $(PARALLEL) -m "not slow"
+
+test-ci: $(READY)  ## run the slow ones too, but those that repeat others for more classes, strategies and moments
+	$(PYTEST) $(PARALLEL) -m "not release"
 
 test-all: $(READY)  ## run all tests
 	$(PYTEST) $(PARALLEL)

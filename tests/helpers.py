@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning as L
+import pytest
 import torch
 from lightning.pytorch.plugins.precision import MixedPrecision
 from torch import nn
@@ -22,6 +23,7 @@ from callbacksets.base import STAGES
 from callbacksets.testing.bench import QUIET
 
 ROOT = Path(__file__).parents[1]
+RELEASE = [pytest.mark.slow, pytest.mark.release]
 LIMIT = 900  # seconds: ends what waits for ever, and nothing else, however busy the machine is
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from tests.helpers import on_ranks, script, written
+from tests.helpers import RELEASE, on_ranks, script, written
 
 pytestmark = [
     pytest.mark.xdist_group("ranks"),  # they share what `run` has done
@@ -29,7 +29,7 @@ TOGETHER = (
     "synced",
     "written",
 )
-SPAWN = pytest.param("ddp_spawn", marks=pytest.mark.slow)
+SPAWN = pytest.param("ddp_spawn", marks=RELEASE)
 
 
 @dataclass

@@ -3,7 +3,7 @@
 import gc
 import weakref
 from collections import UserDict, namedtuple
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from typing import Any
@@ -690,6 +690,15 @@ def test_a_network_that_was_not_called_says_how_to_name_it(stage: str) -> None:
         fit(act, Beside(), ones(1), ones(1), adapter={"network": "network"})
 
 
+@pytest.fixture
+def _only_new_objects() -> Iterator[None]:
+    """Collecting garbage looks at these only. With all that the tests before have imported, it takes long."""
+    gc.freeze()
+    yield
+    gc.unfreeze()
+
+
+@pytest.mark.usefixtures("_only_new_objects")
 @pytest.mark.parametrize("form", OUTPUTS)
 def test_an_output_does_not_live_until_the_next_forward_call(form: str) -> None:
     alive: list[int] = []

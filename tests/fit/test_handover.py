@@ -17,13 +17,17 @@ from callbacksets import CallbackSetAdapter
 from callbacksets.fit.handover import Handover, Result
 from callbacksets.fit.loop import StoppedBy
 from callbacksets.fit.states import KEY
-from tests.helpers import Tiny, fit, ones, quiet, script
+from tests.helpers import RELEASE, Tiny, fit, ones, quiet, script
 
 
 @pytest.mark.skipif(not hasattr(os, "fork"), reason="gloo between processes, and ddp_notebook, are for POSIX")
 @pytest.mark.parametrize(
     "strategy",
-    [*(pytest.param(one, marks=pytest.mark.slow) for one in ("ddp_spawn", "forkserver")), "ddp_notebook"],
+    [
+        pytest.param("ddp_spawn", marks=RELEASE),
+        pytest.param("forkserver", marks=pytest.mark.slow),
+        "ddp_notebook",
+    ],
 )
 def test_states_come_back_from_child_processes(strategy: str) -> None:
     with tempfile.TemporaryDirectory() as short:  # the path of a socket has at most a hundred characters

@@ -173,6 +173,7 @@ def broken() -> tuple[L.LightningModule, Any, Any]:
     return SupervisedModule(nn.Linear(3, 2), nn.MSELoss(), partial(torch.optim.SGD, lr=0.1)), *small_classifier()[1:]
 
 
+@pytest.mark.slow
 def test_a_shuffled_loader_goes_on_exactly() -> None:
     check_callback_set(CallbackSetLooks, checks=["resume", "leaves_training_alone"], training=shuffled)
     assert failed(states.CallbackSetDecays, checks="resume", training=shuffled) == ["resume"]
@@ -201,6 +202,7 @@ def test_a_callback_that_draws_random_numbers_changes_what_training_draws() -> N
     check_callback_set(CallbackSetDraws, checks="resume")
 
 
+@pytest.mark.slow
 def test_what_is_meant_to_last_may_be_skipped_with_that_reason() -> None:
     reason = "it prunes before validation, so that the scores are of the pruned network"
     check_callback_set(training.CallbackSetPrunesForValidation, skip={"leaves_training_alone": reason})
@@ -280,11 +282,13 @@ def taught() -> tuple[L.LightningModule, Any, Any]:
     return Taught(), ones(3), ones(1)
 
 
+@pytest.mark.slow
 def test_a_module_may_need_the_callback_to_train() -> None:
     check_callback_set(CallbackSetTeacher, training=taught)
     assert failed(CallbackSetFailingTeacher, checks=["leaves_training_alone", "resume"], training=taught) == ["resume"]
 
 
+@pytest.mark.slow
 def test_a_module_may_need_another_callback_to_train() -> None:
     checks = ["leaves_training_alone", "resume", "fits_are_independent", "start_over"]
     with pytest.raises(AssertionError, match=r"'NoneType' object is not callable.*other callbacks, give them.*beside"):
@@ -310,6 +314,7 @@ class CallbackSetWorst(CallbackSet):
         self.worst = state_dict["worst"]
 
 
+@pytest.mark.slow
 def test_a_callback_may_read_another_one() -> None:
     remedy = "may be None"
     reason = {

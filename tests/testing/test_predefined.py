@@ -139,12 +139,14 @@ for name, make in STATEFUL.items():
 
 
 @pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("mutant", OF_STATE)
 def test_a_state_made_worse_is_found(mutant: str) -> None:
     assert any(failed(OF_STATE[mutant], checks=check, training=TRAINING.get(mutant)) for check in STATE_CHECKS)
 
 
 @pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.parametrize("name", STATEFUL)
 def test_no_mutant_is_found_for_being_one(name: str) -> None:
     assert not failed(subclass(STATEFUL[name]), checks=["leaves_training_alone", *STATE_CHECKS])

@@ -1,17 +1,12 @@
-"""The kit finds what is broken, says what to do, and passes the sound twin of it.
+"""The kit finds what is broken, says what to do, and passes the sound twin of it."""
 
-Every third of the broken callbacks meets every check. All of them:
-
-    CALLBACKSETS_ZOO=1 pytest tests/testing/test_zoo.py
-"""
-
-import os
 from collections.abc import Iterator
 
 import pytest
 
 from callbacksets import CallbackSet
 from callbacksets.testing import CHECKS, StageRecorder, check_callback_set
+from tests.helpers import RELEASE
 from tests.zoo import ZOO, fits, states, training
 from tests.zoo.entry import Entry
 
@@ -24,8 +19,8 @@ def _kept() -> Iterator[None]:
 
 ITS_CHECK = [pytest.param(entry, False, id=f"{entry.broken.__name__}-its check") for entry in ZOO]
 EVERY_CHECK = [
-    pytest.param(entry, True, id=f"{entry.broken.__name__}-every check", marks=pytest.mark.slow)
-    for entry in ZOO[:: int(os.environ.get("CALLBACKSETS_ZOO", "3"))]
+    pytest.param(entry, True, id=f"{entry.broken.__name__}-every check", marks=RELEASE if i % 12 else pytest.mark.slow)
+    for i, entry in enumerate(ZOO)
 ]
 
 
@@ -44,12 +39,12 @@ SOUND = [
     states.CallbackSetByTheClock,
     states.CallbackSetLoadsInBegin,
     *training.ON_PURPOSE,
-    *dict.fromkeys(entry.sound for entry in ZOO if entry.sound not in training.ON_PURPOSE),
 ]
+TWINS = dict.fromkeys(entry.sound for entry in ZOO if entry.sound not in training.ON_PURPOSE)
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("sound", SOUND)
+@pytest.mark.parametrize("sound", [*SOUND, *(pytest.param(twin, marks=RELEASE) for twin in TWINS)])
 def test_a_sound_callback_passes(sound: type[CallbackSet]) -> None:
     check_callback_set(sound)
 
