@@ -75,8 +75,6 @@ class AdapterHooks:
     def states(self) -> dict[str, Any]:
         """The final state of each callback that has one, by id. After a failure, the states at that moment."""
         self._take_over()
-        if self._result.saved is None:
-            self._handover.explain_copies()
         return self._states()
 
     def _states(self) -> dict[str, Any]:
@@ -217,7 +215,6 @@ class AdapterHooks:
             raise
         finally:
             self._result = fit.result(failed)
-            self._handover.has_fitted = True
             for bound in _BOUND:
                 vars(self).pop(bound, None)
             if error is None:  # after a failure, other callbacks may still save checkpoints: see _leave
