@@ -231,15 +231,6 @@ def test_the_name_is_claimed_when_another_run_was_as_fast(plugin: str, tmp_path:
     assert (theirs / "shard" if plugin == "folder" else theirs).read_text() == "theirs"
 
 
-def test_where_files_cannot_be_linked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    def refuse(*args: Any) -> None:
-        raise PermissionError("no links here")
-
-    monkeypatch.setattr("os.link", refuse)
-    fit([CallbackSetCheckpoint(tmp_path, freq=1)], max_epochs=2)
-    assert saved(tmp_path) == ["epoch1.ckpt", "epoch2.ckpt"]
-
-
 def leftover(path: Path, run: str = "0123abcd", kind: str = "part", days: float = 0) -> Path:
     entry = path / f".epoch1.ckpt.{run}.{kind}"
     entry.touch()

@@ -641,7 +641,6 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Run]:
 @pytest.mark.filterwarnings("ignore:.* yielded None. If this was on purpose")
 @pytest.mark.filterwarnings("ignore:.*has only none, so it is ignored")
 @pytest.mark.filterwarnings("ignore:This fit has no validation")
-@pytest.mark.filterwarnings("ignore:StochasticWeightAveraging and restore_best_weights")
 @pytest.mark.parametrize(("name", "key"), cells())
 def test_it_trains_as_without_the_callback_and_its_numbers_are_right(
     name: str, key: str, tmp_path: Path, together: Callable[[str], Run]

@@ -5,7 +5,7 @@ import inspect
 import types
 import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_warn
@@ -20,23 +20,25 @@ from callbacksets.checks import flag, keywords, listed, shown
 
 def check_scheduler(name: str, value: Any) -> None:
     """Raise a `TypeError` if a value cannot make a scheduler from an optimizer."""
-    is_other_class = isinstance(value, type) and (issubclass(value, Optimizer) or not hasattr(value, "step"))
-    if not callable(value) or is_other_class:
-        raise TypeError(
-            f"Expected {name} to be a scheduler class of torch, or a function that makes a scheduler from the "
-            f"optimizer, but got {shown(value)}."
-        )
     if value is ReduceLROnPlateau:
         raise TypeError(
             "ReduceLROnPlateau needs a score for every step. Use CallbackSetLRSchedulerReduceOnPlateau(...), or "
             "t_clbk('lr_reduce_on_plateau', ...)."
         )
-    with suppress(ValueError):  # some builtins have no signature
-        if value is ChainedScheduler or not inspect.signature(value).parameters:
-            raise TypeError(
-                f"Expected {name} to take the optimizer first, but {shown(value)} does not. Give a function such as "
-                "lambda optimizer: ... ."
-            )
+    is_other_class = isinstance(value, type) and (issubclass(value, Optimizer) or not hasattr(value, "step"))
+    takes_none = value is ChainedScheduler or not _has_parameters(value)
+    if not callable(value) or is_other_class or takes_none:
+        raise TypeError(
+            f"Expected {name} to be a scheduler class of torch, or a function that takes the optimizer first and makes "
+            f"a scheduler, such as lambda optimizer: ... , but got {shown(value)}."
+        )
+
+
+def _has_parameters(function: Any) -> bool:
+    try:
+        return bool(inspect.signature(function).parameters)
+    except (TypeError, ValueError):  # it is no function, or a builtin without a signature
+        return True
 
 
 class CallbackSetLRScheduler(CallbackSet):

@@ -55,6 +55,7 @@ class CallbackSetUnfreeze(CallbackSet):
         self.start_over()
 
     def start_over(self) -> None:
+        self._unit = "batch" if any("batch" in row for row in self.unfreeze) else "epoch"
         self._loaded: list[str] | None = None
         self._later: list[tuple[int, list[str]]] = []
 
@@ -98,10 +99,6 @@ class CallbackSetUnfreeze(CallbackSet):
             at, names = self._later.pop(0)
             self._train(dict.fromkeys(names, True))
             rank_zero_info(f"Unfrozen at {self._unit} {at}: {listed(names)}.")
-
-    @property
-    def _unit(self) -> str:
-        return "batch" if any("batch" in row for row in self.unfreeze) else "epoch"
 
     @property
     def _now(self) -> int:

@@ -16,7 +16,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 
-from callbacksets.checks import listed
 from callbacksets.fit.lightning import is_a
 
 if TYPE_CHECKING:
@@ -128,22 +127,17 @@ def _write(what: Result, folder: Path) -> None:
 def _that_can_be_pickled(what: Result) -> Result:
     if what.saved is None:
         return what
-    callbacks = what.saved["callbacks"]
-    failed = [id for id, saved in callbacks.items() if not _can_be_pickled(saved)]
-    rank_zero_warn(
-        f"The states of the callbacks {listed(failed)} cannot be pickled, so adapter.states of the parent process will "
-        "not have them."
-    )
-    kept = {id: saved for id, saved in callbacks.items() if id not in failed}
+    kept = {}
+    for id, saved in what.saved["callbacks"].items():
+        try:
+            pickle.dumps(saved)
+            kept[id] = saved
+        except Exception as error:
+            rank_zero_warn(
+                f"The state of callback {id!r} cannot be pickled, so adapter.states of the parent process will not "
+                f"have it: {error}"
+            )
     return what._replace(saved={**what.saved, "callbacks": kept})
-
-
-def _can_be_pickled(value: object) -> bool:
-    try:
-        pickle.dumps(value)
-    except Exception:
-        return False
-    return True
 
 
 def _remove(name: str) -> None:
