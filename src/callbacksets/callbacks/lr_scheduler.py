@@ -3,7 +3,6 @@
 import copy
 import inspect
 import types
-import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -93,7 +92,6 @@ class CallbackSetLRScheduler(CallbackSet):
     def start_over(self) -> None:
         self.scheduler: Any = None
         self._loaded: dict[str, Any] | None = None
-        self._has_stepped = False
 
     def on_begin(self) -> None:
         if self.ctx.total_steps == 0:
@@ -141,6 +139,10 @@ class CallbackSetLRScheduler(CallbackSet):
 
     def _make_scheduler(self) -> None:
         optimizer = self._only_optimizer()
+        if self.ctx.trainer.accumulate_grad_batches > 1 or self.ctx.resumed:
+            # torch warns if a scheduler steps before its optimizer has stepped. Here that happens only in a window of
+            # accumulated batches, or with a checkpoint written between the steps of the optimizer and of the scheduler.
+            optimizer._opt_called = True  # type: ignore[attr-defined]
         groups = [
             {name: copy.deepcopy(value) for name, value in group.items() if name != "params"}
             for group in optimizer.param_groups
@@ -189,17 +191,6 @@ class CallbackSetLRScheduler(CallbackSet):
     def _step(self) -> None:
         if self._is_replaced():
             return
-        if not self._has_stepped and (self.ctx.trainer.accumulate_grad_batches > 1 or self.ctx.resumed):
-            # torch warns if a scheduler steps before its optimizer has stepped. Here that happens only in a window of
-            # accumulated batches, or with a checkpoint written between the steps of the optimizer and of the scheduler.
-            with warnings.catch_warnings():
-                warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
-                self._advance()
-        else:
-            self._advance()
-        self._has_stepped = True
-
-    def _advance(self) -> None:
         groups = self.ctx.trainer.optimizers[0].param_groups
         with _only_first(len(getattr(self.scheduler, "base_lrs", groups)), groups):
             self.scheduler.step()
