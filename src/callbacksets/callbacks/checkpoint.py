@@ -121,12 +121,11 @@ class CallbackSetCheckpoint(CallbackSet):
 
     def on_epoch_end(self) -> None:
         self._epochs, self._batches_before = self.ctx.epoch, self._trained
-        self._is_unsaved = True
         if self.ctx.epoch % self.freq == 0:
             self._save()
 
     def on_end(self) -> None:
-        if self._is_unsaved:
+        if self._progress != self._saved:
             self._save()
 
     def state_dict(self) -> dict[str, str] | None:
@@ -146,13 +145,16 @@ class CallbackSetCheckpoint(CallbackSet):
     def _position(self) -> Position:
         return Position(self._epochs, self._trained - self._batches_before)
 
+    @property
+    def _progress(self) -> tuple[Position, int]:
+        return self._position, self._trained
+
     def _note_start(self) -> None:
         epochs, batches = lightning.epoch_progress(self.ctx.trainer), lightning.batch_progress(self.ctx.trainer)
         is_inside = epochs.total.ready > epochs.total.completed  # Lightning 2.4 has reset `current`
         self._epochs = epochs.current.completed
         self._batches_before = self._trained - (batches.current.processed if is_inside else 0)
-        self._saved_after, self._saved_at = self._trained, time.monotonic()
-        self._is_unsaved = False
+        self._saved, self._saved_at = self._progress, time.monotonic()
 
     # --- the folder --------------------------------------------------------------------------------------------------
 
@@ -218,7 +220,7 @@ class CallbackSetCheckpoint(CallbackSet):
             raise SIGTERMException
 
     def _save_interrupted(self) -> None:
-        if self._is_unsaved or self._trained > self._saved_after:
+        if self._progress != self._saved:
             self._save()
         if self._known:
             newest = max(self._known).name
@@ -247,8 +249,7 @@ class CallbackSetCheckpoint(CallbackSet):
             if trainer.is_global_zero:
                 files.drop(self._folder, old, self._run)
             self._known.remove(old)
-        self._saved_after, self._saved_at = self._trained, time.monotonic()
-        self._is_unsaved = False
+        self._saved, self._saved_at = self._progress, time.monotonic()
 
     def _prepare(self, path: Path) -> str | None:
         """Prepare the folder for writing. Return the problem with it, or None."""

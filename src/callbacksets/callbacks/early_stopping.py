@@ -120,7 +120,7 @@ class CallbackSetEarlyStopping(CallbackSet):
             return
         if math.isnan(score):
             rank_zero_warn(f"{self.measure!r} is NaN in epoch {self.ctx.epoch}. Early stopping ignores it.")
-        elif self.best_score is None or self._improvement(score, self.best_score) > self.min_delta:
+        elif self._monitor.improves(score, self.best_score, by_more_than=self.min_delta):
             self.best_score, self.best_epochs, self.stagnation = score, self.ctx.epoch, 0
             self.best_scores = dict(scores)
             if self.restore_best_weights:
@@ -166,9 +166,6 @@ class CallbackSetEarlyStopping(CallbackSet):
         self._monitor = replace(self._monitor, **{decided: state_dict["measure"]})
         self.best_weights = state_dict.get("best_weights")
         self._validated = state_dict.get("validated_weights")
-
-    def _improvement(self, score: float, best: float) -> float:
-        return best - score if self._monitor.minimize else score - best
 
     def _divided(self, weights: Weights | None) -> Weights | None:
         """Weights of a checkpoint, which has whole tensors, over the ranks. In `on_exit`, other ranks may be gone."""

@@ -1,6 +1,5 @@
 """Keeping the network's outputs for the validation data."""
 
-import math
 from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
@@ -107,10 +106,7 @@ class CallbackSetPredictions(CallbackSet):
 
     def _is_best(self) -> bool:
         self._monitor, score, _ = self._monitor.read(self.ctx)
-        if score is None or math.isnan(score):
-            return False
-        best = self._best_score
-        if best is not None and (score >= best if self._monitor.minimize else score <= best):
+        if score is None or not self._monitor.improves(score, self._best_score):
             return False
         self._best_score = score
         return True
