@@ -406,7 +406,11 @@ CASES: dict[str, dict[str, Case]] = {
         "column": (lambda: plot_history({"epoch": [1], "a.b": 5}), TypeError, ("state", "lists", "'a.b' is 5")),
         "no history": (lambda: plot_history({"epoch": []}), ValueError, ("no scores to plot", "logged none")),
         "path": (lambda: latest_checkpoint(3), TypeError, ("path", "a folder", "got 3")),
-        "no checkpoint": (lambda: read_states({"a": 1}), ValueError, ("checkpoint", "checkpoint of Lightning")),
+        "no checkpoint": (
+            lambda: read_states({"a": 1}),
+            ValueError,
+            ("checkpoint", "got {'a': 1}"),
+        ),
     },
     "ctx": {
         "field": (lambda: make_context().epohc, AttributeError, ("no field 'epohc'", "Did you mean 'epoch'?")),

@@ -16,7 +16,6 @@ from callbacksets.fit.fit import Fit
 from callbacksets.fit.handover import Handover, Result, trains_in_child
 from callbacksets.fit.lightning import callbacks_of, check_namespace, watch_training
 from callbacksets.fit.loop import StoppedBy
-from callbacksets.fit.named import check_names
 from callbacksets.fit.plain import copied
 from callbacksets.fit.resume import gathered
 from callbacksets.fit.shards import put_together
@@ -75,8 +74,6 @@ class AdapterHooks:
     def states(self) -> dict[str, Any]:
         """The final state of each callback that has one, by id. After a failure, the states at that moment."""
         self._take_over()
-        if self._result.saved is None:
-            self._handover.explain_copies()
         return self._states()
 
     def _states(self) -> dict[str, Any]:
@@ -128,7 +125,7 @@ class AdapterHooks:
 
     def on_fit_start(self, trainer: Trainer, pl_module: "LightningModule") -> None:
         if fit := self._fit_of(trainer):
-            check_names(pl_module, **self._names)
+            _ = fit.ctx.network, fit.ctx.loss_fn  # a wrong name is an error now
             fit.start()
 
     def on_train_start(self, trainer: Trainer, pl_module: "LightningModule") -> None:
@@ -217,7 +214,6 @@ class AdapterHooks:
             raise
         finally:
             self._result = fit.result(failed)
-            self._handover.has_fitted = True
             for bound in _BOUND:
                 vars(self).pop(bound, None)
             if error is None:  # after a failure, other callbacks may still save checkpoints: see _leave

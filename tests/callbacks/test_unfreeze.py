@@ -262,7 +262,7 @@ def row(**values: Any) -> list[dict[str, Any]]:
         (lambda: CallbackSetUnfreeze(select_all(), [{"epoch": 1}]), ValueError, r"unfreeze\[0\] to have 'weights'"),
         (lambda: CallbackSetUnfreeze(select_all(), row()), ValueError, "either 'epoch' or 'batch'"),
         (lambda: CallbackSetUnfreeze(select_all(), row(epoch=1, batch=1)), ValueError, "either 'epoch' or 'batch'"),
-        (lambda: CallbackSetUnfreeze(select_all(), row(epochs=1)), ValueError, "has 'epochs'.*mean 'epoch'"),
+        (lambda: CallbackSetUnfreeze(select_all(), row(epochs=1)), ValueError, "'epochs'.*mean 'epoch'"),
         (lambda: CallbackSetUnfreeze(select_all(), row(epoch=1) + row(batch=2)), ValueError, "but it has both"),
         (lambda: CallbackSetUnfreeze(select_all(), row(batch=2) * 2), ValueError, "one row for batch 2 but got 2"),
         (

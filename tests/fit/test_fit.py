@@ -1,6 +1,5 @@
 """One fit: modes, gradients, callbacks that are shared, what is told at once."""
 
-import copy
 import gc
 import weakref
 from pathlib import Path
@@ -169,19 +168,6 @@ def test_one_instance_in_two_fits_at_a_time_is_refused() -> None:
     fit([shared, Act(on_begin=nest)])
     assert shared.ctx is None
     fit(shared)  # one after the other
-
-
-def test_the_states_of_an_adapter_whose_copy_was_trained() -> None:
-    adapter = CallbackSetAdapter(["history"])
-    copied = copy.deepcopy(copy.deepcopy(adapter))  # which a library may do more than once
-    assert adapter.states == {}
-    fit(copied)
-    again = copy.deepcopy(adapter)
-    fit(again)
-    with pytest.warns(UserWarning, match="a copy of it was: a library has copied the callbacks"):
-        assert adapter.states == {}
-    fit(adapter)
-    assert adapter.states["history"]["epoch"] == [1]
 
 
 def test_an_adapter_that_came_too_late_says_so_at_once() -> None:

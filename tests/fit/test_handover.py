@@ -81,7 +81,7 @@ def saved(**states: Any) -> Any:
 @pytest.mark.usefixtures("_as_a_child")
 def test_a_state_that_cannot_be_pickled_is_left_out() -> None:
     handover = Handover()
-    with pytest.warns(UserWarning, match=r"The states of the callbacks 'bad' cannot be pickled"):
+    with pytest.warns(UserWarning, match=r"The state of callback 'bad' cannot be pickled"):
         handover.give(Result(saved(good=1, bad=lambda: None), "stopped"))
     assert handover.take() == Result(saved(good=1), "stopped")
 

@@ -288,7 +288,7 @@ def test_read_states_of_a_checkpoint_with_other_hyperparameters_names_weights_on
 
     save = Act(on_epoch_end=lambda ctx: ctx.trainer.save_checkpoint(tmp_path / "a.ckpt"))
     fit([CallbackSetHistory(), save], Hyper(Path("somewhere")))
-    with pytest.raises(ValueError, match=r"If you trust it: read_states\(\.\.\., weights_only=False\)"):
+    with pytest.raises(ValueError, match=r"you trust it: read_states\(\.\.\., weights_only=False\)"):
         read_states(tmp_path / "a.ckpt")
     assert read_states(tmp_path / "a.ckpt", weights_only=False)["history"]["epoch"] == [1]
 

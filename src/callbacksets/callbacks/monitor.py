@@ -1,5 +1,6 @@
 """Which validation score a callback monitors, and whether lower is better."""
 
+import math
 from dataclasses import dataclass, replace
 from typing import Any
 
@@ -90,6 +91,12 @@ class Monitor:
                 "score: monitor=... ."
             )
         return chosen, score, scores
+
+    def improves(self, score: float, best: float | None, by_more_than: float = 0.0) -> bool:
+        """Whether a score is better than the best so far, if there is one. NaN is never better."""
+        if best is None:
+            return not math.isnan(score)
+        return (best - score if self.minimize else score - best) > by_more_than
 
     def _find(self, known: ByName[Any]) -> str | None:
         """The name of the monitored one of these scores or measures; None if it is not among them."""

@@ -1,7 +1,6 @@
 """Keeping the network's outputs for the validation data."""
 
-import math
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any, Literal
 
 import torch
@@ -77,45 +76,37 @@ class CallbackSetPredictions(CallbackSet):
         self.y: Tensor | list[Any] | None = None
         self._best_score: float | None = None
         self._monitor = Monitor("CallbackSetPredictions", self.monitor, self.mode)
-        self._loaders: list[list[tuple[Tensor, Tensor]]] = []
-        self._step = 0
+        self._loaders: dict[int | None, list[tuple[Tensor, Tensor]]] = {}
 
     def on_begin(self) -> None:
         if self.keep == "best":
             self._monitor = self._monitor.begin(self)
 
     def on_before_valid(self) -> None:
-        self._loaders, self._step = [], 0
+        self._loaders = {}
 
     def on_batch_valid_end(self) -> None:
-        if not self._loaders or self.ctx.step_valid <= self._step:
-            self._loaders.append([])
-        self._step = self.ctx.step_valid
         if not isinstance(y_hat := self.ctx.y_hat, Tensor):
             raise TypeError(f"Expected ctx.y_hat to be a tensor but the network's first output is {shown(y_hat)}.")
         # copied also on the CPU: a loader or a network may fill the same tensor again
         kept = [one.detach().to("cpu", copy=True) for one in (y_hat, self._target(self.ctx.batch))]
-        self._loaders[-1].append(as_batch(*kept))
+        self._loaders.setdefault(self.ctx.dataloader_idx, []).append(as_batch(*kept))
 
     def on_valid_end(self) -> None:
-        loaders, self._loaders = self._loaders, []
+        loaders, self._loaders = self._loaders, {}
         if not loaders or not (self.keep == "last" or self._is_best()):
             return
         with torch.inference_mode(False):  # or the kept tensors could not be used with gradients later
-            joined = [_joined(loader) for loader in loaders]
             sizes = self.ctx.trainer.num_val_batches
-            if sum(map(bool, sizes)) == len(joined):  # the places of empty loaders
-                of_loaders = iter(joined)
-                joined = [next(of_loaders) if size else (torch.empty(0), torch.empty(0)) for size in sizes]
+            # an empty loader has its place; loaders that are read side by side are one
+            places: Iterable[int | None] = range(len(sizes)) if sum(map(bool, sizes)) == len(loaders) else loaders
+            joined = [_joined(loaders[i]) if i in loaders else (torch.empty(0), torch.empty(0)) for i in places]
         y_hat, y = zip(*joined, strict=True)
         self.y_hat, self.y = (y_hat[0], y[0]) if len(joined) == 1 else (list(y_hat), list(y))
 
     def _is_best(self) -> bool:
         self._monitor, score, _ = self._monitor.read(self.ctx)
-        if score is None or math.isnan(score):
-            return False
-        best = self._best_score
-        if best is not None and (score >= best if self._monitor.minimize else score <= best):
+        if score is None or not self._monitor.improves(score, self._best_score):
             return False
         self._best_score = score
         return True

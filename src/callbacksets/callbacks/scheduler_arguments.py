@@ -23,39 +23,22 @@ def _function(name: str, value: Any) -> Any:
     return value
 
 
-_COUNT = partial(whole_number, at_least=1)
-_AMOUNT = partial(number, at_least=0)
-_CHECKS: Mapping[str, Callable[[str, Any], Any]] = {
+_CHECKS: Mapping[Callable[[str, Any], Any], str] = {
     # torch notices most wrong values only when it steps, or never
-    "T_max": _COUNT,
-    "anneal_strategy": partial(choice, choices=("cos", "linear")),
-    "base_momentum": _each(_AMOUNT),
-    "cooldown": partial(whole_number, at_least=0),
-    "cycle_momentum": flag,
-    "div_factor": _AMOUNT,
-    "epochs": _COUNT,
-    "eps": _AMOUNT,
-    "eta_min": _AMOUNT,
-    "factor": _AMOUNT,
-    "final_div_factor": _AMOUNT,
-    "gamma": _AMOUNT,
-    "last_epoch": partial(whole_number, at_least=-1),
-    "lr_lambda": _each(_function),
-    "max_lr": _each(_AMOUNT),
-    "max_momentum": _each(_AMOUNT),
-    "min_lr": _each(_AMOUNT),
-    "patience": partial(whole_number, at_least=0),
-    "pct_start": partial(number, at_least=0, at_most=1),
-    "step_size": _COUNT,
-    "steps_per_epoch": _COUNT,
-    "three_phase": flag,
-    "threshold": _AMOUNT,
-    "threshold_mode": partial(choice, choices=("rel", "abs")),
-    "total_steps": _COUNT,
+    partial(whole_number, at_least=1): "T_max epochs step_size steps_per_epoch total_steps",
+    partial(whole_number, at_least=0): "cooldown patience",
+    partial(whole_number, at_least=-1): "last_epoch",
+    partial(number, at_least=0): "div_factor eps eta_min factor final_div_factor gamma threshold",
+    partial(number, at_least=0, at_most=1): "pct_start",
+    _each(partial(number, at_least=0)): "base_momentum max_lr max_momentum min_lr",
+    _each(_function): "lr_lambda",
+    flag: "cycle_momentum three_phase",
+    partial(choice, choices=("cos", "linear")): "anneal_strategy",
+    partial(choice, choices=("rel", "abs")): "threshold_mode",
 }
-"""The checks by the names of the arguments."""
+_BY_NAME = {name: check for check, names in _CHECKS.items() for name in names.split()}
 
 
 def checked(name: str, value: Any) -> Any:
     """The value, if it passes the check of the argument with that name. Unknown arguments are not checked."""
-    return _CHECKS[name](name, value) if name in _CHECKS else value
+    return _BY_NAME[name](name, value) if name in _BY_NAME else value

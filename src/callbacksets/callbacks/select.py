@@ -39,7 +39,7 @@ def select_all() -> Select:
 
     mlr3torch: `select_all()`.
     """
-    return Select("select_all()", _all)
+    return Select("select_all()", list)
 
 
 def select_none() -> Select:
@@ -52,7 +52,7 @@ def select_none() -> Select:
 
     mlr3torch: `select_none()`.
     """
-    return Select("select_none()", _none)
+    return Select("select_none()", partial(_found, patterns=()))
 
 
 def select_name(names: str | Iterable[str], assert_present: bool = True) -> Select:
@@ -127,14 +127,6 @@ def select_invert(select: Callable[[Sequence[str]], Iterable[str]]) -> Select:
 
 
 # These are functions of the module, so that selectors can be pickled.
-
-
-def _all(known: Sequence[str]) -> Iterable[str]:
-    return known
-
-
-def _none(known: Sequence[str]) -> Iterable[str]:
-    return ()
 
 
 def _named(known: Sequence[str], *, names: Sequence[str], source: str | None) -> Iterable[str]:

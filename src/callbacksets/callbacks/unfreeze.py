@@ -1,6 +1,7 @@
 """Unfreezing parameters of a network step by step."""
 
 import re
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
@@ -54,24 +55,23 @@ class CallbackSetUnfreeze(CallbackSet):
         self.start_over()
 
     def start_over(self) -> None:
+        self._unit = "batch" if any("batch" in row for row in self.unfreeze) else "epoch"
         self._loaded: list[str] | None = None
-        self._later: list[tuple[str, int, list[str]]] = []
+        self._later: list[tuple[int, list[str]]] = []
 
     def on_begin(self) -> None:
-        ctx = self.ctx
+        ctx, now = self.ctx, self._now
         parameters = dict(ctx.network.named_parameters())
         start = self._select("starting_weights", self.starting_weights)
-        rows = []
-        for unit, at, selector in sorted((*_when(row), row["weights"]) for row in self.unfreeze):
-            rows.append((unit, at, self._select(f"the weights at {unit} {at}", selector)))
-        now = {"epoch": ctx.epoch, "batch": ctx.global_step}
-        trainable = set(start).union(self._loaded or (), *(names for unit, at, names in rows if at <= now[unit]))
-        self._later = [(unit, at, names) for unit, at, names in rows if at > now[unit]]
-        ever = trainable.union(*(names for *_, names in rows))
+        by_time = sorted((row[self._unit], row["weights"]) for row in self.unfreeze)
+        rows = [(at, self._select(f"the weights at {self._unit} {at}", selector)) for at, selector in by_time]
+        trainable = set(start).union(self._loaded or (), *(names for at, names in rows if at <= now))
+        self._later = [(at, names) for at, names in rows if at > now]
+        ever = trainable.union(*(names for _, names in rows))
         self._check_strategy(trainable, ever)
         self._train({name: name in trainable for name in parameters})
-        soon = [names for unit, at, names in self._later if names and at == now[unit] + 1]
-        if not soon and not any(parameter.requires_grad for parameter in ctx.learner.parameters()):
+        is_soon = any(at == now + 1 for at, _ in self._later)
+        if not is_soon and not any(parameter.requires_grad for parameter in ctx.learner.parameters()):
             rank_zero_warn(
                 "All parameters are frozen at first, so the first backward call will fail. Let starting_weights select "
                 f"some of {listed(parameters)}, or unfreeze some from the first epoch or batch on."
@@ -95,14 +95,14 @@ class CallbackSetUnfreeze(CallbackSet):
         self._loaded = state_dict["trainable"]
 
     def _unfreeze_due(self) -> None:
-        while self._later:
-            unit, at, names = self._later[0]
-            if at > (self.ctx.epoch if unit == "epoch" else self.ctx.global_step):
-                return
-            del self._later[0]
+        while self._later and self._later[0][0] <= self._now:
+            at, names = self._later.pop(0)
             self._train(dict.fromkeys(names, True))
-            if names:
-                rank_zero_info(f"Unfrozen at {unit} {at}: {listed(names)}.")
+            rank_zero_info(f"Unfrozen at {self._unit} {at}: {listed(names)}.")
+
+    @property
+    def _now(self) -> int:
+        return self.ctx.epoch if self._unit == "epoch" else self.ctx.global_step
 
     def _train(self, whether: Mapping[str, bool]) -> None:
         """Set `requires_grad` of the network's parameters and, with FSDP2, of the parameters behind them.
@@ -127,38 +127,28 @@ class CallbackSetUnfreeze(CallbackSet):
 
     def _select(self, what: str, selector: Selector) -> list[str]:
         known = [name for name, _ in self.ctx.network.named_parameters()]
-        hint = self._shorter_names(known)
+        part = known[0].partition(".")[0] if known else ""
+        hint = ""
+        if self.ctx.network is self.ctx.learner and all(name.startswith(f"{part}.") for name in known):
+            hint = f" All are in {part!r}. To leave that out of the names: CallbackSetAdapter(..., network={part!r})."
         try:
             selected = selector(known)
         except ValueError as error:  # a name that `select_name()` does not find
             raise ValueError(f"{what}: {error}{hint}") from error
         if not isinstance(selected, Iterable):
-            raise TypeError(
-                f"Expected {what} to be names of parameters, but {shown(selector)} returned {shown(selected)}."
-            )
+            raise TypeError(f"Expected {what} to be names of parameters, but {shown(selector)} returned {selected!r}.")
         selected = [selected] if isinstance(selected, str) else list(selected)
-        if unknown := [name for name in selected if name not in known]:
+        unknown = [name for name in selected if name not in known]
+        is_start = selector is self.starting_weights
+        if unknown or not (selected or (is_start and repr(selector) == repr(select_none()))):
+            other = "give select_none() to train nothing at first" if is_start else "remove the row"
+            remedy = did_you_mean(unknown[0], known) if unknown else f" Correct the selector, or {other}."
+            near = nearest_first(unknown or re.findall("'(.*?)'", repr(selector)), known)
             raise ValueError(
                 f"Expected {what} to be names of the network's parameters, but {shown(selector)} selected "
-                f"{listed(unknown)}.{did_you_mean(unknown[0], known)} There are "
-                f"{listed(nearest_first(unknown, known))}.{hint}"
-            )
-        starts = selector is self.starting_weights
-        if not selected and not (starts and repr(selector) == repr(select_none())):
-            patterns = re.findall("'(.*?)'", repr(selector))
-            remedy = "or give select_none() to train nothing at first" if starts else "or remove the row"
-            raise ValueError(
-                f"Expected {what} to be names of the network's parameters, but {shown(selector)} selected none. "
-                f"Correct the selector, {remedy}. There are {listed(nearest_first(patterns, known))}.{hint}"
+                f"{listed(unknown)}.{remedy} There are {listed(near)}.{hint}"
             )
         return selected
-
-    def _shorter_names(self, known: list[str]) -> str:
-        """The remedy if the network is the whole module, but all parameters are in one part of it."""
-        ctx, (part, *others) = self.ctx, {name.partition(".")[0]: None for name in known} or [""]
-        if others or ctx.network is not ctx.learner:
-            return ""
-        return f" All are in {part!r}. To leave that out of the names: CallbackSetAdapter(..., network={part!r})."
 
     def _check_strategy(self, trainable: set[str], ever: set[str]) -> None:
         """Check that DDP, which has already wrapped the module, will synchronise all trained parameters."""
@@ -203,35 +193,23 @@ def _rows(value: Any) -> list[Mapping[str, Any]]:
     rows = list(value or ())
     for number, row in enumerate(rows):
         _check_row(f"unfreeze[{number}]", row)
-    whens = [_when(row) for row in rows]
-    if len({unit for unit, _ in whens}) > 1:
+    if any("epoch" in row for row in rows) and any("batch" in row for row in rows):
         raise ValueError("Expected unfreeze to have 'epoch' in all rows or 'batch' in all rows, but it has both.")
-    if twice := sorted({when for when in whens if whens.count(when) > 1}):
-        unit, at = twice[0]
-        raise ValueError(
-            f"Expected unfreeze to have one row for {unit} {at} but got {whens.count(twice[0])}. Combine them."
-        )
+    for (unit, at), times in Counter((unit, row[unit]) for row in rows for unit in row if unit != "weights").items():
+        if times > 1:
+            raise ValueError(f"Expected unfreeze to have one row for {unit} {at} but got {times}. Combine them.")
     return rows
 
 
 def _check_row(name: str, row: Any) -> None:
     if not isinstance(row, Mapping):
         raise TypeError(f"Expected {name} to be a row like {{'epoch': 2, 'weights': ...}} but got {shown(row)}.")
-    known = ("epoch", "batch", "weights")
-    if unknown := [key for key in row if key not in known]:
+    if set(row) not in ({"epoch", "weights"}, {"batch", "weights"}):
+        known = ("epoch", "batch", "weights")
+        near = did_you_mean(next((key for key in row if key not in known), None), known)
         raise ValueError(
-            f"Expected {name} to have 'weights' and 'epoch' or 'batch' but it has {listed(unknown)}."
-            f"{did_you_mean(unknown[0], known)}"
+            f"Expected {name} to have 'weights' and either 'epoch' or 'batch' but it has {listed(row)}.{near}"
         )
-    if "weights" not in row:
-        raise ValueError(f"Expected {name} to have 'weights', a selector, but got {shown(row)}.")
-    if ("epoch" in row) == ("batch" in row):
-        raise ValueError(f"Expected {name} to have either 'epoch' or 'batch' but got {shown(row)}.")
-    unit, at = _when(row)
-    whole_number(f"{name}[{unit!r}]", at, at_least=1)
     _selector(f"{name}['weights']", row["weights"])
-
-
-def _when(row: Mapping[str, Any]) -> tuple[str, int]:
     unit = "epoch" if "epoch" in row else "batch"
-    return unit, row[unit]
+    whole_number(f"{name}[{unit!r}]", row[unit], at_least=1)

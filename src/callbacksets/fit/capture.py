@@ -70,6 +70,7 @@ class Capture:
         self._network = network
         if isinstance(network, torch.jit.ScriptModule):
             return  # it has no hooks
+        is_compiled = _has_compiled_steps(self._learner)
         if network is self._learner and self._trainer.model is not self._learner:
             # A wrapped module (DDP, FSDP) is called twice. The call of the wrapper runs the whole step and returns the
             # loss. The step calls the module once more inside it.
@@ -78,13 +79,11 @@ class Capture:
                 (partial(network.register_forward_hook, always_call=True), _Hook(self._keep_inner)),
             ]
         else:
-            self._hooks = [(self._within_reach(network).register_forward_hook, _Hook(self._keep))]
-        if _has_compiled_steps(self._learner) or any(map(_is_compiled, self._learner.modules())):
+            # in a compiled step, the hooks of the wrapper of `torch.compile` do not run
+            inner = getattr(network, "_orig_mod", network) if is_compiled else network
+            self._hooks = [(inner.register_forward_hook, _Hook(self._keep))]
+        if is_compiled or any(map(_is_compiled, self._learner.modules())):
             self._handles, self._hooks = [register(hook) for register, hook in self._hooks], []
-
-    def _within_reach(self, network: nn.Module) -> nn.Module:
-        """The network; in a compiled step, the module inside the wrapper of `torch.compile`, whose hooks do not run."""
-        return getattr(network, "_orig_mod", network) if _has_compiled_steps(self._learner) else network
 
     def let_go(self) -> None:
         """Release the network."""

@@ -1,4 +1,4 @@
-"""Bringing the result of a fit from a child process, and finding it in a copy of the adapter."""
+"""Bringing the result of a fit from a child process."""
 
 import multiprocessing
 import multiprocessing.util
@@ -8,7 +8,6 @@ import shutil
 import stat
 import tempfile
 import uuid
-import warnings
 import weakref
 from collections.abc import Callable
 from pathlib import Path
@@ -17,7 +16,6 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
 
-from callbacksets.checks import listed
 from callbacksets.fit.lightning import is_a
 
 if TYPE_CHECKING:
@@ -45,32 +43,10 @@ class Handover:
 
     def __init__(self) -> None:
         self._name = f"callbacksets-{uuid.uuid4().hex}"
-        self._copies: weakref.WeakSet[Handover] = weakref.WeakSet()
-        self.has_fitted = False
         weakref.finalize(self, _remove, self._name)
 
     def __deepcopy__(self, memo: dict[int, Any]) -> "Handover":
-        made = Handover()  # a copy has its own fits; a pickled one keeps its name, so that a child writes to our file
-        self._copies.add(made)
-        return made
-
-    def __getstate__(self) -> dict[str, Any]:
-        return {name: value for name, value in vars(self).items() if name != "_copies"}
-
-    def __setstate__(self, state: dict[str, Any]) -> None:
-        vars(self).update(state, _copies=weakref.WeakSet())
-
-    def explain_copies(self) -> None:
-        """Warn if the states are read from an adapter that was in no fit, but a copy of it was."""
-        if not self.has_fitted and self._has_copy_fitted():
-            warnings.warn(
-                "This adapter was not in a fit, but a copy of it was: a library has copied the callbacks. The copy has "
-                "the states: [one for one in trainer.callbacks if isinstance(one, CallbackSetAdapter)].",
-                stacklevel=3,
-            )
-
-    def _has_copy_fitted(self) -> bool:
-        return any(one.has_fitted or one._has_copy_fitted() for one in self._copies)
+        return Handover()  # a copy has its own fits; a pickled one keeps its name, so that a child writes to our file
 
     def at_end(self, do: Callable[[], None], *, gives: bool) -> None:
         """In a child process, call a function before the process ends: another callback may fail after training.
@@ -151,22 +127,17 @@ def _write(what: Result, folder: Path) -> None:
 def _that_can_be_pickled(what: Result) -> Result:
     if what.saved is None:
         return what
-    callbacks = what.saved["callbacks"]
-    failed = [id for id, saved in callbacks.items() if not _can_be_pickled(saved)]
-    rank_zero_warn(
-        f"The states of the callbacks {listed(failed)} cannot be pickled, so adapter.states of the parent process will "
-        "not have them."
-    )
-    kept = {id: saved for id, saved in callbacks.items() if id not in failed}
+    kept = {}
+    for id, saved in what.saved["callbacks"].items():
+        try:
+            pickle.dumps(saved)
+            kept[id] = saved
+        except Exception as error:
+            rank_zero_warn(
+                f"The state of callback {id!r} cannot be pickled, so adapter.states of the parent process will not "
+                f"have it: {error}"
+            )
     return what._replace(saved={**what.saved, "callbacks": kept})
-
-
-def _can_be_pickled(value: object) -> bool:
-    try:
-        pickle.dumps(value)
-    except Exception:
-        return False
-    return True
 
 
 def _remove(name: str) -> None:

@@ -257,7 +257,7 @@ def read_states(checkpoint: str | os.PathLike[str] | Mapping[str, Any], *, weigh
     """
     loaded = checkpoint if isinstance(checkpoint, Mapping) else _load(checkpoint, weights_only)
     if not isinstance(loaded, Mapping) or not {"callbacks", "state_dict", "loops"} & set(loaded):
-        raise ValueError(f"Expected checkpoint to be a checkpoint of Lightning but got {_what(checkpoint)}.")
+        raise ValueError(f"Expected checkpoint to be a file or checkpoint of Lightning but got {shown(checkpoint)}.")
     saved: Saved = loaded.get("callbacks", {}).get(KEY, saved_now())
     return {id: copied(entry["state"]) for id, entry in saved["callbacks"].items()}
 
@@ -269,36 +269,14 @@ def _load(checkpoint: Any, weights_only: bool) -> Any:
         )
     path = Path(checkpoint)
     if path.is_dir():
-        # a sharded checkpoint is a folder; `meta.pt` contains everything except the shards
-        if not (path / "meta.pt").exists():
-            raise ValueError(
-                f"Expected checkpoint to be a checkpoint of Lightning but got {_what(path)}. "
-                "latest_checkpoint(path) finds the newest checkpoint in a folder."
-            )
-        path = path / "meta.pt"
+        path /= "meta.pt"  # a sharded checkpoint is a folder; this file contains everything except the shards
     try:
         return torch.load(path, map_location="cpu", weights_only=weights_only)
-    except pickle.UnpicklingError as error:
-        if weights_only and "weights_only" in str(error).lower():  # torch has read it, and refuses a type in it
-            raise ValueError(
-                f"{_what(path).capitalize()} contains types that weights_only=True does not allow, perhaps as "
-                f"hyperparameters. If you trust it: read_states(..., weights_only=False). torch says: {error}"
-            ) from error
-        raise _is_no_checkpoint(path, error) from error
-    except (KeyError, EOFError, RuntimeError) as error:
-        raise _is_no_checkpoint(path, error) from error
-
-
-def _is_no_checkpoint(path: Path, error: Exception) -> ValueError:
-    return ValueError(
-        f"Expected checkpoint to be a checkpoint of Lightning but got {_what(path)}, which cannot be read: {error}"
-    )
-
-
-def _what(checkpoint: Any) -> str:
-    if isinstance(checkpoint, Mapping):
-        return f"a mapping with {listed(map(str, checkpoint))}"
-    return f"the {'folder' if Path(checkpoint).is_dir() else 'file'} {checkpoint}"
+    except (pickle.UnpicklingError, KeyError, EOFError, RuntimeError) as error:
+        raise ValueError(
+            f"The file {path} cannot be read as a checkpoint of Lightning. If it has types that weights_only=True does "
+            f"not allow, and you trust it: read_states(..., weights_only=False). torch says: {error}"
+        ) from error
 
 
 def saved_scores(scores: Scores | None) -> dict[str, Any] | None:
