@@ -1,4 +1,5 @@
 import os
+import re
 import shutil
 import subprocess
 import sys
@@ -231,6 +232,15 @@ def test_the_name_is_claimed_when_another_run_was_as_fast(plugin: str, tmp_path:
     assert (theirs / "shard" if plugin == "folder" else theirs).read_text() == "theirs"
 
 
+def test_where_files_cannot_be_linked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(*args: Any) -> None:
+        raise PermissionError("no links here")
+
+    monkeypatch.setattr("os.link", refuse)
+    fit([CallbackSetCheckpoint(tmp_path, freq=1)], max_epochs=2)
+    assert saved(tmp_path) == ["epoch1.ckpt", "epoch2.ckpt"]
+
+
 def leftover(path: Path, run: str = "0123abcd", kind: str = "part", days: float = 0) -> Path:
     entry = path / f".epoch1.ckpt.{run}.{kind}"
     entry.touch()
@@ -391,10 +401,11 @@ class CallbackSetCount(CallbackSet):
         return self.epochs
 
 
-def test_what_comes_after_it_is_saved_too(tmp_path: Path) -> None:
-    fit([CallbackSetCheckpoint(tmp_path, freq=1), CallbackSetCount()], max_epochs=2)
-    for epoch in (1, 2):
-        assert read_states(tmp_path / f"epoch{epoch}.ckpt")["count"] == epoch
+def test_a_state_that_changes_later_is_an_error(tmp_path: Path) -> None:
+    checkpoint = CallbackSetCheckpoint(tmp_path, freq=1)
+    with pytest.raises(RuntimeError, match="'count' would run on_epoch_end or on_end after the checkpoint"):
+        fit([checkpoint, CallbackSetCount()])
+    fit([CallbackSetCount(), checkpoint])
 
 
 def test_two_checkpoints_and_what_has_no_state_may_follow(tmp_path: Path) -> None:
@@ -558,3 +569,15 @@ def test_refuses_a_folder_that_is_further_inside_the_epoch(tmp_path: Path) -> No
     trainer = quiet(callbacks=[CallbackSetAdapter(callbacks)], max_epochs=2)
     earlier = tmp_path / "earlier.ckpt"
     refused(lambda: trainer.fit(Tiny(), ones(3), ckpt_path=earlier), f"{newest} batch 1 of epoch 2")
+
+
+def test_a_folder_of_like_name_is_told_of(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    fit([CallbackSetCheckpoint(tmp_path / "first", freq=1)])
+    (tmp_path / "frist").mkdir()
+    caplog.clear()
+    with caplog.at_level("INFO"):
+        assert latest_checkpoint(tmp_path / "frist") is None  # there is such a folder, though an empty one
+        assert latest_checkpoint(tmp_path / "other") is None
+        assert caplog.text == ""
+        assert latest_checkpoint(tmp_path / "fist") is None
+    assert re.search(r"fist does not exist, so a new run starts\. \S*first has checkpoints", caplog.text)

@@ -243,12 +243,14 @@ def test_the_validated_weights_are_saved_with_a_validation_under_way(tmp_path: P
 
 
 @pytest.mark.parametrize("restore", [True, False])
-def test_beside_stochastic_weight_averaging_the_best_weights_come_last(restore: bool) -> None:
+def test_beside_stochastic_weight_averaging_it_says_who_comes_last(restore: bool) -> None:
     kept: list[torch.Tensor] = []
     look = Act(on_valid_end=lambda ctx: kept.append(ctx.network.weight.detach().clone()))
     early, module = CallbackSetEarlyStopping(5, restore_best_weights=restore), Scored(1, 2, 3, 4)
     averaging = L.pytorch.callbacks.StochasticWeightAveraging(0.01, swa_epoch_start=2)
-    fit([early, look], module, ones(2), ones(1), native=(averaging,), max_epochs=4)
+    warns = pytest.warns(UserWarning, match="restore_best_weights comes last")
+    with warns if restore else nullcontext():
+        fit([early, look], module, ones(2), ones(1), native=(averaging,), max_epochs=4)
     assert torch.equal(module.network.weight, kept[0]) is restore
     assert restore or torch.equal(module.network.weight, averaging._average_model.network.weight)
 
@@ -356,12 +358,43 @@ def test_best_weights_of_all_that_is_trained_are_resumed(tmp_path: Path) -> None
     assert all(torch.equal(value, best[0][name]) for name, value in module.state_dict().items())
 
 
-def test_weights_of_another_state_of_pruning_stay_in_the_state() -> None:
-    callback, module = CallbackSetEarlyStopping(5, restore_best_weights=True), Scored(2, 1)
-    pruning = ModelPruning("l1_unstructured", [(module.network, "weight")], amount=0.5)
-    with pytest.warns(UserWarning, match=r"best weights \(epoch 2\) could not all be restored.*weight_orig"):
-        fit(callback, module, ones(2), ones(1), native=(pruning,), max_epochs=2)
-    assert callback.best_weights["weight_orig"].shape == (1, 2)
+def effective(network: nn.Module) -> torch.Tensor:
+    """The weight as a forward call applies it, pruned or not."""
+    network(torch.ones(1, 2))
+    return network.weight.detach().clone()
+
+
+@pytest.mark.parametrize("permanent", [True, False])
+@pytest.mark.parametrize("scores", [(1, 2, 3), (3, 1, 2), (3, 2, 1)])
+def test_beside_pruning(permanent: bool, scores: tuple[float, ...]) -> None:
+    class Late(ModelPruning):
+        def on_train_epoch_end(self, trainer: L.Trainer, pl_module: L.LightningModule) -> None:
+            if trainer.current_epoch > 0:
+                super().on_train_epoch_end(trainer, pl_module)
+
+    kept: list[torch.Tensor] = []
+    look = Act(on_valid_end=lambda ctx: kept.append(effective(ctx.network)))
+    callback, module = CallbackSetEarlyStopping(5, restore_best_weights=True), Scored(*scores)
+    pruning = Late("l1_unstructured", [(module.network, "weight")], amount=0.5, make_pruning_permanent=permanent)
+    sets = {"early": callback, "look": look}
+    fit(sets, module, ones(2), ones(1), native=(pruning,), max_epochs=3)
+    assert torch.equal(effective(module.network), kept[scores.index(1)])
+
+
+def test_names_as_pruning_has_them_are_not_taken_for_it() -> None:
+    class Masked(Encoding):
+        def __init__(self, *scores: float) -> None:
+            super().__init__(*scores)
+            self.scale = nn.Parameter(torch.ones(2))
+            self.scale_mask = nn.Parameter(torch.ones(2), requires_grad=False)
+
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            return super().training_step(batch * self.scale * self.scale_mask, batch_idx)
+
+    callback, module = CallbackSetEarlyStopping(5, restore_best_weights=True), Masked(1, 2)
+    fit(callback, module, ones(2), ones(1), max_epochs=2)
+    assert torch.equal(module.scale, callback.best_weights["scale"])
+    assert module.scale_mask.tolist() == [1, 1]
 
 
 def test_loading_respects_strict_loading() -> None:

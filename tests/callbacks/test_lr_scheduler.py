@@ -182,11 +182,13 @@ def test_a_run_longer_than_its_cycle_keeps_the_last_rate() -> None:
 
 @pytest.mark.parametrize("given", [{"epochs": 9}, {"steps_per_epoch": 7}, {"epochs": 1, "steps_per_epoch": 1}])
 def test_one_cycle_is_as_long_as_the_run_whatever_else_is_given(
-    given: dict[str, int],
+    given: dict[str, int], caplog: pytest.LogCaptureFixture
 ) -> None:
     own = CallbackSetLRSchedulerOneCycle(max_lr=0.1, **given)
-    fit([own], None, ones(3), max_epochs=2)
+    with caplog.at_level("INFO", logger="lightning.pytorch"):
+        fit([own], None, ones(3), max_epochs=2)
     assert own.scheduler.total_steps == 6
+    assert "its cycle has the 6 batches of the run" in caplog.text
     longer = CallbackSetLRSchedulerOneCycle(max_lr=0.1, total_steps=8, **given)
     fit([longer], None, ones(3), max_epochs=2)
     assert longer.scheduler.total_steps == 8

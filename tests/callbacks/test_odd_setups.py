@@ -408,6 +408,14 @@ def best(module: Module) -> dict[str, Any]:
     return min(validations(module), key=score)
 
 
+def effective(state: dict[str, Any]) -> dict[str, Any]:
+    """Weights as a forward call applies them, pruned or not."""
+    state = dict(state)
+    if "weight_orig" in state:
+        state["weight"] = state.pop("weight_orig") * state.pop("weight_mask")
+    return state
+
+
 def rate_of(seen: dict[str, list[Any]]) -> float:
     """The learning rate of the last step of an epoch."""
     return seen["rate"][-1][1]
@@ -507,7 +515,7 @@ def check_stopping(cell: Cell) -> None:
 
 def check_best_weights(cell: Cell) -> None:
     check_stopping(cell)
-    now, seen = cell.module.network.state_dict(), best(cell.module)["weights"]
+    now, seen = (effective(state) for state in (cell.module.network.state_dict(), best(cell.module)["weights"]))
     assert now.keys() == seen.keys()
     assert all(torch.equal(now[name], seen[name]) for name in now)
 
@@ -604,9 +612,7 @@ ALONE = [*CHANGES_WEIGHTS, "nan_guard"]  # the others run together, but in the p
 
 def cells() -> list[Any]:
     """All set-ups with all callbacks. Those of one set-up run in one process, where they share a run."""
-    pairs = [(name, key) for name in SETUPS for key in KEYS]
-    pairs.remove(("pruning", "early_stopping_best"))  # it warns: see test_early_stopping.py
-    return [pytest.param(name, key, marks=pytest.mark.xdist_group(name)) for name, key in pairs]
+    return [pytest.param(name, key, marks=pytest.mark.xdist_group(name)) for name in SETUPS for key in KEYS]
 
 
 def made(name: str, key: str, folder: Path) -> CallbackSet:
@@ -641,6 +647,7 @@ def together(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Run]:
 @pytest.mark.filterwarnings("ignore:.* yielded None. If this was on purpose")
 @pytest.mark.filterwarnings("ignore:.*has only none, so it is ignored")
 @pytest.mark.filterwarnings("ignore:This fit has no validation")
+@pytest.mark.filterwarnings("ignore:StochasticWeightAveraging and restore_best_weights")
 @pytest.mark.parametrize(("name", "key"), cells())
 def test_it_trains_as_without_the_callback_and_its_numbers_are_right(
     name: str, key: str, tmp_path: Path, together: Callable[[str], Run]

@@ -1,15 +1,18 @@
 """Keeping the weights of an epoch, and restoring them."""
 
 import copy
+import re
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor, nn
 
 if TYPE_CHECKING:
     from callbacksets.fit.context import ContextTorch
 
 Weights = dict[str, Any]
+_PRUNED = re.compile("_(orig|mask)$")  # what torch.nn.utils.prune adds to the name of a parameter
 
 
 def copy_of_weights(ctx: "ContextTorch") -> Weights:
@@ -40,7 +43,8 @@ def _outside(ctx: "ContextTorch") -> dict[str, bool]:
 
 def owner_of(weights: Weights, ctx: "ContextTorch") -> nn.Module:
     """The module that the weights belong to: the network, else the LightningModule."""
-    return ctx.network if ctx.network.state_dict().keys() >= weights.keys() else ctx.learner
+    names = {_PRUNED.sub("", name) for name in ctx.network.state_dict()}
+    return ctx.network if names.issuperset(_PRUNED.sub("", name) for name in weights) else ctx.learner
 
 
 def put_back(weights: Weights, ctx: "ContextTorch") -> None:
@@ -50,8 +54,14 @@ def put_back(weights: Weights, ctx: "ContextTorch") -> None:
         RuntimeError: As for `load_state_dict()`, if the module has changed.
     """
     module = owner_of(weights, ctx)
+    now = module.state_dict()
     state = copy.deepcopy(Shared(weights))  # values that are not tensors would be shared with the module
-    for name, value in module.state_dict().items():
+    for name, value in now.items():
+        plain = name.removesuffix("_orig")
+        if f"{name}_orig" in state:  # torch.nn.utils.prune, which has been made permanent since
+            state[name] = state.pop(f"{name}_orig") * state.pop(f"{name}_mask")
+        elif plain != name and plain in state:  # and the other way round: pruned since
+            state |= {name: state.pop(plain), f"{plain}_mask": torch.ones_like(value)}
         state.setdefault(name, value)  # the parameters that were not trained
     module.load_state_dict(state, strict=ctx.learner.strict_loading)
 

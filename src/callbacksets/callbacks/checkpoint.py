@@ -1,5 +1,6 @@
 """Saving a run so that it can be resumed."""
 
+import difflib
 import math
 import os
 import time
@@ -17,7 +18,7 @@ from callbacksets.base import CallbackSet
 from callbacksets.callbacks import checkpoint_files as files
 from callbacksets.callbacks.checkpoint_files import Position
 from callbacksets.callbacks.interrupts import Interrupts
-from callbacksets.checks import flag, folder, is_below_a_file, number, whole_number
+from callbacksets.checks import flag, folder, is_below_a_file, listed, number, whole_number
 from callbacksets.fit import lightning
 
 AnyPath = str | os.PathLike[str]
@@ -60,7 +61,8 @@ class CallbackSetCheckpoint(CallbackSet):
         FileExistsError: In `on_begin`, if the folder contains checkpoints of another run, or other files. Later, if
             another run starts to write to the folder.
         OSError: In `on_begin`, if the folder cannot be made or written.
-        RuntimeError: In `on_begin`, if checkpoints are written asynchronously.
+        RuntimeError: In `on_begin`, if a callback would change its state after a checkpoint was saved, or if
+            checkpoints are written asynchronously.
 
     mlr3torch: `t_clbk("checkpoint")`.
     """
@@ -102,6 +104,7 @@ class CallbackSetCheckpoint(CallbackSet):
 
     def on_begin(self) -> None:
         trainer = self.ctx.trainer
+        self._check_order()
         if lightning.is_a(trainer.strategy.checkpoint_io, "AsyncCheckpointIO"):
             raise RuntimeError(
                 "AsyncCheckpointIO writes checkpoints in the background, so CallbackSetCheckpoint cannot tell when a "
@@ -121,11 +124,12 @@ class CallbackSetCheckpoint(CallbackSet):
 
     def on_epoch_end(self) -> None:
         self._epochs, self._batches_before = self.ctx.epoch, self._trained
+        self._is_unsaved = True
         if self.ctx.epoch % self.freq == 0:
             self._save()
 
     def on_end(self) -> None:
-        if self._progress != self._saved:
+        if self._is_unsaved:
             self._save()
 
     def state_dict(self) -> dict[str, str] | None:
@@ -145,18 +149,26 @@ class CallbackSetCheckpoint(CallbackSet):
     def _position(self) -> Position:
         return Position(self._epochs, self._trained - self._batches_before)
 
-    @property
-    def _progress(self) -> tuple[Position, int]:
-        return self._position, self._trained
-
     def _note_start(self) -> None:
         epochs, batches = lightning.epoch_progress(self.ctx.trainer), lightning.batch_progress(self.ctx.trainer)
         is_inside = epochs.total.ready > epochs.total.completed  # Lightning 2.4 has reset `current`
         self._epochs = epochs.current.completed
         self._batches_before = self._trained - (batches.current.processed if is_inside else 0)
-        self._saved, self._saved_at = self._progress, time.monotonic()
+        self._saved_after, self._saved_at = self._trained, time.monotonic()
+        self._is_unsaved = False
 
     # --- the folder --------------------------------------------------------------------------------------------------
+
+    def _check_order(self) -> None:
+        callbacks = self.ctx.callbacks
+        behind = list(callbacks)[[*callbacks.values()].index(self) + 1 :]
+        late = [id for id in behind if _changes_its_state_late(callbacks[id])]
+        if late:
+            raise RuntimeError(
+                f"{listed(late)} would run on_epoch_end or on_end after the checkpoint was saved, so the checkpoint "
+                "would miss that change of state. Give callbacks with a state a weight below infinity, or put the "
+                "checkpoint last."
+            )
 
     def _decide_folder(self) -> tuple[Path, OSError | None]:
         """The folder of this fit, and the problem with it, or None."""
@@ -220,7 +232,7 @@ class CallbackSetCheckpoint(CallbackSet):
             raise SIGTERMException
 
     def _save_interrupted(self) -> None:
-        if self._progress != self._saved:
+        if self._is_unsaved or self._trained > self._saved_after:
             self._save()
         if self._known:
             newest = max(self._known).name
@@ -249,7 +261,8 @@ class CallbackSetCheckpoint(CallbackSet):
             if trainer.is_global_zero:
                 files.drop(self._folder, old, self._run)
             self._known.remove(old)
-        self._saved, self._saved_at = self._progress, time.monotonic()
+        self._saved_after, self._saved_at = self._trained, time.monotonic()
+        self._is_unsaved = False
 
     def _prepare(self, path: Path) -> str | None:
         """Prepare the folder for writing. Return the problem with it, or None."""
@@ -275,7 +288,8 @@ def latest_checkpoint(path: AnyPath) -> Path | None:
 
     Returns:
         The path of a file, or of a folder with a sharded checkpoint, for `trainer.fit(ckpt_path=...)`. With None,
-        `trainer.fit()` starts a new run. It warns if there are other checkpoints, in the folder or one folder below.
+        `trainer.fit()` starts a new run. It warns if there are other checkpoints, in the folder or one folder below. If
+        the folder does not exist, it logs the name of a similar one that has checkpoints.
 
     Raises:
         TypeError, ValueError: If `path` is not the path of a folder, for example if it is a file.
@@ -292,4 +306,15 @@ def latest_checkpoint(path: AnyPath) -> Path | None:
             f"{path} has no checkpoint of CallbackSetCheckpoint, but there is {other}. Give the folder itself. A "
             "checkpoint of ModelCheckpoint is resumed with its own path: trainer.fit(..., ckpt_path=...)."
         )
+    elif not path.exists() and path.parent.is_dir():
+        beside = [other.name for other in path.parent.iterdir() if files.complete(other)]
+        if near := difflib.get_close_matches(path.name, beside, n=1):
+            rank_zero_info(f"{path} does not exist, so a new run starts. {path.parent / near[0]} has checkpoints.")
     return None
+
+
+def _changes_its_state_late(callback: CallbackSet) -> bool:
+    if isinstance(callback, CallbackSetCheckpoint):
+        return False  # its state is not restored
+    has_state = getattr(callback.state_dict, "__func__", None) is not CallbackSet.state_dict
+    return has_state and any(stage in callback.stages for stage in ("on_epoch_end", "on_end"))

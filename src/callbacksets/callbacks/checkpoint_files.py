@@ -84,14 +84,30 @@ def finish(begun: Path, done: Path, *, replace: bool) -> None:
     """
     for entry in (begun, *begun.rglob("*")):
         _fsync(entry)
-    if done.exists() and not replace:
-        raise FileExistsError(appeared(done))
-    before = begun.with_suffix(".old")
-    if done.is_dir():  # it cannot be replaced in one move
-        done.rename(before)
-    begun.replace(done)
-    remove(before)
+    _name(begun, done, replace=replace)
     _fsync(done.parent)
+
+
+def _name(begun: Path, done: Path, *, replace: bool) -> None:
+    if replace and done.is_dir():
+        before = begun.with_suffix(".old")
+        done.rename(before)
+        begun.rename(done)
+        remove(before)
+    elif replace:
+        begun.replace(done)
+    elif begun.is_dir():
+        try:
+            begun.rename(done)
+        except OSError as error:  # raised if there is a file, or a folder that is not empty
+            raise (FileExistsError(appeared(done)) if done.exists() else error) from None
+    else:
+        try:
+            os.link(begun, done)
+        except FileExistsError:
+            raise FileExistsError(appeared(done)) from None
+        except OSError:  # a file system without links
+            begun.replace(done)
 
 
 def appeared(checkpoint: Path) -> str:

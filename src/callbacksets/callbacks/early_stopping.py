@@ -11,6 +11,7 @@ from callbacksets.base import CallbackSet
 from callbacksets.callbacks.best_weights import Shared, Weights, copy_of_weights, owner_of, put_back
 from callbacksets.callbacks.monitor import Monitor, has_validation
 from callbacksets.checks import choice, flag, number, text, whole_number
+from callbacksets.fit.lightning import callbacks_of, is_a
 from callbacksets.fit.shards import divided
 
 
@@ -30,8 +31,7 @@ class CallbackSetEarlyStopping(CallbackSet):
         min_delta: An improvement must be larger than this.
         restore_best_weights: Whether `on_exit` restores the weights of the best evaluation, also after a failure. This
             restores the network; if parameters outside of the network are trained too, the whole module. The weights
-            are those that were validated, also if they were exchanged for the validation. They also take the place of
-            the average of Lightning's `StochasticWeightAveraging`. They are kept on the device:
+            are those that were validated, also if they were exchanged for the validation. They are kept on the device:
             one copy of the parameters and buffers, without the frozen parameters outside of the network, and a second
             copy during a validation.
         monitor: The name of the score: `"loss"`, or the logged name, `"val_loss"`. By default the first score of the
@@ -90,6 +90,13 @@ class CallbackSetEarlyStopping(CallbackSet):
             raise RuntimeError(
                 "Early stopping needs validation, but this fit has none. Give trainer.fit() a non-empty validation "
                 "loader, define validation_step() in the module, and keep limit_val_batches above 0."
+            )
+        natives = callbacks_of(self.ctx.trainer)
+        if self.restore_best_weights and any(is_a(one, "StochasticWeightAveraging") for one in natives):
+            rank_zero_warn(
+                "StochasticWeightAveraging and restore_best_weights both set the weights at the end. "
+                "restore_best_weights comes last: the network gets the weights of the best epoch, not the average. To "
+                "get the average, set restore_best_weights=False."
             )
         self._monitor = self._monitor.begin(self)
         if self.stagnation >= self.patience:

@@ -3,11 +3,11 @@
 from collections.abc import Mapping
 from typing import Any
 
-from lightning.pytorch.utilities import rank_zero_warn
+from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch.optim.lr_scheduler import OneCycleLR
 
 from callbacksets.callbacks.lr_scheduler import CallbackSetLRScheduler
-from callbacksets.checks import keywords
+from callbacksets.checks import keywords, listed
 
 _OF_THE_RUN = ("epochs", "steps_per_epoch")
 
@@ -55,6 +55,11 @@ class CallbackSetLRSchedulerOneCycle(CallbackSetLRScheduler):
             raise RuntimeError(
                 "OneCycleLR needs the number of batches of the whole run, but the Trainer does not know it. "
                 "Give total_steps."
+            )
+        if ignored := [name for name in _OF_THE_RUN if name in self.scheduler_args]:
+            rank_zero_info(
+                f"OneCycleLR ignores {listed(ignored)}: its cycle has the {self.ctx.total_steps} batches of the run. "
+                "For another length, give total_steps."
             )
         return arguments | {"total_steps": self.ctx.total_steps}
 

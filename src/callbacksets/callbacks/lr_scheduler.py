@@ -3,8 +3,9 @@
 import copy
 import inspect
 import types
+import warnings
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_warn
@@ -19,25 +20,23 @@ from callbacksets.checks import flag, keywords, listed, shown
 
 def check_scheduler(name: str, value: Any) -> None:
     """Raise a `TypeError` if a value cannot make a scheduler from an optimizer."""
+    is_other_class = isinstance(value, type) and (issubclass(value, Optimizer) or not hasattr(value, "step"))
+    if not callable(value) or is_other_class:
+        raise TypeError(
+            f"Expected {name} to be a scheduler class of torch, or a function that makes a scheduler from the "
+            f"optimizer, but got {shown(value)}."
+        )
     if value is ReduceLROnPlateau:
         raise TypeError(
             "ReduceLROnPlateau needs a score for every step. Use CallbackSetLRSchedulerReduceOnPlateau(...), or "
             "t_clbk('lr_reduce_on_plateau', ...)."
         )
-    is_other_class = isinstance(value, type) and (issubclass(value, Optimizer) or not hasattr(value, "step"))
-    takes_none = value is ChainedScheduler or not _has_parameters(value)
-    if not callable(value) or is_other_class or takes_none:
-        raise TypeError(
-            f"Expected {name} to be a scheduler class of torch, or a function that takes the optimizer first and makes "
-            f"a scheduler, such as lambda optimizer: ... , but got {shown(value)}."
-        )
-
-
-def _has_parameters(function: Any) -> bool:
-    try:
-        return bool(inspect.signature(function).parameters)
-    except (TypeError, ValueError):  # it is no function, or a builtin without a signature
-        return True
+    with suppress(ValueError):  # some builtins have no signature
+        if value is ChainedScheduler or not inspect.signature(value).parameters:
+            raise TypeError(
+                f"Expected {name} to take the optimizer first, but {shown(value)} does not. Give a function such as "
+                "lambda optimizer: ... ."
+            )
 
 
 class CallbackSetLRScheduler(CallbackSet):
@@ -92,6 +91,7 @@ class CallbackSetLRScheduler(CallbackSet):
     def start_over(self) -> None:
         self.scheduler: Any = None
         self._loaded: dict[str, Any] | None = None
+        self._has_stepped = False
 
     def on_begin(self) -> None:
         if self.ctx.total_steps == 0:
@@ -139,10 +139,6 @@ class CallbackSetLRScheduler(CallbackSet):
 
     def _make_scheduler(self) -> None:
         optimizer = self._only_optimizer()
-        if self.ctx.trainer.accumulate_grad_batches > 1 or self.ctx.resumed:
-            # torch warns if a scheduler steps before its optimizer has stepped. Here that happens only in a window of
-            # accumulated batches, or with a checkpoint written between the steps of the optimizer and of the scheduler.
-            optimizer._opt_called = True  # type: ignore[attr-defined]
         groups = [
             {name: copy.deepcopy(value) for name, value in group.items() if name != "params"}
             for group in optimizer.param_groups
@@ -191,6 +187,17 @@ class CallbackSetLRScheduler(CallbackSet):
     def _step(self) -> None:
         if self._is_replaced():
             return
+        if not self._has_stepped and (self.ctx.trainer.accumulate_grad_batches > 1 or self.ctx.resumed):
+            # torch warns if a scheduler steps before its optimizer has stepped. Here that happens only in a window of
+            # accumulated batches, or with a checkpoint written between the steps of the optimizer and of the scheduler.
+            with warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Detected call of `lr_scheduler.step")
+                self._advance()
+        else:
+            self._advance()
+        self._has_stepped = True
+
+    def _advance(self) -> None:
         groups = self.ctx.trainer.optimizers[0].param_groups
         with _only_first(len(getattr(self.scheduler, "base_lrs", groups)), groups):
             self.scheduler.step()
