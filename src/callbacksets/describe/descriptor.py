@@ -10,7 +10,7 @@ from typing import Any, Self
 from callbacksets.base import CallbackSet, identify, stages_of
 from callbacksets.checks import NotALightningCallback, did_you_mean, listed, misplaced, names_of, shown, text
 from callbacksets.checks import weight as checked_weight
-from callbacksets.describe.param_set import ParamSet, deep_copies
+from callbacksets.describe.param_set import ParamSet
 from callbacksets.show import html
 
 _RESERVED = {
@@ -156,12 +156,13 @@ class TorchCallback:
             deep: Whether to copy the values of the parameters and of `additional_args` as well.
 
         Raises:
-            TypeError: If `deep` is not a bool, or if a value cannot be copied.
+            TypeError: If `deep` is not a bool.
+            Exception: The error of a value that cannot be copied. Use `deep=False` to share it.
         """
         clone = copy.copy(self)
         clone.packages = list(self.packages)
         clone.param_set = self.param_set.clone(deep=deep)
-        clone._additional_args = deep_copies(self._additional_args) if deep else dict(self._additional_args)
+        clone._additional_args = copy.deepcopy(self._additional_args) if deep else dict(self._additional_args)
         return clone
 
     def help(self) -> None:
