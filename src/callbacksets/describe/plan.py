@@ -1,12 +1,10 @@
 """The plan of an adapter before a fit: which callback runs at which stage, and in which order."""
 
-import math
-import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from callbacksets.base import STAGES, CallbackSet, stages_in_constructor, stages_of
-from callbacksets.checks import listed, shown
+from callbacksets.checks import listed
 from callbacksets.describe.descriptor import TorchCallback
 from callbacksets.describe.sources import Source
 from callbacksets.show import html, tables
@@ -18,14 +16,14 @@ class Planned:
 
     id: str
     cls: str
-    weight: object
+    weight: float
     stages: list[str]
     note: str = ""
 
     @property
     def shown_weight(self) -> str:
         """The weight, without superfluous digits."""
-        return f"{self.weight:g}" if isinstance(self.weight, int | float) else shown(self.weight)
+        return f"{self.weight:g}"
 
 
 def plan(sources: Mapping[str, Source]) -> list[Planned]:
@@ -38,7 +36,7 @@ def plan(sources: Mapping[str, Source]) -> list[Planned]:
         sources: The sources of the callbacks by id.
     """
     planned = [_planned(id, source) for id, source in sources.items()]
-    return sorted(planned, key=lambda one: _rank(one.weight))
+    return sorted(planned, key=lambda one: one.weight)
 
 
 def plan_as_text(name: str, sources: Mapping[str, Source]) -> str:
@@ -73,21 +71,12 @@ def _planned(id: str, source: Source) -> Planned:
         return Planned(id, type(source).__name__, source.weight, source.stages)
     missing = source.param_set.missing if isinstance(source, TorchCallback) else []
     cls = source.generator if isinstance(source, TorchCallback) else source
-    open_still = [stage for stage in stages_in_constructor(cls) if getattr(cls, stage, _ABSENT) is not None]
+    open_still = [stage for stage in stages_in_constructor(cls) if getattr(cls, stage, ...) is not None]
     notes = (
         f"still needs {listed(missing)}" if missing else "",
         f"its constructor may set or unset {', '.join(open_still)}" if open_still else "",
     )
     return Planned(id, cls.__name__, source.weight, stages_of(cls), "; ".join(filter(None, notes)))
-
-
-_ABSENT = object()
-
-
-def _rank(weight: object) -> float:
-    """The number by which a fit sorts. A weight that the fit will refuse comes last here."""
-    is_number = isinstance(weight, numbers.Real) and not math.isnan(weight)
-    return float(weight) if is_number else math.inf  # type: ignore[arg-type]
 
 
 def _used(planned: list[Planned]) -> list[str]:

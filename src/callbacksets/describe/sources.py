@@ -59,6 +59,7 @@ def sources_by_id(callbacks: Callbacks) -> dict[str, Source]:
             )
         by_id[id] = source
     for id, source in by_id.items():
+        weight(f"the weight of callback {id!r}", source.weight)
         _warn_of_missing_stages(id, source)
     return by_id
 
@@ -148,16 +149,12 @@ def _id(source: Source) -> str:
 
 
 def _source(value: Any) -> Source:
-    if isinstance(value, CallbackSet):
-        weight(f"the weight of callback {_id(value)!r}", value.weight)
-        return value
-    if isinstance(value, TorchCallback):
+    if isinstance(value, CallbackSet | TorchCallback):
         return value  # not a copy: values set later apply to the next fit
     if isinstance(value, str):
         return _described(value, {})
     if isinstance(value, type) and issubclass(value, CallbackSet):
         name = value.__name__
-        weight(f"the weight of {name}", value.weight)
         _check_complete(f"{name} is given as a class but", ParamSet.from_callable(value), f"Give an instance: {name}(")
         return value
     if isinstance(value, Mapping):

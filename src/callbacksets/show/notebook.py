@@ -4,11 +4,11 @@ import base64
 import math
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from html import escape
 from importlib import import_module
 from multiprocessing import parent_process
-from typing import Any, Protocol
+from typing import Any
 
 from callbacksets.show import epochs
 from callbacksets.show.plotting import need_matplotlib, picture
@@ -24,22 +24,13 @@ def in_notebook() -> bool:
     return hasattr(shell, "kernel") and parent_process() is None
 
 
-class Told(Protocol):
-    """The source of the values that are shown."""
-
-    digits: int
-
-    def columns(self) -> Mapping[str, Sequence[Any]]: ...
-
-    def best(self) -> Any: ...
-
-    def elapsed(self) -> float: ...
-
-
 class Notebook:
-    """A bar, the progress of training and the table of the epochs; below it the curves of the scores, if wanted."""
+    """A bar, the progress of training and the table of the epochs; below it the curves of the scores, if wanted.
 
-    def __init__(self, told: Told, *, plot: bool) -> None:
+    The values that are shown come from a `CallbackSetProgress`.
+    """
+
+    def __init__(self, told: Any, *, plot: bool) -> None:
         self._told, self._plot = told, plot
         self._block, self._picture = _Output(), _Output()
         if plot:
@@ -102,7 +93,7 @@ class Notebook:
         parts = [f"<div><b>{escape(lines[0])}</b></div>", *(f"<div>{escape(line)}</div>" for line in lines[1:])]
         parts.insert(1, "" if fraction is None else _bar(fraction))
         if columns:
-            parts.append(f'<div style="margin-top: 0.5em">{epochs.as_html(columns, **how, unfolds=is_last)}</div>')
+            parts.append(f'<div style="margin-top: 0.5em">{epochs.as_html(columns, **how)}</div>')
         return {"text/plain": text, "text/html": f"<div>{''.join(parts)}</div>"}
 
     def _progress(self, ctx: Any) -> tuple[float | None, str]:
