@@ -132,7 +132,7 @@ CASES: dict[str, dict[str, Case]] = {
         "weight": (
             lambda: CallbackSetAdapter(type("CallbackSetX", (CallbackSet,), {"weight": "a"})),
             TypeError,
-            ("the weight of CallbackSetX", "a number", "got 'a'"),
+            ("the weight of callback 'x'", "a number", "got 'a'"),
         ),
         "network": (lambda: CallbackSetAdapter([], network=network), TypeError, ("network", "the name", "got Linear")),
         "loss_fn": (lambda: CallbackSetAdapter([], loss_fn=torch.mean), TypeError, ("loss_fn", "the name")),

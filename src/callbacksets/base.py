@@ -11,7 +11,6 @@ from typing import TYPE_CHECKING, Any, Self
 from callbacksets import elsewhere
 from callbacksets.checks import (
     ANY_NUMBER,
-    IsElsewhere,
     NotALightningCallback,
     did_you_mean,
     flag,
@@ -19,6 +18,7 @@ from callbacksets.checks import (
     misplaced,
     parameters,
     shown,
+    shown_values,
 )
 from callbacksets.show import html
 
@@ -86,13 +86,6 @@ class CallbackSet:
     is_restored: bool = True
 
     state_key: Any = NotALightningCallback()  # a Trainer reads it first from objects with a `state_dict`
-    # attributes and methods of a Lightning callback
-    log: Any = IsElsewhere(
-        "self.ctx.learner.log(...), or for a score of the epoch self.ctx.last_scores_valid[...] = ..."
-    )
-    log_dict: Any = IsElsewhere("self.ctx.learner.log_dict(...)")
-    trainer: Any = IsElsewhere("self.ctx.trainer")
-    pl_module: Any = IsElsewhere("self.ctx.learner")
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
@@ -173,7 +166,7 @@ class CallbackSet:
     def _repr_html_(self) -> str:
         arguments = {name: vars(self)[name] for name in inspect.signature(type(self)).parameters if name in vars(self)}
         rows = {
-            "arguments": html.values(arguments),
+            "arguments": shown_values(arguments),
             "stages": ", ".join(self.stages) or "none",
             "weight": f"{self.weight:g}",
         }

@@ -32,13 +32,6 @@ class _Shown(reprlib.Repr):
         text = super().repr1(x, level)
         return text if isinstance(x, str) else " ".join(text.split())
 
-    def repr_dict(self, x: Any, level: int) -> str:
-        """Keeps the order of the dict; `reprlib` would sort it."""
-        if level <= 0 and x:
-            return "{...}"
-        items = [f"{self.repr1(key, level - 1)}: {self.repr1(x[key], level - 1)}" for key in list(x)[: self.maxdict]]
-        return f"{{{', '.join([*items, '...'] if len(x) > self.maxdict else items)}}}"
-
 
 _SHOWN = _Shown()
 _LISTED = 40
@@ -50,9 +43,14 @@ def shown(value: object) -> str:
     Example:
         >>> import torch
         >>> shown({"x": torch.zeros(1000, 10), "names": ["a"] * 100})
-        "{'x': <Tensor of shape (1000, 10), torch.float32>, 'names': ['a', 'a', 'a', 'a', 'a', 'a', ...]}"
+        "{'names': ['a', 'a', 'a', 'a', 'a', 'a', ...], 'x': <Tensor of shape (1000, 10), torch.float32>}"
     """
     return _SHOWN.repr(value)
+
+
+def shown_values(values: Mapping[str, object]) -> str:
+    """`a=1, b='x'`, with each value as `shown()` shows it."""
+    return ", ".join(f"{name}={shown(value)}" for name, value in values.items())
 
 
 def plain(text: str) -> str:
@@ -86,10 +84,10 @@ def listed(names: Iterable[str]) -> str:
 
 def whole_number(name: str, value: Any, *, at_least: int) -> int:
     """An int that is not a bool."""
-    if not isinstance(value, numbers.Integral) or isinstance(value, bool):
-        raise TypeError(f"Expected {name} to be a whole number of at least {at_least} but got {shown(value)}.")
-    if value < at_least:
-        raise ValueError(f"Expected {name} to be a whole number of at least {at_least} but got {shown(value)}.")
+    is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not is_whole or value < at_least:
+        error = ValueError if is_whole else TypeError
+        raise error(f"Expected {name} to be a whole number of at least {at_least} but got {shown(value)}.")
     return int(value)
 
 
@@ -122,12 +120,10 @@ def text(name: str, value: Any) -> str:
 
 def choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
     """One of the given strings."""
-    if not isinstance(value, str):
-        raise TypeError(f"Expected {name} to be one of {listed(choices)} but got {shown(value)}.")
-    if value not in choices:
-        raise ValueError(
-            f"Expected {name} to be one of {listed(choices)} but got {shown(value)}.{did_you_mean(value, choices)}"
-        )
+    if not isinstance(value, str) or value not in choices:
+        error = ValueError if isinstance(value, str) else TypeError
+        near = did_you_mean(value, choices)
+        raise error(f"Expected {name} to be one of {listed(choices)} but got {shown(value)}.{near}")
     return plain(value)
 
 
@@ -143,10 +139,10 @@ def weight(name: str, value: Any) -> float:
 def names_of(name: str, value: Any) -> list[str]:
     """A list of non-empty strings; a single string becomes a list of one."""
     values = [value] if isinstance(value, str) or not isinstance(value, Iterable) else list(value)
-    if not all(isinstance(one, str) for one in values):
-        raise TypeError(f"Expected {name} to be a non-empty string or several but got {shown(value)}.")
-    if not all(values):
-        raise ValueError(f"Expected {name} to be a non-empty string or several but got {shown(value)}.")
+    are_strings = all(isinstance(one, str) for one in values)
+    if not are_strings or not all(values):
+        error = ValueError if are_strings else TypeError
+        raise error(f"Expected {name} to be a non-empty string or several but got {shown(value)}.")
     return [plain(one) for one in values]
 
 
@@ -215,19 +211,6 @@ class NotALightningCallback:
 
     def __get__(self, instance: object, owner: type) -> Any:
         raise misplaced(owner if instance is None else instance)
-
-
-class IsElsewhere:
-    """An attribute that callbacks of other libraries have. Reading it from a CallbackSet says where to find it here."""
-
-    def __init__(self, here: str) -> None:
-        self._here = here
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self._name = name
-
-    def __get__(self, instance: object, owner: type) -> Any:
-        raise AttributeError(f"A CallbackSet has no {self._name!r}. In a fit, use {self._here}.")
 
 
 def misplaced(callback: object) -> MisplacedCallbackError:

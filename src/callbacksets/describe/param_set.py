@@ -7,7 +7,7 @@ from contextlib import suppress
 from types import MappingProxyType
 from typing import Any, Self
 
-from callbacksets.checks import did_you_mean, flag, listed, names_of, shown
+from callbacksets.checks import ANY_NUMBER, did_you_mean, flag, listed, names_of, shown
 
 
 class ParamSet:
@@ -89,8 +89,9 @@ class ParamSet:
                 raise TypeError(f"Expected function to be a function or a class but got {shown(one_of_them)}.")
             signature = inspect.signature(one_of_them).parameters
             parameters |= {name: one for name, one in signature.items() if name not in parameters}
-        kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-        named = {name: one.default for name, one in parameters.items() if one.kind not in kinds and name not in without}
+        named = {
+            name: one.default for name, one in parameters.items() if one.kind not in ANY_NUMBER and name not in without
+        }
         return cls(
             [name for name, default in named.items() if default is inspect.Parameter.empty],
             {name: default for name, default in named.items() if default is not inspect.Parameter.empty},
