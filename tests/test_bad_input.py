@@ -112,12 +112,7 @@ CASES: dict[str, dict[str, Case]] = {
         "values alone": (
             lambda: CallbackSetAdapter({"early_stopping": {"patience": 5}}),
             TypeError,
-            ("Expected callbacks", "into a list: [{'early_stopping': {'patience': 5}}]"),
-        ),
-        "class path alone": (
-            lambda: CallbackSetAdapter({"class_path": "callbacksets.CallbackSetHistory"}),
-            TypeError,
-            ("a list: [{'class_path': 'callbacksets.CallbackSetHistory'}]",),
+            ("got {'patience': 5}", "the keys are ids, so put keys with values into a list"),
         ),
         "configuration": (
             lambda: CallbackSetAdapter([{"class_path": "callbacksets.CallbackSetProgress", "init_arg": {"digits": 7}}]),

@@ -181,7 +181,9 @@ def _by_id(argument: str, measures: Any) -> nn.ModuleDict:
         id = plain(given)
         if _key(id) in by_id or id == "loss":
             what = (
-                "a measure with the id 'loss', that of the loss" if id == "loss" else f"two measures with the id {id!r}"
+                "a measure with the id 'loss', which is the name of the loss"
+                if id == "loss"
+                else f"two measures with the id {id!r}"
             )
             raise ValueError(f"{argument} has {what}. Give another id: {argument}={{'id': ...}}.")
         try:
