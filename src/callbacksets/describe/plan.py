@@ -1,10 +1,11 @@
 """The plan of an adapter before a fit: which callback runs at which stage, and in which order."""
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 
 from callbacksets.base import STAGES, CallbackSet, stages_in_constructor, stages_of
-from callbacksets.checks import listed
+from callbacksets.checks import listed, shown
 from callbacksets.describe.descriptor import TorchCallback
 from callbacksets.describe.sources import Source
 from callbacksets.show import html, tables
@@ -30,7 +31,7 @@ def plan(sources: Mapping[str, Source]) -> list[Planned]:
     Args:
         sources: The sources of the callbacks by id.
     """
-    in_order = sorted(sources.items(), key=lambda item: item[1].weight)
+    in_order = sorted(sources.items(), key=lambda item: _rank(item[1].weight))
     return [_planned(id, source) for id, source in in_order]
 
 
@@ -61,8 +62,13 @@ def plan_as_html(name: str, sources: Mapping[str, Source]) -> str:
     return html.table(name, about, header, rows)
 
 
+def _rank(weight: object) -> float:
+    """The number by which a fit sorts. A weight that was set later, and that the fit will refuse, comes last here."""
+    return weight if isinstance(weight, int | float) else math.inf
+
+
 def _planned(id: str, source: Source) -> Planned:
-    weight = f"{source.weight:g}"
+    weight = f"{source.weight:g}" if isinstance(source.weight, int | float) else shown(source.weight)
     if isinstance(source, CallbackSet):
         return Planned(id, type(source).__name__, weight, source.stages)
     missing = source.param_set.missing if isinstance(source, TorchCallback) else []
