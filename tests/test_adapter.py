@@ -937,7 +937,7 @@ BAD = {
     "no id": (lambda: CallbackSetAdapter({"": fine}), TypeError, "non-empty strings but got ''"),
     "an id that is no string": (lambda: CallbackSetAdapter({1: fine}), TypeError, "strings but got 1"),
     "a class that needs arguments": (lambda: CallbackSetAdapter(Needs), TypeError, r"'what'.*Needs\(what=\.\.\.\)"),
-    "weight": (lambda: fit(Heavy), TypeError, "the weight of Heavy to be a number but got 'heavy'"),
+    "weight": (lambda: fit(Heavy), TypeError, "the weight of callback 'heavy' to be a number but got 'heavy'"),
     "weight NaN": (lambda: fit(with_(Fine(), weight=float("nan"))), ValueError, "'fine' to be a number but got nan"),
     "weight True": (lambda: fit(with_(Fine(), weight=True)), TypeError, "to be a number but got True"),
     "weight set later": (lambda: set_later("weight", "9"), TypeError, "to be a number but got '9'"),

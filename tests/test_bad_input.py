@@ -112,12 +112,7 @@ CASES: dict[str, dict[str, Case]] = {
         "values alone": (
             lambda: CallbackSetAdapter({"early_stopping": {"patience": 5}}),
             TypeError,
-            ("Expected callbacks", "into a list: [{'early_stopping': {'patience': 5}}]"),
-        ),
-        "class path alone": (
-            lambda: CallbackSetAdapter({"class_path": "callbacksets.CallbackSetHistory"}),
-            TypeError,
-            ("a list: [{'class_path': 'callbacksets.CallbackSetHistory'}]",),
+            ("got {'patience': 5}", "the keys are ids, so put keys with values into a list"),
         ),
         "configuration": (
             lambda: CallbackSetAdapter([{"class_path": "callbacksets.CallbackSetProgress", "init_arg": {"digits": 7}}]),
@@ -132,7 +127,7 @@ CASES: dict[str, dict[str, Case]] = {
         "weight": (
             lambda: CallbackSetAdapter(type("CallbackSetX", (CallbackSet,), {"weight": "a"})),
             TypeError,
-            ("the weight of CallbackSetX", "a number", "got 'a'"),
+            ("the weight of callback 'x'", "a number", "got 'a'"),
         ),
         "network": (lambda: CallbackSetAdapter([], network=network), TypeError, ("network", "the name", "got Linear")),
         "loss_fn": (lambda: CallbackSetAdapter([], loss_fn=torch.mean), TypeError, ("loss_fn", "the name")),

@@ -51,10 +51,6 @@ def generator(self: Any) -> Any:
 def decorated(*args: Any, **kwargs: Any) -> None: ...
 
 
-@functools.wraps(takes_batch)
-def hands_on_what_it_gets(*args: Any, **kwargs: Any) -> None: ...
-
-
 def gives_batch(method: Any) -> Any:
     @functools.wraps(method)
     def wrapper(self: Any) -> None:
@@ -98,9 +94,7 @@ REFUSED = {
     "no self": ({"on_end": takes_no_self}, "X.on_end has no parameter self. Define on_end(self)."),
     "coroutine": ({"on_end": coroutine}, "X.on_end is a coroutine or generator function"),
     "generator": ({"on_end": generator}, "X.on_end is a coroutine or generator function"),
-    "wrapper that hands on what it gets": ({"on_end": hands_on_what_it_gets}, "X.on_end takes 'batch'"),
     "misspelled descriptor": ({"on_epoch_ned": Bound(nothing)}, "Did you mean 'on_epoch_end'?"),
-    "stages": ({"stages": ["on_end"]}, "X.stages cannot be set: it lists the methods on_<stage>"),
     "property": ({"on_end": property(nothing)}, "Expected X.on_end to be a method or None but got <property"),
     "no function": ({"on_end": 3}, "Expected X.on_end to be a method or None but got 3."),
 }
@@ -165,10 +159,9 @@ def test_refuses_on_the_instance(name: str, value: Any, message: str) -> None:
 
 
 @pytest.mark.parametrize("stage", [Bound(takes_batch), functools.partialmethod(lambda self, a, batch: None, 1)])
-def test_what_a_descriptor_makes_is_checked_on_the_instance(stage: Any) -> None:
-    callback = type("X", (CallbackSet,), {"on_end": stage})()
+def test_what_a_descriptor_makes_is_checked(stage: Any) -> None:
     with pytest.raises(TypeError, match=re.escape("X.on_end takes 'batch'")):
-        check_instance(callback)
+        type("X", (CallbackSet,), {"on_end": stage})
 
 
 def test_stages_of_any_kind_run_in_a_fit() -> None:
@@ -245,31 +238,6 @@ def test_the_table_of_hooks_leads_to_what_there_is() -> None:
         hooks = [hook for names in stages.values() for hook in names.split()]
         assert len(hooks) == len(set(hooks)), library
         assert not set(hooks) & set(STAGES), library
-
-
-@pytest.mark.parametrize(
-    ("name", "here"),
-    [
-        ("log", "self.ctx.learner.log(...), or for a score"),
-        ("log_dict", "self.ctx.learner.log_dict(...)"),
-        ("trainer", "self.ctx.trainer."),
-        ("pl_module", "self.ctx.learner."),
-    ],
-)
-def test_what_a_lightning_callback_has_is_elsewhere(name: str, here: str) -> None:
-    callback = CallbackSetList()
-    with pytest.raises(AttributeError, match=re.escape(f"A CallbackSet has no {name!r}. In a fit, use {here}")):
-        getattr(callback, name)
-    assert not hasattr(callback, name)
-    setattr(callback, name, "of my own")
-    assert getattr(callback.clone(deep=True), name) == "of my own"
-
-
-def test_stages_cannot_be_set() -> None:
-    with pytest.raises(
-        AttributeError, match=r"CallbackSetList.stages cannot be set: .* or set it to None to switch it"
-    ):
-        CallbackSetList().stages = ["on_end"]  # type: ignore[assignment]
 
 
 def test_public_stages_and_version() -> None:

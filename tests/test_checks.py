@@ -40,7 +40,7 @@ class Unspeakable:
     [
         (3, "3"),
         ("a\n b", r"'a\n b'"),
-        ({"b": 1, "a": [2]}, "{'b': 1, 'a': [2]}"),
+        ({"b": 1, "a": [2]}, "{'a': [2], 'b': 1}"),
         (torch.ones(1000, 3), "<Tensor of shape (1000, 3), torch.float32>"),
         ([np.ones(7)], "[<ndarray of shape (7,), float64>]"),
         (torch.tensor(3.0), "tensor(3.)"),

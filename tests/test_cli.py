@@ -198,7 +198,7 @@ def test_wrong_options_say_what_there_is(
         ("[early_stopping]", "'early_stopping' cannot be made without 'patience'"),
         ("[{early_stopping: {min_delta: 1}}]", "'early_stopping' cannot be made without 'patience'"),
         ("[{history: {}, progress: {}}]", "Expected a key of the dictionary with values"),
-        ("{early_stopping: {patience: 2}}", "into a list: [{'early_stopping': {'patience': 2}}]"),
+        ("{early_stopping: {patience: 2}}", "put keys with values into a list"),
         (
             "[{class_path: callbacksets.CallbackSetEarlyStopping, init_args: {patience: 2, monitr: loss}}]",
             "unexpected keyword argument 'monitr'",

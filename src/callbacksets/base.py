@@ -1,17 +1,25 @@
 """The stages, and the base class whose methods run at them."""
 
 import copy
-import functools
 import inspect
 import re
-import sys
 import types
 import warnings
-from collections.abc import Callable, Iterator, Mapping
-from typing import TYPE_CHECKING, Any, Never, Self
+from collections.abc import Iterator, Mapping
+from typing import TYPE_CHECKING, Any, Self
 
 from callbacksets import elsewhere
-from callbacksets.checks import IsElsewhere, NotALightningCallback, did_you_mean, flag, listed, misplaced, shown
+from callbacksets.checks import (
+    ANY_NUMBER,
+    NotALightningCallback,
+    did_you_mean,
+    flag,
+    listed,
+    misplaced,
+    parameters,
+    shown,
+    shown_values,
+)
 from callbacksets.show import html
 
 if TYPE_CHECKING:
@@ -32,11 +40,6 @@ STAGES: tuple[str, ...] = (
     "on_exit",
 )
 """The stages of a fit, in the order in which they run."""
-
-_STAGES_ARE_METHODS = (
-    "cannot be set: it lists the methods on_<stage> of the callback. Set a method instead, self.on_end = ..., or set "
-    "it to None to switch it off. Give an attribute of your own another name."
-)
 
 
 class CallbackSet:
@@ -83,19 +86,10 @@ class CallbackSet:
     is_restored: bool = True
 
     state_key: Any = NotALightningCallback()  # a Trainer reads it first from objects with a `state_dict`
-    # attributes and methods of a Lightning callback
-    log: Any = IsElsewhere(
-        "self.ctx.learner.log(...), or for a score of the epoch self.ctx.last_scores_valid[...] = ..."
-    )
-    log_dict: Any = IsElsewhere("self.ctx.learner.log_dict(...)")
-    trainer: Any = IsElsewhere("self.ctx.trainer")
-    pl_module: Any = IsElsewhere("self.ctx.learner")
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)
         cls.reads_y_hats = vars(cls).get("reads_y_hats", True)  # methods that a subclass adds may read them
-        if not isinstance(inspect.getattr_static(cls, "stages"), property):
-            raise TypeError(f"{cls.__name__}.stages {_STAGES_ARE_METHODS}")
         found = {name: inspect.getattr_static(cls, name) for name in dir(cls) if name.startswith("on_")}
         _check_stages(cls.__name__, {name: _unbound(value, cls) for name, value in found.items()})
 
@@ -103,10 +97,6 @@ class CallbackSet:
     def stages(self) -> list[str]:
         """The stages that this callback has, in the order in which they run."""
         return stages_of(self)
-
-    @stages.setter
-    def stages(self, value: Never) -> None:
-        raise AttributeError(f"{type(self).__name__}.stages {_STAGES_ARE_METHODS}")
 
     def start_over(self) -> None:
         """Reset the callback before it is used in another fit; by default it does nothing.
@@ -176,7 +166,7 @@ class CallbackSet:
     def _repr_html_(self) -> str:
         arguments = {name: vars(self)[name] for name in inspect.signature(type(self)).parameters if name in vars(self)}
         rows = {
-            "arguments": html.values(arguments),
+            "arguments": shown_values(arguments),
             "stages": ", ".join(self.stages) or "none",
             "weight": f"{self.weight:g}",
         }
@@ -211,12 +201,12 @@ def snake_case(name: str) -> str:
 
 
 def check_instance(callback: CallbackSet) -> None:
-    """Raise a `TypeError` if an instance has an `on_...` that is not a stage, or a stage that takes arguments.
+    """Raise a `TypeError` if an `on_...` set on an instance is not a stage, or is a stage that takes arguments.
 
-    Its class was checked when it was made, except for what Python descriptors make only on an instance.
+    Its class was checked when it was made.
     """
-    names = [name for name in vars(callback) if name.startswith("on_")]
-    _check_stages(type(callback).__name__, {name: getattr(callback, name) for name in (*stages_of(callback), *names)})
+    own = {name: value for name, value in vars(callback).items() if name.startswith("on_")}
+    _check_stages(type(callback).__name__, own)
 
 
 def misnamed_stages(callback: CallbackSet | type[CallbackSet]) -> Iterator[tuple[str, str]]:
@@ -257,16 +247,10 @@ def stages_in_constructor(cls: type[CallbackSet]) -> list[str]:
 _ALIKE = {name.replace("_", ""): stage for stage in STAGES for name in (stage, stage.removeprefix("on_"))}
 
 
-def _unbound(attribute: object, cls: type) -> object:
+def _unbound(attribute: Any, cls: type) -> object:
     """An attribute of a class as an instance calls it, without `self`."""
-    if isinstance(attribute, types.FunctionType):
-        return types.MethodType(attribute, cls)
-    if isinstance(attribute, staticmethod | classmethod):
-        return attribute.__get__(None, cls)
-    if isinstance(attribute, functools.partial):  # from Python 3.14 on, a class makes a method of it
-        return attribute if sys.version_info < (3, 14) else types.MethodType(attribute, cls)
-    makes_its_value = hasattr(type(attribute), "__get__") and not isinstance(attribute, property)
-    return None if makes_its_value else attribute
+    is_bound = hasattr(type(attribute), "__get__") and not isinstance(attribute, property)
+    return attribute.__get__(cls, cls) if is_bound else attribute
 
 
 def _check_stages(owner: str, attributes: Mapping[str, object]) -> None:
@@ -277,10 +261,11 @@ def _check_stages(owner: str, attributes: Mapping[str, object]) -> None:
             continue
         if not callable(value):
             raise TypeError(f"Expected {owner}.{name} to be a method or None but got {shown(value)}.")
-        called = _called(value)
-        if isinstance(called, types.MethodType) and not _parameters(called.__func__):
+        function = getattr(value, "__func__", None)
+        if isinstance(function, types.FunctionType) and not parameters(function):
             raise TypeError(f"{owner}.{name} has no parameter self. Define {name}(self).")
-        if surplus := _surplus(called):
+        given = getattr(value, "keywords", ())  # of a partial
+        if surplus := [one.name for one in parameters(value) if one.kind not in ANY_NUMBER and one.name not in given]:
             raise TypeError(
                 f"{owner}.{name} takes {listed(surplus)}, but a stage is called without arguments. Define {name}(self) "
                 "and read what it needs from self.ctx. On an instance, set a function without parameters."
@@ -300,31 +285,3 @@ def _nearest(name: str) -> str:
     if name.startswith(("on_test", "on_predict")):
         return " Callbacks run in trainer.fit() only, not in trainer.test() or trainer.predict()."
     return did_you_mean(name, STAGES)
-
-
-def _called(function: Callable[..., object]) -> Callable[..., object]:
-    """The function whose parameters count: of a wrapper with only `*args, **kwargs`, the function that it wraps.
-
-    A wrapper that names a parameter, at least `self`, may itself supply arguments to the function that it wraps.
-    """
-    inner: Any = function.__func__ if isinstance(function, types.MethodType) else function
-    while hasattr(inner, "__wrapped__") and all(one.kind in _ANY_NUMBER for one in _parameters(inner)):
-        inner = inner.__wrapped__
-    return types.MethodType(inner, function.__self__) if isinstance(function, types.MethodType) else inner
-
-
-def _parameters(function: Callable[..., object]) -> list[inspect.Parameter]:
-    try:
-        return list(inspect.signature(function, follow_wrapped=False).parameters.values())
-    except ValueError:  # some builtins have none
-        return []
-
-
-def _surplus(function: Callable[..., object]) -> list[str]:
-    # *args and **kwargs come from decorators and may stay empty; a partial does not take what it was already given
-    inner = function.__func__ if isinstance(function, types.MethodType) else function
-    given = inner.keywords if isinstance(inner, functools.partial) else {}
-    return [one.name for one in _parameters(function) if one.kind not in _ANY_NUMBER and one.name not in given]
-
-
-_ANY_NUMBER = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)

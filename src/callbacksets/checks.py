@@ -1,25 +1,20 @@
 """Checks of arguments, and the phrases that error messages share.
 
 A check takes the name of an argument and its value, and returns the value. It raises a `TypeError` if the value has the
-wrong type, and a `ValueError` if it is out of range. The message says what was expected and what was given. Every check
-lets `TO_COME` pass.
+wrong type, and a `ValueError` if it is out of range. The message says what was expected and what was given.
 """
 
 import difflib
-import functools
 import inspect
 import math
 import numbers
 import os
 import re
 import reprlib
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any, Concatenate, ParamSpec, TypeVar
-
-P = ParamSpec("P")
-T = TypeVar("T")
+from typing import Any
 
 
 class _Shown(reprlib.Repr):
@@ -37,13 +32,6 @@ class _Shown(reprlib.Repr):
         text = super().repr1(x, level)
         return text if isinstance(x, str) else " ".join(text.split())
 
-    def repr_dict(self, x: Any, level: int) -> str:
-        """Keeps the order of the dict; `reprlib` would sort it."""
-        if level <= 0 and x:
-            return "{...}"
-        items = [f"{self.repr1(key, level - 1)}: {self.repr1(x[key], level - 1)}" for key in list(x)[: self.maxdict]]
-        return f"{{{', '.join([*items, '...'] if len(x) > self.maxdict else items)}}}"
-
 
 _SHOWN = _Shown()
 _LISTED = 40
@@ -55,9 +43,14 @@ def shown(value: object) -> str:
     Example:
         >>> import torch
         >>> shown({"x": torch.zeros(1000, 10), "names": ["a"] * 100})
-        "{'x': <Tensor of shape (1000, 10), torch.float32>, 'names': ['a', 'a', 'a', 'a', 'a', 'a', ...]}"
+        "{'names': ['a', 'a', 'a', 'a', 'a', 'a', ...], 'x': <Tensor of shape (1000, 10), torch.float32>}"
     """
     return _SHOWN.repr(value)
+
+
+def shown_values(values: Mapping[str, object]) -> str:
+    """`a=1, b='x'`, with each value as `shown()` shows it."""
+    return ", ".join(f"{name}={shown(value)}" for name, value in values.items())
 
 
 def plain(text: str) -> str:
@@ -89,40 +82,15 @@ def listed(names: Iterable[str]) -> str:
     return (", ".join(repr(name) for name in names[:_LISTED]) or "none") + more
 
 
-class _ToCome:
-    """Stands for a required value that nobody has given yet, so that a constructor can check the values that are there.
-
-    It can be called and iterated over, because a constructor may ask for that.
-    """
-
-    def __call__(self, *args: Any) -> None: ...
-
-    def __iter__(self) -> Iterator[Any]:
-        return iter(())
-
-
-TO_COME: Any = _ToCome()
-
-
-def _check(function: Callable[Concatenate[str, Any, P], T]) -> Callable[Concatenate[str, Any, P], T]:
-    @functools.wraps(function)
-    def check(name: str, value: Any, /, *args: P.args, **kwargs: P.kwargs) -> T:
-        return value if value is TO_COME else function(name, value, *args, **kwargs)
-
-    return check
-
-
-@_check
 def whole_number(name: str, value: Any, *, at_least: int) -> int:
     """An int that is not a bool."""
-    if not isinstance(value, numbers.Integral) or isinstance(value, bool):
-        raise TypeError(f"Expected {name} to be a whole number of at least {at_least} but got {shown(value)}.")
-    if value < at_least:
-        raise ValueError(f"Expected {name} to be a whole number of at least {at_least} but got {shown(value)}.")
+    is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not is_whole or value < at_least:
+        error = ValueError if is_whole else TypeError
+        raise error(f"Expected {name} to be a whole number of at least {at_least} but got {shown(value)}.")
     return int(value)
 
 
-@_check
 def number(name: str, value: Any, *, at_least: float, at_most: float = math.inf, finite: bool = True) -> float:
     """A number that is not a bool. With `finite=False` it may be infinite."""
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
@@ -134,7 +102,6 @@ def number(name: str, value: Any, *, at_least: float, at_most: float = math.inf,
     return float(value)
 
 
-@_check
 def flag(name: str, value: Any) -> bool:
     """True or False."""
     if not isinstance(value, bool):
@@ -142,7 +109,6 @@ def flag(name: str, value: Any) -> bool:
     return value
 
 
-@_check
 def text(name: str, value: Any) -> str:
     """A non-empty string."""
     if not isinstance(value, str):
@@ -152,19 +118,15 @@ def text(name: str, value: Any) -> str:
     return plain(value)
 
 
-@_check
 def choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
     """One of the given strings."""
-    if not isinstance(value, str):
-        raise TypeError(f"Expected {name} to be one of {listed(choices)} but got {shown(value)}.")
-    if value not in choices:
-        raise ValueError(
-            f"Expected {name} to be one of {listed(choices)} but got {shown(value)}.{did_you_mean(value, choices)}"
-        )
+    if not isinstance(value, str) or value not in choices:
+        error = ValueError if isinstance(value, str) else TypeError
+        near = did_you_mean(value, choices)
+        raise error(f"Expected {name} to be one of {listed(choices)} but got {shown(value)}.{near}")
     return plain(value)
 
 
-@_check
 def weight(name: str, value: Any) -> float:
     """A number that orders callbacks: it may be infinite, but not NaN."""
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
@@ -174,18 +136,16 @@ def weight(name: str, value: Any) -> float:
     return float(value)
 
 
-@_check
 def names_of(name: str, value: Any) -> list[str]:
     """A list of non-empty strings; a single string becomes a list of one."""
     values = [value] if isinstance(value, str) or not isinstance(value, Iterable) else list(value)
-    if not all(isinstance(one, str) for one in values):
-        raise TypeError(f"Expected {name} to be a non-empty string or several but got {shown(value)}.")
-    if not all(values):
-        raise ValueError(f"Expected {name} to be a non-empty string or several but got {shown(value)}.")
+    are_strings = all(isinstance(one, str) for one in values)
+    if not are_strings or not all(values):
+        error = ValueError if are_strings else TypeError
+        raise error(f"Expected {name} to be a non-empty string or several but got {shown(value)}.")
     return [plain(one) for one in values]
 
 
-@_check
 def folder(name: str, value: Any) -> Path:
     """The path of a folder on this machine; it does not have to exist. `~` is the home directory."""
     if not isinstance(value, str | os.PathLike):
@@ -201,6 +161,21 @@ def is_below_a_file(path: Path) -> Path | None:
     return next((place for place in (path, *path.parents) if place.exists() and not place.is_dir()), None)
 
 
+ANY_NUMBER = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
+"""The kinds of parameters that may stay empty: `*args`, `**kwargs`."""
+
+
+def parameters(function: Callable[..., Any], *, follow_wrapped: bool = False) -> list[inspect.Parameter]:
+    """The parameters of a function, as far as they are known: some builtins have no signature.
+
+    A wrapper may itself supply arguments to the function that it wraps, so by default its own parameters count.
+    """
+    try:
+        return list(inspect.signature(function, follow_wrapped=follow_wrapped).parameters.values())
+    except ValueError:
+        return []
+
+
 def keywords(function: Callable[..., Any], given: Mapping[str, Any], *, after: int, also: Iterable[str] = ()) -> None:
     """Raise a `TypeError` unless a function can be called with these keywords, after so many positional arguments.
 
@@ -211,12 +186,9 @@ def keywords(function: Callable[..., Any], given: Mapping[str, Any], *, after: i
         also: Other names to suggest and list.
     """
     name = getattr(function, "__name__", repr(function))
-    try:
-        parameters = list(inspect.signature(function).parameters.values())[after:]
-    except ValueError:  # some builtins have no signature
-        return
-    takes_any = any(parameter.kind is parameter.VAR_KEYWORD for parameter in parameters)
-    named = [one for one in parameters if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
+    there = parameters(function, follow_wrapped=True)[after:]
+    takes_any = not there or any(one.kind is one.VAR_KEYWORD for one in there)
+    named = [one for one in there if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
     known = [*also, *(parameter.name for parameter in named)]
     if not takes_any and (unknown := [key for key in given if key not in known]):
         raise TypeError(
@@ -239,19 +211,6 @@ class NotALightningCallback:
 
     def __get__(self, instance: object, owner: type) -> Any:
         raise misplaced(owner if instance is None else instance)
-
-
-class IsElsewhere:
-    """An attribute that callbacks of other libraries have. Reading it from a CallbackSet says where to find it here."""
-
-    def __init__(self, here: str) -> None:
-        self._here = here
-
-    def __set_name__(self, owner: type, name: str) -> None:
-        self._name = name
-
-    def __get__(self, instance: object, owner: type) -> Any:
-        raise AttributeError(f"A CallbackSet has no {self._name!r}. In a fit, use {self._here}.")
 
 
 def misplaced(callback: object) -> MisplacedCallbackError:

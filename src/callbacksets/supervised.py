@@ -166,27 +166,26 @@ def _by_id(argument: str, measures: Any) -> nn.ModuleDict:
         measures = {}
     elif isinstance(measures, Metric):
         measures = [measures]
-    if not isinstance(measures, Mapping | nn.ModuleDict):
-        if not isinstance(measures, Iterable):
-            raise TypeError(f"Expected {argument} to be torchmetrics objects but got {shown(measures)}.")
-        pairs = [(snake_case(type(measure).__name__), measure) for measure in measures]
-    else:
-        pairs = list(measures.items())
+    elif not isinstance(measures, Iterable):
+        raise TypeError(f"Expected {argument} to be torchmetrics objects but got {shown(measures)}.")
+    has_ids = isinstance(measures, Mapping | nn.ModuleDict)
+    pairs = measures.items() if has_ids else [(snake_case(type(measure).__name__), measure) for measure in measures]
     by_id = nn.ModuleDict()
     for given, measure in pairs:
         if not isinstance(given, str):
             raise TypeError(f"Expected the ids in {argument} to be strings but got {shown(given)}.")
-        id = plain(given)
         if not isinstance(measure, Metric):
             raise TypeError(
                 f"Expected {argument} to be torchmetrics objects but got {shown(measure)}.{_remedy(measure)}"
             )
+        id = plain(given)
         if _key(id) in by_id or id == "loss":
-            raise ValueError(
-                f"{argument} has {'two measures' if id != 'loss' else 'a measure'} with the id {id!r}"
-                f"{'' if id != 'loss' else ', which is the name of the loss'}. Give another id: "
-                f"{argument}={{'id': ...}}."
+            what = (
+                "a measure with the id 'loss', which is the name of the loss"
+                if id == "loss"
+                else f"two measures with the id {id!r}"
             )
+            raise ValueError(f"{argument} has {what}. Give another id: {argument}={{'id': ...}}.")
         try:
             by_id[_key(id)] = measure.clone()
         except KeyError as error:

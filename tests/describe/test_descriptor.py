@@ -128,7 +128,7 @@ def test_a_deep_clone_has_values_of_its_own_and_a_shallow_one_shares_them() -> N
 def test_a_value_that_cannot_be_copied_is_shared_only_when_asked_for() -> None:
     descriptor = TorchCallback(CallbackSetSized)
     descriptor.param_set.set_values(size=threading.Lock())
-    with pytest.raises(TypeError, match=r"The value of 'size', <.*lock.*>, cannot be copied: .*clone\(deep=False\)"):
+    with pytest.raises(TypeError, match="cannot pickle"):
         descriptor.clone()
     assert descriptor.clone(deep=False).generate().size is descriptor.param_set.values["size"]
     with pytest.raises(TypeError, match="Expected deep to be True or False but got 1"):

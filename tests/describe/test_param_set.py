@@ -6,8 +6,7 @@ from typing import Any
 
 import pytest
 
-from callbacksets import CallbackSet, CallbackSetEarlyStopping, ParamSet, checks
-from callbacksets.checks import TO_COME
+from callbacksets import CallbackSet, CallbackSetEarlyStopping, ParamSet
 
 
 def function(a: int, b: float = 0.5, *args: Any, c: str, d: None = None, **kwargs: Any) -> None: ...
@@ -88,12 +87,13 @@ def test_nothing_is_set_when_a_name_is_wrong() -> None:
     assert param_set.values == {}
 
 
-def test_a_check_gets_what_is_there_and_a_stand_in() -> None:
+def test_a_check_gets_the_values_once_all_that_are_required_are_there() -> None:
     seen: list[Any] = []
     param_set = ParamSet(["a", "b"], {"c": 1}, check=lambda **values: seen.append(values))
     param_set.set_values(b=2)
-    assert seen == [{"a": TO_COME, "b": 2}]
-    assert checks.whole_number("a", seen[0]["a"], at_least=1) is TO_COME
+    assert not seen
+    param_set.set_values(a=1)
+    assert seen == [{"a": 1, "b": 2}]
 
 
 def assign(values: Any) -> None:

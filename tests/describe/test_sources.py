@@ -292,3 +292,7 @@ def test_refuses_when_the_fit_starts(callbacks: Any, message: str) -> None:
     adapter = CallbackSetAdapter(callbacks)
     with pytest.raises((TypeError, ModuleNotFoundError), match=message):
         fit(adapter)
+
+
+def test_a_class_path_alone_is_one_callback() -> None:
+    assert list(sources_by_id({"class_path": "callbacksets.CallbackSetHistory"})) == ["history"]

@@ -165,8 +165,8 @@ def test_needs_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
     [
         ({"sgd": RUNS["sgd"], "adam": {"loss": []}}, {}, TypeError, r"Expected state\['adam'\] to be the state of a"),
         ({"sgd": RUNS["sgd"], "adam": []}, {}, TypeError, r"Expected state\['adam'\] to be the state of a history"),
-        ({}, {}, TypeError, "but got none"),
-        ([STATE, STATE], {}, TypeError, r"got a list. Name the runs: plot_history\(\{'a': h1, 'b': h2\}\)"),
+        ({}, {}, TypeError, "but got {}"),
+        ([STATE, STATE], {}, TypeError, "a mapping from names of runs to states, but got"),
         (
             {"a": {"epoch": [1], "train.loss": 3}},
             {},
@@ -179,11 +179,11 @@ def test_needs_matplotlib(monkeypatch: pytest.MonkeyPatch) -> None:
             TypeError,
             "Expected best_epoch to be a mapping from 'sgd', 'adam' to epochs but got 3",
         ),
-        (RUNS, {"best_epoch": {"adan": 3}}, ValueError, "not a run. Did you mean 'adam'"),
+        (RUNS, {"best_epoch": {"adan": 3}}, ValueError, "but got {'adan': 3}. Did you mean 'adam'"),
         (STATE, {"best_epoch": {"adam": 3}}, TypeError, "Expected best_epoch to be an epoch"),
-        (STATE, {"log": "los"}, ValueError, "log has 'los', which is not a score. Did you mean 'loss'"),
+        (STATE, {"log": "los"}, ValueError, "positive but got 'los'. Did you mean 'loss'"),
         (STATE, {"log": 3}, TypeError, "Expected log to be a non-empty string or several"),
-        (RUNS, {"log": ["acc"]}, ValueError, "A logarithmic axis needs positive scores, but 'acc'"),
+        (RUNS, {"log": ["acc"]}, ValueError, "always positive but got 'acc'. There are 'loss'."),
     ],
 )
 def test_bad_input_says_what_is_wrong(state: Any, arguments: Any, error: type[Exception], message: str) -> None:

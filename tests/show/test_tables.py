@@ -11,7 +11,7 @@ COLUMNS = {"epoch": list(range(1, 31)), "train.loss": [1 / n for n in range(1, 3
 
 
 def epochs_in(html: str) -> list[int]:
-    return [int(cell) for cell in re.findall(r"<tr[^>]*><td>(?:<b>)?(\d+)", html)]
+    return [int(cell) for cell in re.findall(r"<tr><td[^>]*>(?:<b>)?(\d+)", html)]
 
 
 def test_words_are_aligned_to_the_left_and_numbers_to_the_right() -> None:
@@ -25,17 +25,13 @@ def test_a_short_table_is_whole(rows: int) -> None:
     assert tables.numbers_as_text(["n"], cells).split() == ["n", *(cell for [cell] in cells)]
     html = tables.numbers_as_html(["n"], cells)
     assert epochs_in(html) == list(range(rows))
-    assert "details" not in html
 
 
-def test_the_middle_of_a_long_table_is_folded_but_for_the_marked_row() -> None:
+def test_the_middle_of_a_long_table_is_left_out_but_for_the_marked_row() -> None:
     html = epochs.as_html(COLUMNS, best_epoch=15)
-    Cells(re.sub(r"(<col [^>]*>)", r"\1</col>", html))
-    assert re.findall(r"<summary>(.*?)</summary>", html) == ["11 more", "10 more"]
-    assert epochs_in(html) == list(range(1, 31))  # all are there
-    shown = re.sub(r"<details>.*?</details>", "", html)
-    assert epochs_in(shown) == [1, 2, 3, 15, 26, 27, 28, 29, 30]
-    assert re.findall(r"<td><b>([^<]*)", html) == ["15", "0.0667", "-", "best"]
+    assert [text for text in Cells(html).texts if "more" in text] == ["... 11 more", "... 10 more"]
+    assert epochs_in(html) == [1, 2, 3, 15, 26, 27, 28, 29, 30]
+    assert re.findall(r"<b>([^<]*)", html)[-4:] == ["15", "0.0667", "-", "best"]
     text = epochs.as_text(COLUMNS, best_epoch=15).splitlines()
     assert [line.split()[0] for line in text] == [
         "epoch",
@@ -52,18 +48,6 @@ def test_the_middle_of_a_long_table_is_folded_but_for_the_marked_row() -> None:
         "30",
     ]
     assert text[5].endswith("best")
-
-
-def test_a_table_to_be_shown_anew_leaves_the_middle_out() -> None:
-    html = epochs.as_html(COLUMNS, unfolds=False)
-    assert "details" not in html
-    assert epochs_in(html) == [1, 2, 3, 26, 27, 28, 29, 30]
-
-
-def test_the_parts_of_a_folded_table_have_the_same_columns() -> None:
-    html = epochs.as_html(COLUMNS, best_epoch=15)
-    assert len(set(re.findall(r"<colgroup>.*?</colgroup>", html))) == 1
-    assert html.count("<colgroup>") == 5
 
 
 def test_what_is_shown_is_escaped() -> None:

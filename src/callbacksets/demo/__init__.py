@@ -4,7 +4,6 @@ import logging
 import warnings
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import lightning as L
 import torch
@@ -13,39 +12,14 @@ from torch.utils.data import DataLoader, TensorDataset
 from torchmetrics.classification import MulticlassAccuracy
 
 from callbacksets import (
-    CallbackSet,
     CallbackSetAdapter,
     CallbackSetEarlyStopping,
+    CallbackSetGradNorm,
     CallbackSetHistory,
     CallbackSetProgress,
     SupervisedModule,
 )
 from callbacksets.show import epochs
-
-
-class CallbackSetGradientNorm(CallbackSet):
-    """Keeps the largest norm of the gradients in every epoch."""
-
-    def __init__(self) -> None:
-        self.start_over()
-
-    def start_over(self) -> None:
-        self.norms: list[float] = []
-        self.largest: torch.Tensor = torch.zeros(())
-
-    def on_after_backward(self) -> None:
-        norm = nn.utils.clip_grad_norm_(self.ctx.network.parameters(), max_norm=float("inf"))
-        self.largest = torch.maximum(self.largest.to(norm), norm)  # stays on the device until the epoch ends
-
-    def on_epoch_end(self) -> None:
-        self.norms.append(self.largest.item())
-        self.largest.zero_()
-
-    def state_dict(self) -> dict[str, Any]:
-        return {"norms": list(self.norms), "largest": self.largest.clone()}
-
-    def load_state_dict(self, state_dict: dict[str, Any]) -> None:
-        self.norms, self.largest = list(state_dict["norms"]), state_dict["largest"].clone()
 
 
 def digits() -> tuple[DataLoader[tuple[torch.Tensor, ...]], DataLoader[tuple[torch.Tensor, ...]]]:
@@ -119,15 +93,14 @@ def main() -> None:
         [
             history,
             CallbackSetProgress(digits=3),
-            CallbackSetGradientNorm(),
+            CallbackSetGradNorm(),
             CallbackSetEarlyStopping(patience=8, restore_best_weights=True),
         ]
     )
     fit(network(), adapter, max_epochs=60)
 
     best = adapter.states["early_stopping"]
-    columns = adapter.states["history"] | {"gradient norm": adapter.states["gradient_norm"]["norms"]}
-    print(epochs.as_text(columns, best_epoch=best["best_epochs"]))
+    print(epochs.as_text(adapter.states["history"], best_epoch=best["best_epochs"]))
     print(f"Training stopped: {adapter.stopped_by or 'all epochs are done'}.")
     print(f"The network has the weights of epoch {best['best_epochs']}: {best['measure']} {best['best_score']:.4f}.")
     try:

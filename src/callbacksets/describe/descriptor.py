@@ -8,9 +8,18 @@ from functools import partial
 from typing import Any, Self
 
 from callbacksets.base import CallbackSet, identify, stages_of
-from callbacksets.checks import NotALightningCallback, did_you_mean, listed, misplaced, names_of, shown, text
+from callbacksets.checks import (
+    NotALightningCallback,
+    did_you_mean,
+    listed,
+    misplaced,
+    names_of,
+    shown,
+    shown_values,
+    text,
+)
 from callbacksets.checks import weight as checked_weight
-from callbacksets.describe.param_set import ParamSet, deep_copies
+from callbacksets.describe.param_set import ParamSet
 from callbacksets.show import html
 
 _RESERVED = {
@@ -156,12 +165,13 @@ class TorchCallback:
             deep: Whether to copy the values of the parameters and of `additional_args` as well.
 
         Raises:
-            TypeError: If `deep` is not a bool, or if a value cannot be copied.
+            TypeError: If `deep` is not a bool.
+            Exception: The error of a value that cannot be copied. Use `deep=False` to share it.
         """
         clone = copy.copy(self)
         clone.packages = list(self.packages)
         clone.param_set = self.param_set.clone(deep=deep)
-        clone._additional_args = deep_copies(self._additional_args) if deep else dict(self._additional_args)
+        clone._additional_args = copy.deepcopy(self._additional_args) if deep else dict(self._additional_args)
         return clone
 
     def help(self) -> None:
@@ -173,7 +183,7 @@ class TorchCallback:
         print(
             f"<TorchCallback:{self.id}> {self.label}\n"
             f"* Generator: {self.generator.__name__}\n"
-            f"* Parameters: {self._shown_values() or '-'}\n"
+            f"* Parameters: {shown_values(self.param_set.values) or '-'}\n"
             f"* Packages: {', '.join(self.packages) or '-'}"
         )
 
@@ -181,12 +191,12 @@ class TorchCallback:
         raise misplaced(self)  # a Trainer iterates over an object that is not a Lightning callback
 
     def __repr__(self) -> str:
-        return f"<TorchCallback {self.id}: {self.generator.__name__}({self._shown_values()})>"
+        return f"<TorchCallback {self.id}: {self.generator.__name__}({shown_values(self.param_set.values)})>"
 
     def _repr_html_(self) -> str:
         rows = {
             "class": self.generator.__name__,
-            "parameters": html.values(self.param_set.values),
+            "parameters": shown_values(self.param_set.values),
             "still needed": ", ".join(self.param_set.missing),
             "packages": ", ".join(self.packages),
             "stages": ", ".join(stages_of(self.generator)),
@@ -197,9 +207,6 @@ class TorchCallback:
     def _ids(self) -> list[str]:
         """The names of the parameters; none before there is a `param_set`."""
         return self.param_set.ids() if "param_set" in vars(self) else []
-
-    def _shown_values(self) -> str:
-        return ", ".join(f"{name}={shown(value)}" for name, value in self.param_set.values.items())
 
 
 def check_of(generator: type[CallbackSet], additional_args: Mapping[str, Any]) -> Callable[..., CallbackSet] | None:

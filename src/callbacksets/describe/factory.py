@@ -5,7 +5,7 @@ import inspect
 import sys
 import types
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, TypedDict, Unpack, cast
+from typing import Any, cast
 
 from callbacksets import elsewhere
 from callbacksets.base import STAGES, CallbackSet
@@ -20,37 +20,6 @@ _WITH_ARGUMENT = (*STAGES, "state_dict", "load_state_dict", "initialize", "weigh
 """Members that have an argument of their own, so that they may not be in `public` or `active`."""
 
 
-class Stages(TypedDict, total=False):
-    """The stages as arguments."""
-
-    on_begin: Stage
-    on_epoch_begin: Stage
-    on_batch_begin: Stage
-    on_after_backward: Stage
-    on_batch_end: Stage
-    on_before_valid: Stage
-    on_batch_valid_begin: Stage
-    on_batch_valid_end: Stage
-    on_valid_end: Stage
-    on_epoch_end: Stage
-    on_end: Stage
-    on_exit: Stage
-
-
-class Parts(Stages, total=False):
-    """The arguments of `callback_set()` except the name."""
-
-    initialize: Callable[..., None] | None
-    state_dict: Callable[[Any], Any] | None
-    load_state_dict: Callable[[Any, Any], None] | None
-    weight: float | None
-    public: Mapping[str, Any]
-    private: Mapping[str, Any]
-    active: Mapping[str, Any]
-    inherit: type[CallbackSet]
-    lock_objects: bool
-
-
 def callback_set(
     classname: str,
     *,
@@ -63,7 +32,7 @@ def callback_set(
     active: Mapping[str, Any] = {},
     inherit: type[CallbackSet] = CallbackSet,
     lock_objects: bool = False,
-    **stages: Unpack[Stages],
+    **stages: Stage,
 ) -> type[CallbackSet]:
     """Make a `CallbackSet` class from functions. The first parameter of each function is `self`.
 
@@ -150,7 +119,7 @@ def torch_callback(
     man: str | None = None,
     additional_args: Mapping[str, Any] | None = None,
     param_set: ParamSet | None = None,
-    **parts: Unpack[Parts],
+    **parts: Any,
 ) -> TorchCallback:
     """Make a `CallbackSet` class from functions and its descriptor: `callback_set()` and `TorchCallback` in one call.
 
@@ -230,33 +199,13 @@ class _Attribute:
 
 def _member(argument: str, value: Any) -> Any:
     """A method or property as it is; any other value as an attribute that is copied for each instance."""
-    if isinstance(value, types.FunctionType) and not _can_be_called(value, "self", partly=True):
-        raise TypeError(
-            f"Expected {argument} to be a function of self but got {value.__name__}(), which has no parameter. Add "
-            "self as its first parameter, or wrap it: staticmethod(...)."
-        )
-    if hasattr(type(value), "__get__"):
-        return value
-    try:
-        return _Attribute(copy.deepcopy(value))  # a copy, so that later changes of the given value have no effect
-    except Exception as error:
-        raise TypeError(
-            f"Expected {argument} to be a value that can be copied for each instance but got {shown(value)}. "
-            "Set it in initialize(self)."
-        ) from error
+    # a copy, so that later changes of the given value have no effect
+    return value if hasattr(type(value), "__get__") else _Attribute(copy.deepcopy(value))
 
 
 def _active(argument: str, value: Any) -> property:
     if isinstance(value, property):
         return value
-    takes_self = not isinstance(value, types.FunctionType) or _can_be_called(value, "self")
-    if not takes_self and _can_be_called(value, "self", "value"):  # as an active binding of R6
-        signature = f"{value.__name__}{inspect.signature(value)}"
-        raise TypeError(
-            f"Expected {argument} to be a function of self but got {signature}. To let the attribute be set as well, "
-            "give the second parameter a default, which it has when the attribute is read; or give "
-            "property(getter, setter)."
-        )
     function = _check_function(argument, value, "self")
     settable = len(inspect.signature(function).parameters) > 1
     return property(function, function if settable else None)
@@ -282,29 +231,20 @@ def _add(members: dict[str, Any], more: Mapping[str, Any]) -> None:
     members |= more
 
 
-def _can_be_called(function: Callable[..., Any], *arguments: str, partly: bool = False) -> bool:
-    signature = inspect.signature(function)
-    try:
-        (signature.bind_partial if partly else signature.bind)(*arguments)
-    except TypeError:
-        return False
-    return True
-
-
 def _check_function(name: str, function: Any, *parameters: str) -> Callable[..., Any]:
-    """The function, if it can be called with these parameters."""
+    """The function, if it can be called with these parameters; by default with `self` and others."""
     wanted = f"a function of {' and '.join(parameters or ('self', 'the arguments of the class'))}"
     if not isinstance(function, types.FunctionType):
         raise TypeError(f"Expected {name} to be {wanted} but got {shown(function)}.")
-    if not _can_be_called(function, *(parameters or ("self",)), partly=not parameters):
-        raise TypeError(f"Expected {name} to be {wanted} but got {function.__name__}{inspect.signature(function)}.")
+    signature = inspect.signature(function)
+    try:
+        if parameters:
+            signature.bind(*parameters)
+        else:
+            signature.bind_partial("self")
+    except TypeError:
+        raise TypeError(f"Expected {name} to be {wanted} but got {function.__name__}{signature}.") from None
     return function
-
-
-_OF_R = {
-    "parent_env": " A function of Python finds names in the module in which it is written, so leave parent_env out.",
-    "init": " Did you mean 'initialize'?",
-}
 
 
 def _refuse_unknown(given: Iterable[str], *functions: Callable[..., Any]) -> None:
@@ -312,7 +252,7 @@ def _refuse_unknown(given: Iterable[str], *functions: Callable[..., Any]) -> Non
     known = [*STAGES, *(name for function in functions for name in inspect.signature(function).parameters)]
     for name in given:
         if name not in known and not name.startswith("on_"):
-            remedy = _OF_R.get(name) or elsewhere.hint(name) or did_you_mean(name, known)
+            remedy = elsewhere.hint(name) or did_you_mean(name, known)
             raise TypeError(f"{functions[0].__name__}() has no argument {name!r}.{remedy}")
 
 

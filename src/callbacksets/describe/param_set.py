@@ -7,7 +7,7 @@ from contextlib import suppress
 from types import MappingProxyType
 from typing import Any, Self
 
-from callbacksets.checks import TO_COME, did_you_mean, flag, listed, names_of, shown
+from callbacksets.checks import ANY_NUMBER, did_you_mean, flag, listed, names_of, shown
 
 
 class ParamSet:
@@ -26,9 +26,8 @@ class ParamSet:
         required: The names of the required parameters.
         defaults: The other parameters, with their default values.
         any_other: Whether values with other names are allowed too.
-        check: A function that is called with the values given so far, as keywords. For a required value that is still
-            missing it gets a stand-in, which the checks of this package accept. It raises an error if it refuses a
-            value. By default only the names are checked.
+        check: A function that is called with the values as keywords, as soon as every required value is there. It
+            raises an error if it refuses a value. By default only the names are checked.
 
     Raises:
         TypeError: If a name is not a string, or `defaults` is not a mapping.
@@ -90,8 +89,9 @@ class ParamSet:
                 raise TypeError(f"Expected function to be a function or a class but got {shown(one_of_them)}.")
             signature = inspect.signature(one_of_them).parameters
             parameters |= {name: one for name, one in signature.items() if name not in parameters}
-        kinds = (inspect.Parameter.VAR_POSITIONAL, inspect.Parameter.VAR_KEYWORD)
-        named = {name: one.default for name, one in parameters.items() if one.kind not in kinds and name not in without}
+        named = {
+            name: one.default for name, one in parameters.items() if one.kind not in ANY_NUMBER and name not in without
+        }
         return cls(
             [name for name, default in named.items() if default is inspect.Parameter.empty],
             {name: default for name, default in named.items() if default is not inspect.Parameter.empty},
@@ -135,10 +135,11 @@ class ParamSet:
                 there_are = f"The parameters are {listed(self.ids())}" if self.ids() else "There are no parameters"
                 raise TypeError(f"There is no parameter {name!r}.{did_you_mean(name, self.ids())} {there_are}.")
         given = self._values | values
+        is_whole = given.keys() >= set(self._required)
         # the check would use up an iterator
-        if self._check is not None and not any(isinstance(one, Iterator) for one in given.values()):
+        if self._check is not None and is_whole and not any(isinstance(one, Iterator) for one in given.values()):
             with suppress(ModuleNotFoundError):  # the package may be installed before the fit
-                self._check(**{**dict.fromkeys(self._required, TO_COME), **given})
+                self._check(**given)
         self._values = given
 
     def takes(self, name: str) -> bool:
@@ -156,31 +157,14 @@ class ParamSet:
             deep: Whether to copy each value as well.
 
         Raises:
-            TypeError: If `deep` is not a bool, or if a value cannot be copied.
+            TypeError: If `deep` is not a bool.
+            Exception: The error of a value that cannot be copied. Use `deep=False` to share it.
         """
         clone = copy.copy(self)
-        clone._values = deep_copies(self._values) if flag("deep", deep) else dict(self._values)
+        clone._values = copy.deepcopy(self._values) if flag("deep", deep) else dict(self._values)
         return clone
 
     def __repr__(self) -> str:
         given = {**self._defaults, **self._values}
         ids = dict.fromkeys([*self.ids(), *given])
         return f"ParamSet({', '.join(f'{id}={shown(given[id])}' if id in given else id for id in ids)})"
-
-
-def deep_copies(values: Mapping[str, Any]) -> dict[str, Any]:
-    """Deep copies of values by name. Objects that the values share stay shared among the copies.
-
-    Raises:
-        TypeError: If a value cannot be copied.
-    """
-    memo: dict[int, Any] = {}
-    copies: dict[str, Any] = {}
-    for name, value in values.items():
-        try:
-            copies[name] = copy.deepcopy(value, memo)
-        except Exception as error:
-            raise TypeError(
-                f"The value of {name!r}, {shown(value)}, cannot be copied: {error}. Use clone(deep=False) to share it."
-            ) from error
-    return copies

@@ -1,7 +1,6 @@
 """The plan of an adapter before a fit: which callback runs at which stage, and in which order."""
 
 import math
-import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -18,14 +17,9 @@ class Planned:
 
     id: str
     cls: str
-    weight: object
+    weight: str
     stages: list[str]
     note: str = ""
-
-    @property
-    def shown_weight(self) -> str:
-        """The weight, without superfluous digits."""
-        return f"{self.weight:g}" if isinstance(self.weight, int | float) else shown(self.weight)
 
 
 def plan(sources: Mapping[str, Source]) -> list[Planned]:
@@ -37,14 +31,14 @@ def plan(sources: Mapping[str, Source]) -> list[Planned]:
     Args:
         sources: The sources of the callbacks by id.
     """
-    planned = [_planned(id, source) for id, source in sources.items()]
-    return sorted(planned, key=lambda one: _rank(one.weight))
+    in_order = sorted(sources.items(), key=lambda item: _rank(item[1].weight))
+    return [_planned(id, source) for id, source in in_order]
 
 
 def plan_as_text(name: str, sources: Mapping[str, Source]) -> str:
     """The plan as two tables: one of the callbacks, one of the stages."""
     planned = plan(sources)
-    callbacks = [(one.id, one.cls, one.shown_weight, one.note) for one in planned]
+    callbacks = [(one.id, one.cls, one.weight, one.note) for one in planned]
     stages = [(stage, ", ".join(one.id for one in planned if stage in one.stages)) for stage in _used(planned)]
     return "\n".join(
         [
@@ -61,33 +55,30 @@ def plan_as_html(name: str, sources: Mapping[str, Source]) -> str:
     stages = _used(planned)
     header = ("callback", "class", "weight", *stages, "")
     rows = [
-        (one.id, one.cls, one.shown_weight, *("●" if stage in one.stages else "" for stage in stages), one.note)
+        (one.id, one.cls, one.weight, *("●" if stage in one.stages else "" for stage in stages), one.note)
         for one in planned
     ]
     about = f"{_counted(planned)}. In each stage they run from top to bottom."
     return html.table(name, about, header, rows)
 
 
+def _rank(weight: object) -> float:
+    """The number by which a fit sorts. A weight that was set later, and that the fit will refuse, comes last here."""
+    return weight if isinstance(weight, int | float) else math.inf
+
+
 def _planned(id: str, source: Source) -> Planned:
+    weight = f"{source.weight:g}" if isinstance(source.weight, int | float) else shown(source.weight)
     if isinstance(source, CallbackSet):
-        return Planned(id, type(source).__name__, source.weight, source.stages)
+        return Planned(id, type(source).__name__, weight, source.stages)
     missing = source.param_set.missing if isinstance(source, TorchCallback) else []
     cls = source.generator if isinstance(source, TorchCallback) else source
-    open_still = [stage for stage in stages_in_constructor(cls) if getattr(cls, stage, _ABSENT) is not None]
+    open_still = [stage for stage in stages_in_constructor(cls) if getattr(cls, stage, ...) is not None]
     notes = (
         f"still needs {listed(missing)}" if missing else "",
         f"its constructor may set or unset {', '.join(open_still)}" if open_still else "",
     )
-    return Planned(id, cls.__name__, source.weight, stages_of(cls), "; ".join(filter(None, notes)))
-
-
-_ABSENT = object()
-
-
-def _rank(weight: object) -> float:
-    """The number by which a fit sorts. A weight that the fit will refuse comes last here."""
-    is_number = isinstance(weight, numbers.Real) and not math.isnan(weight)
-    return float(weight) if is_number else math.inf  # type: ignore[arg-type]
+    return Planned(id, cls.__name__, weight, stages_of(cls), "; ".join(filter(None, notes)))
 
 
 def _used(planned: list[Planned]) -> list[str]:

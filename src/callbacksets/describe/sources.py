@@ -1,6 +1,5 @@
 """The argument `callbacks` of the adapter, and the CallbackSets that a fit makes from it."""
 
-import inspect
 import pydoc
 import typing
 from collections.abc import Iterable, Iterator, Mapping
@@ -29,6 +28,7 @@ else:
 Each value is a source, a key of the dictionary, or the mapping that a configuration file has for a callback.
 """
 
+_ONE = (str, type, Mapping, CallbackSet, TorchCallback)
 _CONFIGURED = ("class_path", "init_args", "dict_kwargs")
 
 
@@ -59,16 +59,16 @@ def sources_by_id(callbacks: Callbacks) -> dict[str, Source]:
             )
         by_id[id] = source
     for id, source in by_id.items():
+        weight(f"the weight of callback {id!r}", source.weight)
         _warn_of_missing_stages(id, source)
     return by_id
 
 
 def _pairs(callbacks: Any) -> Iterator[tuple[Any, Source]]:
-    if isinstance(callbacks, Mapping):
-        _refuse_configured(callbacks)
+    if isinstance(callbacks, Mapping) and "class_path" not in callbacks:
         yield from _named(callbacks)
         return
-    is_one = isinstance(callbacks, str | type | CallbackSet | TorchCallback) or not isinstance(callbacks, Iterable)
+    is_one = isinstance(callbacks, _ONE) or not isinstance(callbacks, Iterable)
     for value in [callbacks] if is_one else callbacks:
         if _is_by_id(value):
             yield from _named(value)
@@ -99,20 +99,6 @@ def _warn_of_missing_stages(id: str, source: Source) -> None:
         rank_zero_warn(
             f"Callback {id!r} ({cls.__name__}) has no stage, so it will do nothing. Define on_<stage>(self)."
         )
-
-
-def _refuse_configured(callbacks: Mapping[Any, Any]) -> None:
-    """Refuse a mapping of keys to values: the keys of a mapping are ids. A list can hold keys with values."""
-    if "class_path" in callbacks:
-        listed_instead: list[Any] = [dict(callbacks)]
-    elif any(isinstance(value, Mapping) and not _is_configured(value) for value in callbacks.values()):
-        listed_instead = [{key: value} for key, value in callbacks.items()]
-    else:
-        return
-    raise TypeError(
-        f"Expected callbacks to be a list, or a mapping of ids to callbacks, but got {shown(dict(callbacks))}. Put "
-        f"keys with values into a list: {shown(listed_instead)}."
-    )
 
 
 def generate(sources: Mapping[str, Source]) -> dict[str, CallbackSet]:
@@ -148,16 +134,12 @@ def _id(source: Source) -> str:
 
 
 def _source(value: Any) -> Source:
-    if isinstance(value, CallbackSet):
-        weight(f"the weight of callback {_id(value)!r}", value.weight)
-        return value
-    if isinstance(value, TorchCallback):
+    if isinstance(value, CallbackSet | TorchCallback):
         return value  # not a copy: values set later apply to the next fit
     if isinstance(value, str):
         return _described(value, {})
     if isinstance(value, type) and issubclass(value, CallbackSet):
         name = value.__name__
-        weight(f"the weight of {name}", value.weight)
         _check_complete(f"{name} is given as a class but", ParamSet.from_callable(value), f"Give an instance: {name}(")
         return value
     if isinstance(value, Mapping):
@@ -209,7 +191,8 @@ def _configured(value: Mapping[str, Any]) -> Source:
         return _described(key, values)
     raise TypeError(
         "Expected a key of the dictionary with values, such as {'early_stopping': {'patience': 3}}, or a class_path "
-        f"with init_args, but got {shown(dict(value))}."
+        f"with init_args, but got {shown(dict(value))}. In a mapping of callbacks the keys are ids, so put keys with "
+        "values into a list."
     )
 
 
@@ -218,12 +201,7 @@ def _check_makes_a_source(make: Any, class_path: object) -> None:
 
     This happens before the object is called.
     """
-    made = make
-    if not isinstance(make, type):
-        try:
-            made = typing.get_type_hints(make).get("return")
-        except Exception:  # annotations may contain names that cannot be resolved
-            made = inspect.signature(make).return_annotation
+    made = make if isinstance(make, type) else typing.get_type_hints(make).get("return")
     if isinstance(made, type) and issubclass(made, CallbackSet | TorchCallback):
         return
     if made is make:

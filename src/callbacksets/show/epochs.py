@@ -56,11 +56,9 @@ def as_text(columns: Mapping[str, Sequence[Any]], *, digits: int = 4, best_epoch
     return tables.numbers_as_text(*_cells(columns, digits, best_epoch))
 
 
-def as_html(
-    columns: Mapping[str, Sequence[Any]], *, digits: int = 4, best_epoch: int | None = None, unfolds: bool = True
-) -> str:
-    """The same for a notebook. The middle of a long table is folded."""
-    return tables.numbers_as_html(*_cells(columns, digits, best_epoch), unfolds=unfolds)
+def as_html(columns: Mapping[str, Sequence[Any]], *, digits: int = 4, best_epoch: int | None = None) -> str:
+    """The same for a notebook."""
+    return tables.numbers_as_html(*_cells(columns, digits, best_epoch))
 
 
 def _cells(

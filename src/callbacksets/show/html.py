@@ -2,9 +2,7 @@
 
 from collections.abc import Iterable, Mapping, Sequence
 from html import escape
-from typing import Any
 
-from callbacksets.checks import shown
 from callbacksets.show import tables
 
 
@@ -22,11 +20,6 @@ def titled(title: str, about: str | None, body: str) -> str:
     """A title, a line about it, and HTML."""
     line = f"<div>{escape(about)}</div>" if about else ""
     return f"<div><div><b>{escape(title)}</b></div>{line}{body}</div>"
-
-
-def values(given: Mapping[str, Any]) -> str:
-    """`a=1, b='x'`, with long values shortened."""
-    return ", ".join(f"{name}={shown(value)}" for name, value in given.items())
 
 
 def first_line(documented: object) -> str | None:

@@ -4,11 +4,11 @@ import base64
 import math
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
 from html import escape
 from importlib import import_module
 from multiprocessing import parent_process
-from typing import Any, Protocol
+from typing import Any
 
 from callbacksets.show import epochs
 from callbacksets.show.plotting import need_matplotlib, picture
@@ -24,22 +24,13 @@ def in_notebook() -> bool:
     return hasattr(shell, "kernel") and parent_process() is None
 
 
-class Told(Protocol):
-    """The source of the values that are shown."""
-
-    digits: int
-
-    def columns(self) -> Mapping[str, Sequence[Any]]: ...
-
-    def best(self) -> Any: ...
-
-    def elapsed(self) -> float: ...
-
-
 class Notebook:
-    """A bar, the progress of training and the table of the epochs; below it the curves of the scores, if wanted."""
+    """A bar, the progress of training and the table of the epochs; below it the curves of the scores, if wanted.
 
-    def __init__(self, told: Told, *, plot: bool) -> None:
+    The values that are shown come from a `CallbackSetProgress`.
+    """
+
+    def __init__(self, told: Any, *, plot: bool) -> None:
         self._told, self._plot = told, plot
         self._block, self._picture = _Output(), _Output()
         if plot:
@@ -55,26 +46,24 @@ class Notebook:
 
     def trained_batch(self, ctx: Any) -> None:
         """A training batch has ended."""
-        if self._block.is_due():
-            where = f"batch {_of(ctx.step, ctx.trainer.num_training_batches)}"
-            self._block.show(lambda: self._look(ctx, f"{_epoch(ctx)}, {where}"))
+        self._block.show(
+            lambda: self._look(ctx, f"{_epoch(ctx)}, batch {_of(ctx.step, ctx.trainer.num_training_batches)}")
+        )
 
     def validated_batch(self, ctx: Any) -> None:
         """A validation batch has ended."""
-        if self._block.is_due():
-            # with several loaders, each counts from one
-            loaders = ctx.trainer.num_val_batches
-            of = f" of {sum_of(loaders)}" if not isinstance(loaders, list) or len(loaders) == 1 else ""
-            self._block.show(lambda: self._look(ctx, f"{_epoch(ctx)}, validation, batch {ctx.step_valid}{of}"))
+        loaders = ctx.trainer.num_val_batches
+        # with several loaders, each counts from one
+        of = f" of {sum_of(loaders)}" if not isinstance(loaders, list) or len(loaders) == 1 else ""
+        self._block.show(lambda: self._look(ctx, f"{_epoch(ctx)}, validation, batch {ctx.step_valid}{of}"))
 
     def validated(self, ctx: Any) -> None:
         """A validation has ended. The scores are shown at the end of the epoch."""
 
     def ended_epoch(self, ctx: Any) -> None:
         """An epoch has ended."""
-        if self._block.is_due():
-            self._block.show(lambda: self._look(ctx, _epoch(ctx)))
-        if self._plot and self._picture.is_due():
+        self._block.show(lambda: self._look(ctx, _epoch(ctx)))
+        if self._plot:
             self._picture.show(self._curves)
 
     def ended(self, ctx: Any, summary: str) -> None:
@@ -84,10 +73,12 @@ class Notebook:
     def left(self, ctx: Any) -> None:
         """The fit is over, whether it ended or failed."""
         error = sys.exception()
-        final = self._final or f"{_stopped(error)} in {_where(ctx)}, after {_seconds(self._told.elapsed())}."
-        self._block.show(lambda: self._look(ctx, final, is_last=True))
+        batch = "" if ctx.step is None else f", batch {ctx.step}"
+        where = f"{_epoch(ctx).lower()}{batch}, after {_seconds(self._told.elapsed())}"
+        final = self._final or f"{_stopped(error)} in {where}."
+        self._block.show(lambda: self._look(ctx, final, is_last=True), is_last=True)
         if self._plot:
-            self._picture.show(self._curves)
+            self._picture.show(self._curves, is_last=True)
 
     def _look(self, ctx: Any, headline: str, *, is_last: bool = False) -> dict[str, str]:
         told, best = self._told, self._told.best()
@@ -102,7 +93,7 @@ class Notebook:
         parts = [f"<div><b>{escape(lines[0])}</b></div>", *(f"<div>{escape(line)}</div>" for line in lines[1:])]
         parts.insert(1, "" if fraction is None else _bar(fraction))
         if columns:
-            parts.append(f'<div style="margin-top: 0.5em">{epochs.as_html(columns, **how, unfolds=is_last)}</div>')
+            parts.append(f'<div style="margin-top: 0.5em">{epochs.as_html(columns, **how)}</div>')
         return {"text/plain": text, "text/html": f"<div>{''.join(parts)}</div>"}
 
     def _progress(self, ctx: Any) -> tuple[float | None, str]:
@@ -131,12 +122,11 @@ class _Output:
         self._handle: Any = None
         self._due = -math.inf
 
-    def is_due(self) -> bool:
-        """Whether enough time has passed for another update. For most batches this check is the only cost."""
-        return time.monotonic() >= self._due
-
-    def show(self, make: Callable[[], dict[str, str] | None]) -> None:
+    def show(self, make: Callable[[], dict[str, str] | None], *, is_last: bool = False) -> None:
+        """Show what `make` returns, if enough time has passed since the last update."""
         start = time.monotonic()
+        if start < self._due and not is_last:  # for most batches, this check is the only cost
+            return
         data = make()
         if data is not None and self._handle is None:
             self._handle = import_module("IPython.display").DisplayHandle()
@@ -155,11 +145,6 @@ def _bar(fraction: float) -> str:
 
 def _epoch(ctx: Any) -> str:
     return f"Epoch {_of(ctx.epoch, ctx.total_epochs)}"
-
-
-def _where(ctx: Any) -> str:
-    batch = "" if ctx.step is None else f", batch {ctx.step}"
-    return f"epoch {_of(ctx.epoch, ctx.total_epochs)}{batch}"
 
 
 def _of(n: int, total: float | None) -> str:

@@ -57,13 +57,14 @@ def plot_history(
             not exist or is not positive.
     """
     need_matplotlib()
-    import matplotlib.pyplot as plt
     from matplotlib.axes import Axes
 
     runs, scores = _runs(state)
     best = _best_epochs(best_epoch, runs)
     logarithmic = _logarithmic(log, runs, scores)
     if ax is None:
+        import matplotlib.pyplot as plt
+
         width, height = _PANEL
         size = (width * len(scores), height + len(runs) / 20)  # the names of the runs stand above each panel
         _, grid = plt.subplots(1, len(scores), figsize=size, layout="constrained", squeeze=False)
@@ -85,11 +86,10 @@ def picture(state: History, *, best_epoch: int | None = None) -> bytes:
     need_matplotlib()
     from matplotlib.figure import Figure
 
-    runs, scores = _runs(state)
+    panels = len(_runs(state)[1])
     width, height = _PANEL
-    fig = Figure(figsize=(width * len(scores), height), layout="constrained")
-    axes = list(fig.subplots(1, len(scores), squeeze=False)[0])
-    _draw(runs, scores, axes, _best_epochs(best_epoch, runs), [])
+    fig = Figure(figsize=(width * panels, height), layout="constrained")
+    plot_history(state, fig.subplots(1, panels), best_epoch=best_epoch)
     file = io.BytesIO()
     fig.savefig(file, format="png", dpi=80)
     return file.getvalue()
@@ -185,11 +185,6 @@ def _points(state: History, column: str) -> list[tuple[Any, float]]:
 
 def _runs(state: Any) -> tuple[dict[str, History], list[str]]:
     """The runs by name, and the names of their scores. A single run has the name `""`."""
-    if isinstance(state, list | tuple):
-        raise TypeError(
-            "Expected state to be the state of a history, or a mapping from names of runs to states, but got a "
-            f"{type(state).__name__}. Name the runs: plot_history({{'a': h1, 'b': h2}})."
-        )
     several = isinstance(state, Mapping) and any(isinstance(run, Mapping) for run in state.values())
     runs: dict[str, History] = {str(name): run for name, run in state.items()} if several else {"": state}
     for name, run in runs.items():
@@ -197,36 +192,25 @@ def _runs(state: Any) -> tuple[dict[str, History], list[str]]:
         if not isinstance(run, Mapping) or "epoch" not in run:
             raise TypeError(
                 f"Expected {which} to be the state of a history, adapter.states['history'] or history.state_dict(), "
-                f"but got {listed(map(str, run)) if isinstance(run, Mapping) else shown(run)}."
+                f"or a mapping from names of runs to states, but got {shown(run)}."
             )
         if wrong := [column for column, values in run.items() if isinstance(values, str | float | int)]:
             raise TypeError(f"Expected the columns of {which} to be lists but {wrong[0]!r} is {shown(run[wrong[0]])}.")
-    scores = list(dict.fromkeys(_scores(runs.values())))
+    scores = list(dict.fromkeys(name.partition(".")[2] for run in runs.values() for name in run if "." in name))
     if not scores:
         raise ValueError("The history has no scores to plot: the module logged none for the epoch.")
     return runs, scores
 
 
-def _scores(runs: Iterable[History]) -> Iterator[str]:
-    return (column.partition(".")[2] for run in runs for column in run if "." in column)
-
-
 def _best_epochs(given: Any, runs: Mapping[str, History]) -> dict[str, int]:
     if given is None:
         return {}
-    if not isinstance(given, Mapping):
-        if "" not in runs:
-            names = listed(runs)
-            raise TypeError(f"Expected best_epoch to be a mapping from {names} to epochs but got {shown(given)}.")
-        return {"": given}
-    if unknown := [name for name in given if name not in runs]:
-        if "" in runs:
-            raise TypeError(f"Expected best_epoch to be an epoch, because there is one run, but got {shown(given)}.")
-        raise ValueError(
-            f"best_epoch has {unknown[0]!r}, which is not a run.{did_you_mean(unknown[0], runs)} "
-            f"There are {listed(runs)}."
-        )
-    return {name: epoch for name, epoch in given.items() if epoch is not None}
+    by_run = given if isinstance(given, Mapping) else {"": given}
+    if unknown := [name for name in by_run if name not in runs]:
+        wanted = "an epoch, because there is one run," if "" in runs else f"a mapping from {listed(runs)} to epochs"
+        error = ValueError if isinstance(given, Mapping) and "" not in runs else TypeError
+        raise error(f"Expected best_epoch to be {wanted} but got {shown(given)}.{did_you_mean(unknown[0], runs)}")
+    return {name: epoch for name, epoch in by_run.items() if epoch is not None}
 
 
 def _logarithmic(log: Any, runs: Mapping[str, History], scores: Sequence[str]) -> list[str]:
@@ -239,11 +223,9 @@ def _logarithmic(log: Any, runs: Mapping[str, History], scores: Sequence[str]) -
     if isinstance(log, bool):
         return positive if log else []
     names = names_of("log", log)
-    for name in names:
-        if name not in scores:
-            raise ValueError(
-                f"log has {name!r}, which is not a score.{did_you_mean(name, scores)} There are {listed(scores)}."
-            )
-        if name not in positive:
-            raise ValueError(f"A logarithmic axis needs positive scores, but {name!r} has others too.")
+    if wrong := [name for name in names if name not in positive]:
+        raise ValueError(
+            f"Expected log to have names of scores that are always positive but got {wrong[0]!r}."
+            f"{did_you_mean(wrong[0], positive)} There are {listed(positive)}."
+        )
     return names
