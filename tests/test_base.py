@@ -240,6 +240,24 @@ def test_the_table_of_hooks_leads_to_what_there_is() -> None:
         assert not set(hooks) & set(STAGES), library
 
 
+@pytest.mark.parametrize(
+    ("name", "here"),
+    [
+        ("log", "self.ctx.learner.log(...), or for a score"),
+        ("log_dict", "self.ctx.learner.log_dict(...)"),
+        ("trainer", "self.ctx.trainer."),
+        ("pl_module", "self.ctx.learner."),
+    ],
+)
+def test_what_a_lightning_callback_has_is_elsewhere(name: str, here: str) -> None:
+    callback = CallbackSetList()
+    with pytest.raises(AttributeError, match=re.escape(f"A CallbackSet has no {name!r}. In a fit, use {here}")):
+        getattr(callback, name)
+    assert not hasattr(callback, name)
+    setattr(callback, name, "of my own")
+    assert getattr(callback.clone(deep=True), name) == "of my own"
+
+
 def test_public_stages_and_version() -> None:
     assert callbacksets.STAGES is STAGES
     assert len(STAGES) == 12

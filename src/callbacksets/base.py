@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Self
 from callbacksets import elsewhere
 from callbacksets.checks import (
     ANY_NUMBER,
+    IsElsewhere,
     NotALightningCallback,
     did_you_mean,
     flag,
@@ -86,6 +87,13 @@ class CallbackSet:
     is_restored: bool = True
 
     state_key: Any = NotALightningCallback()  # a Trainer reads it first from objects with a `state_dict`
+    # attributes and methods of a Lightning callback
+    log: Any = IsElsewhere(
+        "self.ctx.learner.log(...), or for a score of the epoch self.ctx.last_scores_valid[...] = ..."
+    )
+    log_dict: Any = IsElsewhere("self.ctx.learner.log_dict(...)")
+    trainer: Any = IsElsewhere("self.ctx.trainer")
+    pl_module: Any = IsElsewhere("self.ctx.learner")
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         super().__init_subclass__(**kwargs)

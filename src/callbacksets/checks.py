@@ -1,20 +1,25 @@
 """Checks of arguments, and the phrases that error messages share.
 
 A check takes the name of an argument and its value, and returns the value. It raises a `TypeError` if the value has the
-wrong type, and a `ValueError` if it is out of range. The message says what was expected and what was given.
+wrong type, and a `ValueError` if it is out of range. The message says what was expected and what was given. Every check
+lets `TO_COME` pass.
 """
 
 import difflib
+import functools
 import inspect
 import math
 import numbers
 import os
 import re
 import reprlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, Concatenate, ParamSpec, TypeVar
+
+P = ParamSpec("P")
+T = TypeVar("T")
 
 
 class _Shown(reprlib.Repr):
@@ -82,6 +87,30 @@ def listed(names: Iterable[str]) -> str:
     return (", ".join(repr(name) for name in names[:_LISTED]) or "none") + more
 
 
+class _ToCome:
+    """Stands for a required value that nobody has given yet, so that a constructor can check the values that are there.
+
+    It can be called and iterated over, because a constructor may ask for that.
+    """
+
+    def __call__(self, *args: Any) -> None: ...
+
+    def __iter__(self) -> Iterator[Any]:
+        return iter(())
+
+
+TO_COME: Any = _ToCome()
+
+
+def _check(function: Callable[Concatenate[str, Any, P], T]) -> Callable[Concatenate[str, Any, P], T]:
+    @functools.wraps(function)
+    def check(name: str, value: Any, /, *args: P.args, **kwargs: P.kwargs) -> T:
+        return value if value is TO_COME else function(name, value, *args, **kwargs)
+
+    return check
+
+
+@_check
 def whole_number(name: str, value: Any, *, at_least: int) -> int:
     """An int that is not a bool."""
     is_whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
@@ -91,6 +120,7 @@ def whole_number(name: str, value: Any, *, at_least: int) -> int:
     return int(value)
 
 
+@_check
 def number(name: str, value: Any, *, at_least: float, at_most: float = math.inf, finite: bool = True) -> float:
     """A number that is not a bool. With `finite=False` it may be infinite."""
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
@@ -102,6 +132,7 @@ def number(name: str, value: Any, *, at_least: float, at_most: float = math.inf,
     return float(value)
 
 
+@_check
 def flag(name: str, value: Any) -> bool:
     """True or False."""
     if not isinstance(value, bool):
@@ -109,6 +140,7 @@ def flag(name: str, value: Any) -> bool:
     return value
 
 
+@_check
 def text(name: str, value: Any) -> str:
     """A non-empty string."""
     if not isinstance(value, str):
@@ -118,6 +150,7 @@ def text(name: str, value: Any) -> str:
     return plain(value)
 
 
+@_check
 def choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
     """One of the given strings."""
     if not isinstance(value, str) or value not in choices:
@@ -127,6 +160,7 @@ def choice(name: str, value: Any, choices: tuple[str, ...]) -> str:
     return plain(value)
 
 
+@_check
 def weight(name: str, value: Any) -> float:
     """A number that orders callbacks: it may be infinite, but not NaN."""
     if not isinstance(value, numbers.Real) or isinstance(value, bool):
@@ -136,6 +170,7 @@ def weight(name: str, value: Any) -> float:
     return float(value)
 
 
+@_check
 def names_of(name: str, value: Any) -> list[str]:
     """A list of non-empty strings; a single string becomes a list of one."""
     values = [value] if isinstance(value, str) or not isinstance(value, Iterable) else list(value)
@@ -146,6 +181,7 @@ def names_of(name: str, value: Any) -> list[str]:
     return [plain(one) for one in values]
 
 
+@_check
 def folder(name: str, value: Any) -> Path:
     """The path of a folder on this machine; it does not have to exist. `~` is the home directory."""
     if not isinstance(value, str | os.PathLike):
@@ -211,6 +247,19 @@ class NotALightningCallback:
 
     def __get__(self, instance: object, owner: type) -> Any:
         raise misplaced(owner if instance is None else instance)
+
+
+class IsElsewhere:
+    """An attribute that callbacks of other libraries have. Reading it from a CallbackSet says where to find it here."""
+
+    def __init__(self, here: str) -> None:
+        self._here = here
+
+    def __set_name__(self, owner: type, name: str) -> None:
+        self._name = name
+
+    def __get__(self, instance: object, owner: type) -> Any:
+        raise AttributeError(f"A CallbackSet has no {self._name!r}. In a fit, use {self._here}.")
 
 
 def misplaced(callback: object) -> MisplacedCallbackError:

@@ -7,7 +7,7 @@ from contextlib import suppress
 from types import MappingProxyType
 from typing import Any, Self
 
-from callbacksets.checks import ANY_NUMBER, did_you_mean, flag, listed, names_of, shown
+from callbacksets.checks import ANY_NUMBER, TO_COME, did_you_mean, flag, listed, names_of, shown
 
 
 class ParamSet:
@@ -26,8 +26,9 @@ class ParamSet:
         required: The names of the required parameters.
         defaults: The other parameters, with their default values.
         any_other: Whether values with other names are allowed too.
-        check: A function that is called with the values as keywords, as soon as every required value is there. It
-            raises an error if it refuses a value. By default only the names are checked.
+        check: A function that is called with the values given so far, as keywords. For a required value that is still
+            missing it gets a stand-in, which the checks of this package accept. It raises an error if it refuses a
+            value. By default only the names are checked.
 
     Raises:
         TypeError: If a name is not a string, or `defaults` is not a mapping.
@@ -135,11 +136,10 @@ class ParamSet:
                 there_are = f"The parameters are {listed(self.ids())}" if self.ids() else "There are no parameters"
                 raise TypeError(f"There is no parameter {name!r}.{did_you_mean(name, self.ids())} {there_are}.")
         given = self._values | values
-        is_whole = given.keys() >= set(self._required)
         # the check would use up an iterator
-        if self._check is not None and is_whole and not any(isinstance(one, Iterator) for one in given.values()):
+        if self._check is not None and not any(isinstance(one, Iterator) for one in given.values()):
             with suppress(ModuleNotFoundError):  # the package may be installed before the fit
-                self._check(**given)
+                self._check(**{**dict.fromkeys(self._required, TO_COME), **given})
         self._values = given
 
     def takes(self, name: str) -> bool:
