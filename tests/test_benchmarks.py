@@ -4,8 +4,9 @@ import pytest
 
 from benchmarks import SECTIONS
 from benchmarks.__main__ import heading, section
+from tests.helpers import RELEASE
 
-pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore")]
+pytestmark = [*RELEASE, pytest.mark.filterwarnings("ignore")]
 
 
 @pytest.mark.parametrize("name", SECTIONS)

@@ -12,10 +12,10 @@ from typing import Any
 
 import pytest
 
-from tests.helpers import LIMIT, ROOT, free_port, written
+from tests.helpers import LIMIT, RELEASE, ROOT, free_port, written
 
 pytestmark = [
-    pytest.mark.slow,
+    *RELEASE,
     pytest.mark.skipif(
         sys.platform == "win32", reason="gloo between processes, as the script sets it up, is for POSIX"
     ),

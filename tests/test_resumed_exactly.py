@@ -17,6 +17,7 @@ import pytest
 
 from callbacksets import CallbackSet
 from tests.exact import IN_STEP, LOADERS, TRAINERS, Saves, Setup, check, chosen, differences, run
+from tests.helpers import RELEASE
 
 EVERY = int(os.environ.get("CALLBACKSETS_MOMENTS", "8"))
 USUAL = ["shuffled", "two batches a step", "validates twice"]
@@ -25,9 +26,13 @@ SETUPS = {name: Setup(loader=name) for name in LOADERS} | TRAINERS
 pytestmark = pytest.mark.filterwarnings("ignore")  # of odd Trainers and data
 
 
-@pytest.mark.parametrize(
-    "name", [name if name in USUAL else pytest.param(name, marks=pytest.mark.slow) for name in SETUPS]
-)
+def marks(name: str) -> Any:
+    if name in USUAL:
+        return ()
+    return RELEASE if "with workers" in name else pytest.mark.slow
+
+
+@pytest.mark.parametrize("name", [pytest.param(name, marks=marks(name)) for name in SETUPS])
 def test_saved_at_any_moment(name: str, tmp_path: Path) -> None:
     if "torchdata" in name:
         pytest.importorskip("torchdata.stateful_dataloader")

@@ -16,7 +16,7 @@ from torch.utils.data import DataLoader, Dataset
 
 from callbacksets import CallbackSet, CallbackSetAdapter, CallbackSetCheckpoint, latest_checkpoint
 from callbacksets.fit.lightning import Tap
-from tests.helpers import Tiny, quiet
+from tests.helpers import RELEASE, Tiny, quiet
 
 EPOCHS, BATCHES = 4, 4
 
@@ -119,7 +119,7 @@ def train(
     return bridge.states["seen"], [parameter.tolist() for parameter in module.parameters()]
 
 
-@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("workers", [0, pytest.param(2, marks=RELEASE)])
 @pytest.mark.parametrize("sanity", [0, 2])
 @pytest.mark.parametrize(
     "kind",

@@ -44,9 +44,10 @@ TESTS = {
         *("tests/test_golden_runs.py", "tests/test_golden_traces.py", "tests/test_resume.py"),
         "tests/test_pytorch_lightning.py",
     ),
-    # the kit trains in the other namespace
+    # what depends on the namespace: the adapter and the fit, and of the callbacks those that save and stop
     "pytorch_lightning": (
-        *("tests/fit", "tests/callbacks", "tests/test_adapter.py"),
+        *("tests/fit", "tests/callbacks/test_checkpoint.py", "tests/callbacks/test_interrupts.py"),
+        *("tests/callbacks/test_early_stopping.py", "tests/test_adapter.py"),
         *("tests/test_golden_runs.py", "tests/test_golden_traces.py", "tests/test_resume.py"),
     ),
 }

@@ -11,14 +11,20 @@ import pytest
 import torch
 
 from callbacksets import CallbackSet
-from tests.helpers import Tiny, ones
+from tests.helpers import RELEASE, Tiny, ones
 from tests.testing.helpers import PREDEFINED, Make, failed
+
+SCHEDULERS = ("lr_cosine_annealing", "lr_lambda", "lr_multiplicative")
+"""These differ from `lr_step` only in the class of torch."""
 
 STATE_CHECKS = ["round_trip", "begin_keeps_state", "no_aliasing", "resume"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", PREDEFINED)
+@pytest.mark.parametrize(
+    "name",
+    [pytest.param(name, marks=RELEASE) if name in SCHEDULERS else name for name in PREDEFINED],
+)
 def test_predefined(name: str) -> None:
     assert not failed(PREDEFINED[name])
 
