@@ -16,6 +16,7 @@ from callbacksets.fit.fit import Fit
 from callbacksets.fit.handover import Handover, Result, trains_in_child
 from callbacksets.fit.lightning import callbacks_of, check_namespace, watch_training
 from callbacksets.fit.loop import StoppedBy
+from callbacksets.fit.named import check_names
 from callbacksets.fit.plain import copied
 from callbacksets.fit.resume import gathered
 from callbacksets.fit.shards import put_together
@@ -125,7 +126,7 @@ class AdapterHooks:
 
     def on_fit_start(self, trainer: Trainer, pl_module: "LightningModule") -> None:
         if fit := self._fit_of(trainer):
-            _ = fit.ctx.network, fit.ctx.loss_fn  # a wrong name is an error now
+            check_names(pl_module, **self._names)
             fit.start()
 
     def on_train_start(self, trainer: Trainer, pl_module: "LightningModule") -> None:

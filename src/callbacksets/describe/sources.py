@@ -1,5 +1,6 @@
 """The argument `callbacks` of the adapter, and the CallbackSets that a fit makes from it."""
 
+import inspect
 import pydoc
 import typing
 from collections.abc import Iterable, Iterator, Mapping
@@ -201,7 +202,12 @@ def _check_makes_a_source(make: Any, class_path: object) -> None:
 
     This happens before the object is called.
     """
-    made = make if isinstance(make, type) else typing.get_type_hints(make).get("return")
+    made = make
+    if not isinstance(make, type):
+        try:
+            made = typing.get_type_hints(make).get("return")
+        except Exception:  # annotations may contain names that cannot be resolved
+            made = inspect.signature(make).return_annotation
     if isinstance(made, type) and issubclass(made, CallbackSet | TorchCallback):
         return
     if made is make:

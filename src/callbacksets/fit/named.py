@@ -11,6 +11,14 @@ if TYPE_CHECKING:
     from lightning.pytorch import LightningModule
 
 
+def check_names(learner: "LightningModule", network: str | None, loss_fn: str | None) -> None:
+    """Raise an `AttributeError` unless the module has the parts with these names."""
+    if network is not None:
+        named_module(learner, network)
+    if loss_fn is not None:
+        named_loss_fn(learner, loss_fn)
+
+
 def named_module(learner: "LightningModule", name: str) -> nn.Module:
     """The submodule that is the network."""
     try:
