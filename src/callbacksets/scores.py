@@ -2,7 +2,7 @@
 
 import re
 from collections import OrderedDict
-from collections.abc import Iterable, Mapping, MutableMapping
+from collections.abc import Iterable, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Self, TypeVar, overload
 
@@ -97,8 +97,15 @@ class ByName(dict[str, V], Generic[V]):
         name = self.name(key) if key in self or isinstance(key, int) else plain(key)
         super().__setitem__(name, self._checked(name, value))
 
-    # those of dict would not call the methods above
-    update = MutableMapping.update
+    def update(self, *others: Any, **values: V) -> None:
+        """Set several values, each as `[...] =` does.
+
+        Args:
+            others: A mapping, or pairs, of names and values.
+            values: More values by name.
+        """
+        for name, value in dict(*others, **values).items():
+            self[name] = value
 
     def __ior__(self, other: Any) -> Self:  # type: ignore[override]
         self.update(other)
@@ -118,7 +125,7 @@ class ByName(dict[str, V], Generic[V]):
         """
         if key not in self:
             self[key] = default
-        return self[key]
+        return self[self.name(key)]
 
     def __delitem__(self, key: str | int) -> None:
         super().__delitem__(self.name(key))
