@@ -18,7 +18,7 @@ demo-kill: $(READY)  ## the same training in a process that is killed five times
 test: $(READY)  ## run the tests, but those marked slow
 	$(PYTEST) $(PARALLEL) -m "not slow"
 
-test-ci: $(READY)  ## run the slow ones too, but those that repeat others for more classes, strategies and moments
+test-ci: $(READY)  ## run the slow ones too, but those that take longest or repeat others
 	$(PYTEST) $(PARALLEL) -m "not release"
 
 test-all: $(READY)  ## run all tests

@@ -96,6 +96,7 @@ def test_every_script_is_tested_and_on_the_page() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.filterwarnings("ignore")  # as users see them
 @pytest.mark.parametrize("script", SCRIPTS, ids=lambda script: script.stem)
 def test_script(script: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

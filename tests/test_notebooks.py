@@ -10,7 +10,7 @@ from typing import Any
 import pytest
 
 from tests import browser
-from tests.helpers import LIMIT
+from tests.helpers import LIMIT, RELEASE
 
 nbclient = pytest.importorskip("nbclient")
 nbformat = pytest.importorskip("nbformat")
@@ -44,8 +44,13 @@ def test_there_are_five() -> None:
     assert [path.stem for path in NOTEBOOKS] == names
 
 
+LONG = ("compare", "custom_callbacks")
+
+
 @pytest.mark.slow
-@pytest.mark.parametrize("path", NOTEBOOKS, ids=lambda path: path.stem)
+@pytest.mark.parametrize(
+    "path", [pytest.param(path, id=path.stem, marks=RELEASE if path.stem in LONG else []) for path in NOTEBOOKS]
+)
 def test_runs_from_top_to_bottom(path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     use_this_source(monkeypatch)
     notebook = read(path)

@@ -21,7 +21,7 @@ from callbacksets import (
     latest_checkpoint,
     read_states,
 )
-from tests.helpers import RELEASE, Act, StageLog, Tiny, fit, ones, quiet
+from tests.helpers import Act, StageLog, Tiny, fit, ones, quiet
 from tests.scripts.killed import EPOCHS, PLUGINS, train
 
 
@@ -362,8 +362,9 @@ def test_other_files_beside_checkpoints_are_left_alone(tmp_path: Path) -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.release
 @pytest.mark.skipif(sys.platform == "win32", reason="there is no SIGKILL")
-@pytest.mark.parametrize("plugin", ["file", *(pytest.param(name, marks=RELEASE) for name in ("pieces", "folder"))])
+@pytest.mark.parametrize("plugin", PLUGINS)
 def test_killed_at_any_moment(plugin: str, tmp_path: Path) -> None:
     command = [sys.executable, "-m", "tests.scripts.killed", str(tmp_path / "killed"), plugin]
     done = subprocess.run(command, capture_output=True, text=True)

@@ -40,7 +40,7 @@ WAYS |= {f"torch{version}": Way(torch=version) for version in ("2.14",)}
 WAYS |= {f"python{version}": Way(python=version) for version in ("3.11", "3.12", "3.13", "3.14")}
 TESTS = {
     "lightning": (
-        *("tests/fit", "tests/callbacks", "tests/testing", "tests/test_adapter.py"),
+        *("tests/fit", "tests/callbacks", "tests/testing/test_kit.py", "tests/test_adapter.py"),
         *("tests/test_golden_runs.py", "tests/test_golden_traces.py", "tests/test_resume.py"),
         "tests/test_pytorch_lightning.py",
     ),

@@ -14,8 +14,8 @@ from callbacksets import CallbackSet
 from tests.helpers import RELEASE, Tiny, ones
 from tests.testing.helpers import PREDEFINED, Make, failed
 
-SCHEDULERS = ("lr_cosine_annealing", "lr_lambda", "lr_multiplicative")
-"""These differ from `lr_step` only in the class of torch."""
+SIMPLE = ("lr_cosine_annealing", "lr_lambda", "lr_multiplicative", "lr_monitor", "nan_guard", "tb")
+"""These have no state, or differ from `lr_step` only in the class of torch."""
 
 STATE_CHECKS = ["round_trip", "begin_keeps_state", "no_aliasing", "resume"]
 
@@ -23,7 +23,7 @@ STATE_CHECKS = ["round_trip", "begin_keeps_state", "no_aliasing", "resume"]
 @pytest.mark.slow
 @pytest.mark.parametrize(
     "name",
-    [pytest.param(name, marks=RELEASE) if name in SCHEDULERS else name for name in PREDEFINED],
+    [pytest.param(name, marks=RELEASE) if name in SIMPLE else name for name in PREDEFINED],
 )
 def test_predefined(name: str) -> None:
     assert not failed(PREDEFINED[name])
