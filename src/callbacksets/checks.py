@@ -222,9 +222,9 @@ def keywords(function: Callable[..., Any], given: Mapping[str, Any], *, after: i
         also: Other names to suggest and list.
     """
     name = getattr(function, "__name__", repr(function))
-    there = parameters(function, follow_wrapped=True)[after:]
+    there = parameters(function, follow_wrapped=True)
     takes_any = not there or any(one.kind is one.VAR_KEYWORD for one in there)
-    named = [one for one in there if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
+    named = [one for one in there[after:] if one.kind in (one.POSITIONAL_OR_KEYWORD, one.KEYWORD_ONLY)]
     known = [*also, *(parameter.name for parameter in named)]
     if not takes_any and (unknown := [key for key in given if key not in known]):
         raise TypeError(

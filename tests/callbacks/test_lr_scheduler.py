@@ -378,6 +378,11 @@ CONSTRUCTED: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (lambda: CallbackSetLRScheduler("StepLR"), TypeError, "a scheduler class of torch.* but got 'StepLR'"),
     (lambda: CallbackSetLRScheduler(Halving, step_on_epoch=1), TypeError, "step_on_epoch to be True or False"),
     (lambda: CallbackSetLRScheduler(Halving, decay=1), TypeError, "Halving has no argument 'decay'"),
+    (
+        lambda: CallbackSetLRScheduler(lambda optimizer: None, gamma=1),
+        TypeError,
+        "has no argument 'gamma'. It has none",
+    ),
     (lambda: CallbackSetLRScheduler(torch_schedulers.ReduceLROnPlateau), TypeError, "SchedulerReduceOnPlateau"),
     (lambda: CallbackSetLRSchedulerOneCycle(), TypeError, "OneCycleLR needs 'max_lr'"),
     (lambda: CallbackSetLRSchedulerOneCycle(max_lr=1, epochs=0), ValueError, "epochs to be a whole number of at least"),

@@ -4,6 +4,8 @@ import re
 import textwrap
 from typing import Any
 
+import numpy as np
+
 from callbacksets import (
     CallbackSet,
     CallbackSetAdapter,
@@ -111,6 +113,15 @@ def test_plan_is_that_of_the_fit() -> None:
     order = re.findall(r"^(\w+) +StageRecorder", repr(adapter), flags=re.MULTILINE)
     fit(adapter)
     assert order == list(adapter.sets) == ["early", "tie", "late"]
+
+
+def test_a_weight_of_numpy_is_a_number_in_the_plan() -> None:
+    recorders = {id: StageRecorder() for id in ("late", "early")}
+    recorders["early"].weight, recorders["late"].weight = np.float32(1), 2.5
+    assert re.findall(r"^(\w+) +StageRecorder +(\S+)", repr(CallbackSetAdapter(recorders)), flags=re.MULTILINE) == [
+        ("early", "1"),
+        ("late", "2.5"),
+    ]
 
 
 def test_plan_of_nothing_and_of_one() -> None:

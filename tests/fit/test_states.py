@@ -471,6 +471,8 @@ def test_read_states_refuses_what_is_no_checkpoint(bad: str, tmp_path: Path) -> 
     (tmp_path / "text.pt").write_text("no checkpoint")
     with pytest.raises((FileNotFoundError, ValueError), match=rf"file.*{bad}"):
         read_states(tmp_path / bad)
+    with pytest.raises(ValueError, match=r"got the folder .*latest_checkpoint\(path\) finds the newest"):
+        read_states(tmp_path)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])

@@ -40,14 +40,13 @@ WAYS |= {f"torch{version}": Way(torch=version) for version in ("2.14",)}
 WAYS |= {f"python{version}": Way(python=version) for version in ("3.11", "3.12", "3.13", "3.14")}
 TESTS = {
     "lightning": (
-        *("tests/fit", "tests/callbacks", "tests/testing/test_kit.py", "tests/test_adapter.py"),
+        *("tests/fit", "tests/callbacks", "tests/testing", "tests/test_adapter.py"),
         *("tests/test_golden_runs.py", "tests/test_golden_traces.py", "tests/test_resume.py"),
         "tests/test_pytorch_lightning.py",
     ),
-    # what depends on the namespace: the adapter and the fit, and of the callbacks those that save and stop
+    # the kit trains in the other namespace
     "pytorch_lightning": (
-        *("tests/fit", "tests/callbacks/test_checkpoint.py", "tests/callbacks/test_interrupts.py"),
-        *("tests/callbacks/test_early_stopping.py", "tests/test_adapter.py"),
+        *("tests/fit", "tests/callbacks", "tests/test_adapter.py"),
         *("tests/test_golden_runs.py", "tests/test_golden_traces.py", "tests/test_resume.py"),
     ),
 }

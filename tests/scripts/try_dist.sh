@@ -42,6 +42,6 @@ for file in $files; do
         cd "$folder/$(basename "$file" .tar.gz)"
         export PYTHONPATH=src
         "$python" -m pytest -q --collect-only tests >/dev/null
-        "$python" -m pytest -q -n 2 -m "not slow" tests/test_{docs,golden_runs,golden_traces,readme}.py
+        "$python" -m pytest -q -n 2 -m "not slow" tests/test_{cli,docs,golden_runs,golden_traces,notebooks,readme}.py
     fi
 done

@@ -100,7 +100,8 @@ def main(times: int) -> None:
     same_history = histories[0] == histories[1]
     for what, same in ("weights", same_weights), ("history", same_history):
         print(f"The {what}: {'the same to the last bit' if same else 'NOT the same'}.")
-    sys.exit(not (same_weights and same_history))
+    if not (same_weights and same_history):
+        sys.exit(1)
 
 
 def _end(checkpoint: Path | None) -> tuple[dict[str, torch.Tensor], Any]:

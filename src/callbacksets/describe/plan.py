@@ -1,6 +1,7 @@
 """The plan of an adapter before a fit: which callback runs at which stage, and in which order."""
 
 import math
+import numbers
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -64,11 +65,11 @@ def plan_as_html(name: str, sources: Mapping[str, Source]) -> str:
 
 def _rank(weight: object) -> float:
     """The number by which a fit sorts. A weight that was set later, and that the fit will refuse, comes last here."""
-    return weight if isinstance(weight, int | float) else math.inf
+    return float(weight) if isinstance(weight, numbers.Real) else math.inf
 
 
 def _planned(id: str, source: Source) -> Planned:
-    weight = f"{source.weight:g}" if isinstance(source.weight, int | float) else shown(source.weight)
+    weight = f"{source.weight:g}" if isinstance(source.weight, numbers.Real) else shown(source.weight)
     if isinstance(source, CallbackSet):
         return Planned(id, type(source).__name__, weight, source.stages)
     missing = source.param_set.missing if isinstance(source, TorchCallback) else []

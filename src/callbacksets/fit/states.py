@@ -270,12 +270,18 @@ def _load(checkpoint: Any, weights_only: bool) -> Any:
     path = Path(checkpoint)
     if path.is_dir():
         path /= "meta.pt"  # a sharded checkpoint is a folder; this file contains everything except the shards
+        if not path.exists():
+            raise ValueError(
+                f"Expected checkpoint to be a checkpoint of Lightning but got the folder {checkpoint}. "
+                "latest_checkpoint(path) finds the newest checkpoint in a folder."
+            )
     try:
         return torch.load(path, map_location="cpu", weights_only=weights_only)
     except (pickle.UnpicklingError, KeyError, EOFError, RuntimeError) as error:
         raise ValueError(
-            f"The file {path} cannot be read as a checkpoint of Lightning. If it has types that weights_only=True does "
-            f"not allow, and you trust it: read_states(..., weights_only=False). torch says: {error}"
+            f"Expected checkpoint to be a checkpoint of Lightning but the file {path} cannot be read as one. If it has "
+            "types that weights_only=True does not allow, and you trust it: read_states(..., weights_only=False). "
+            f"torch says: {error}"
         ) from error
 
 
