@@ -285,7 +285,7 @@ def test_scores_that_are_none_say_why() -> None:
 
 def test_what_a_callback_logs_too_late_gets_advice_for_a_callback() -> None:
     log = Act(on_epoch_end=lambda ctx: ctx.learner.log("mine", 1.0))
-    with pytest.warns(UserWarning, match=r"'mine' was logged by a callback in on_epoch_end, too late for a score"):
+    with pytest.warns(UserWarning, match=r"In a CallbackSet, .* self\.ctx\.last_scores_train\['mine'\] = "):
         fit(log, max_epochs=2)
 
 
@@ -431,14 +431,13 @@ def test_exit_runs_also_where_a_lightning_callback_in_front_fails_in_its_on_exce
     assert "on_exception" not in vars(bad)
 
 
-def test_what_a_lightning_callback_in_front_logs_too_late_is_not_blamed_on_ours() -> None:
+def test_what_a_lightning_callback_in_front_logs_too_late_blames_nobody() -> None:
     class Native(L.Callback):
         def on_train_epoch_end(self, trainer: L.Trainer, module: L.LightningModule) -> None:
             self.log("theirs", 1.0)
 
-    with pytest.warns(UserWarning, match="'theirs' is logged in on_train_epoch_end") as said:
+    with pytest.warns(UserWarning, match="'theirs' is logged in on_train_epoch_end, after the scores were read"):
         fit(StageLog(), None, ones(1), ones(1), native=(Native(),), max_epochs=2)
-    assert not [one for one in said if "by a callback in on_epoch_end" in str(one.message)]
 
 
 def test_a_state_that_cannot_be_copied_names_its_callback() -> None:

@@ -335,8 +335,9 @@ def test_what_is_logged_in_on_train_epoch_end_is_explained_once() -> None:
     with pytest.warns(UserWarning, match="late") as record:
         fit(log, Late(), ones(1), ones(1), max_epochs=3)
     assert said(record, "not a score") == [
-        "'train_late' is logged in on_train_epoch_end, after the callbacks have run, so it is not a score. "
-        "Log it in training_step(), with on_epoch=True, or in on_validation_epoch_end()."
+        "'train_late' is logged in on_train_epoch_end, after the scores were read, so it is not a score. "
+        "In a module, log it in training_step(), with on_epoch=True, or in on_validation_epoch_end(). "
+        "In a CallbackSet, add it in on_before_valid: self.ctx.last_scores_train['train_late'] = ... ."
     ]
     assert [list(scores) for scores in log.at("epoch_end")] == [["loss"]] * 3
 

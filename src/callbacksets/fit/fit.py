@@ -265,10 +265,8 @@ class Fit(Parts):
             loop.scores_train = self.reader.train_scores(keys=loop.scores_train.keys)
         elif not loop.ran_now("on_before_valid"):
             self._complete_train_scores()
-        late = self.reader.late()
         self.dispatch.run("on_epoch_end")
         self.publisher.changed_train_scores()
-        self.reader.explain_own(late)
 
     def _explain_short_epoch(self) -> None:
         """Warn if the loaders had fewer batches for the rest of an epoch than are missing."""

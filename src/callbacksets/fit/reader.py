@@ -89,38 +89,17 @@ class ScoreReader:
             names, logged, minimize = self._trainer.strategy.broadcast((names, logged, minimize))
         return Measures({name: metrics.get(name) for name in names}, logged=logged), minimize
 
-    def late(self) -> set[str]:
-        """The names that were logged in `on_train_epoch_end` so far, too late for a score."""
-        return {entry.meta.name for entry in self._late()}
-
-    def explain_own(self, before: set[str]) -> None:
-        """Call it after `on_epoch_end`: warn about values that callbacks have logged there, too late for a score.
-
-        Args:
-            before: The late names from before that stage: Lightning's callbacks have logged them.
-        """
-        for entry in self._late():
-            if entry.meta.name in before:
-                continue
-            self._say_once(
-                entry.meta.name,
-                "was logged by a callback in on_epoch_end, too late for a score. Add it to the scores instead: "
-                f"self.ctx.last_scores_train[{entry.meta.name!r}] = ... in on_before_valid.",
-            )
-
     def explain_late(self) -> None:
-        """Call it after an epoch has ended: warn about values that the module logged too late for a score."""
-        for entry in self._late():
-            self._say_once(
-                entry.meta.name,
-                "is logged in on_train_epoch_end, after the callbacks have run, so it is not a score. "
-                "Log it in training_step(), with on_epoch=True, or in on_validation_epoch_end().",
-            )
-
-    def _late(self) -> list[Any]:
-        entries = logged_values(self._trainer, "train").values()
-        late = [entry for entry in entries if entry.meta.fx == "on_train_epoch_end" and entry.meta.on_epoch]
-        return [entry for entry in late if _full_name(entry) not in self._seen]
+        """Call it after an epoch has ended: warn about values that were logged too late for a score."""
+        for entry in logged_values(self._trainer, "train").values():
+            name, meta = _full_name(entry), entry.meta
+            if meta.fx == "on_train_epoch_end" and meta.on_epoch and name not in self._seen:
+                self._say_once(
+                    meta.name,
+                    "is logged in on_train_epoch_end, after the scores were read, so it is not a score. In a module, "
+                    "log it in training_step(), with on_epoch=True, or in on_validation_epoch_end(). In a CallbackSet, "
+                    f"add it in on_before_valid: self.ctx.last_scores_train[{meta.name!r}] = ... .",
+                )
 
     def _read(self, loop: str, may_fail: bool = False, keys: Collection[str] | None = None) -> Reading:
         """Read, and draw nothing: a metric that draws does so again when Lightning computes it."""
