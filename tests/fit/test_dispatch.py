@@ -93,6 +93,13 @@ def test_alone_who_saves_lets_the_others_go_first() -> None:
     assert calls.seen == ["a", "b", "c", "saved"]
 
 
+def test_alone_who_fails_while_another_saves_is_named_once() -> None:
+    calls = Calls(a=lambda: calls.dispatch.finish(), b=boom)
+    with pytest.raises(Boom) as raised:
+        calls.dispatch.run("on_end")
+    assert raised.value.__notes__ == ["in callback 'b' (Act), on_end, epoch 2, step 5, rank 0 of 1"]
+
+
 def test_alone_a_stage_can_be_exchanged_while_it_runs() -> None:
     calls = Calls(a=lambda: vars(calls.sets["b"]).update(on_end=None) or vars(calls.sets["c"]).update(on_end=other))
     other = partial(calls.seen.append, "other")

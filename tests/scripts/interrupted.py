@@ -29,7 +29,7 @@ from torch import nn
 from torch.utils.data import DataLoader
 
 from callbacksets import CallbackSet, CallbackSetAdapter, CallbackSetHistory, latest_checkpoint, read_states, t_clbk
-from callbacksets.callbacks.checkpoint_files import Position, complete
+from callbacksets.callbacks.checkpoint_files import Reached, complete
 from tests.exact import samples
 from tests.helpers import Tiny, quiet
 
@@ -195,9 +195,9 @@ class Case:
                 yield f"{path.name} cannot be read: {error}"
         if not told:
             return
-        newest = max(found, default=Position(0))
-        times = {Position(epoch - 1, step): at for epoch, step, at in told}
-        times |= {Position(epoch): at for epoch, step, at in told if step == BATCHES}
+        newest = max(found, default=Reached(0))
+        times = {Reached(epoch - 1, step): at for epoch, step, at in told}
+        times |= {Reached(epoch): at for epoch, step, at in told if step == BATCHES}
         last = max(times)
         gap = max([later[2] - one[2] for one, later in pairwise(told)], default=0.0)
         saved = times.get(newest, told[0][2])

@@ -16,7 +16,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from callbacksets.base import CallbackSet
 from callbacksets.callbacks import checkpoint_files as files
-from callbacksets.callbacks.checkpoint_files import Position
+from callbacksets.callbacks.checkpoint_files import Reached
 from callbacksets.callbacks.interrupts import Interrupts
 from callbacksets.checks import flag, folder, is_below_a_file, listed, number, whole_number
 from callbacksets.fit import lightning
@@ -94,7 +94,7 @@ class CallbackSetCheckpoint(CallbackSet):
     def start_over(self) -> None:
         self._folder: Path | None = None
         self._resumed_folder: str | None = None
-        self._known: set[Position] = set()
+        self._known: set[Reached] = set()
         self._interrupts: Interrupts | None = None
         if self.every_minutes is None:
             vars(self).pop("on_batch_end", None)
@@ -146,8 +146,8 @@ class CallbackSetCheckpoint(CallbackSet):
         return int(lightning.batch_progress(self.ctx.trainer).total.processed)
 
     @property
-    def _position(self) -> Position:
-        return Position(self._epochs, self._trained - self._batches_before)
+    def _reached(self) -> Reached:
+        return Reached(self._epochs, self._trained - self._batches_before)
 
     def _note_start(self) -> None:
         epochs, batches = lightning.epoch_progress(self.ctx.trainer), lightning.batch_progress(self.ctx.trainer)
@@ -197,9 +197,9 @@ class CallbackSetCheckpoint(CallbackSet):
         remedy = f"Use a new folder, or resume that run: trainer.fit(..., ckpt_path=latest_checkpoint({str(path)!r}))"
         if total is not None and total <= newest.epochs:
             remedy += f", with max_epochs above {newest.epochs}"
-        if newest > max(self._position, Position(self.ctx.epoch)):
+        if newest > max(self._reached, Reached(self.ctx.epoch)):
             return (
-                f"The folder {path} contains checkpoints up to {newest}, but this run starts after {self._position} "
+                f"The folder {path} contains checkpoints up to {newest}, but this run starts after {self._reached} "
                 f"and would mix its checkpoints with them. {remedy}."
             )
         if self.ctx.resumed and not self._wrote(path):
@@ -239,24 +239,24 @@ class CallbackSetCheckpoint(CallbackSet):
             rank_zero_info(f"Training was interrupted. The newest checkpoint in {self._folder} is {newest}.")
 
     def _save(self) -> None:
-        trainer, position = self.ctx.trainer, self._position
+        trainer, reached = self.ctx.trainer, self._reached
         if self._is_dry_run():
             return
         assert self._folder is not None, "on_begin has set it"
-        begun = files.unfinished(self._folder, position, self._run)
+        begun = files.unfinished(self._folder, reached, self._run)
         problem = self._prepare(self._folder) if trainer.is_global_zero else None
         if (problem := trainer.strategy.broadcast(problem)) is not None:
             raise FileExistsError(problem)
         try:
             trainer.save_checkpoint(begun, weights_only=False)  # returns after every rank has written its part
             if trainer.is_global_zero:
-                # a known one has the same position in the run; one of an epoch cut short had fewer batches
-                files.finish(begun, self._folder / position.name, replace=position in self._known)
+                # a known one was saved at the same moment of the run; one of an epoch cut short had fewer batches
+                files.finish(begun, self._folder / reached.name, replace=reached in self._known)
         finally:
             if trainer.is_global_zero:
                 files.remove(begun)
         trainer.strategy.barrier("the checkpoint is complete")
-        self._known.add(position)
+        self._known.add(reached)
         for old in list(files.superseded(self._known, self.keep)):
             if trainer.is_global_zero:
                 files.drop(self._folder, old, self._run)

@@ -19,7 +19,7 @@ _UNFINISHED = re.compile(rf"\.(?P<name>{_COMPLETE})\..*[0-9a-f]{{8}}\.(?P<kind>p
 _A_DAY = 24 * 60 * 60  # seconds
 
 
-class Position(NamedTuple):
+class Reached(NamedTuple):
     """How far a run has come: the epochs that have ended, and the batches of the epoch under way."""
 
     epochs: int
@@ -36,44 +36,44 @@ class Position(NamedTuple):
         return f"batch {self.batches} of epoch {self.epochs + 1}" if self.batches else f"epoch {self.epochs}"
 
     @staticmethod
-    def of(name: str) -> "Position | None":
-        """The position of a checkpoint; None if a file is not one."""
+    def of(name: str) -> "Reached | None":
+        """How far the run of a checkpoint had come; None if a file is not one."""
         if (match := re.fullmatch(_COMPLETE, name)) is None:
             return None
         epoch, batch = match.groups()
-        return Position(int(epoch)) if batch is None else Position(int(epoch) - 1, int(batch))
+        return Reached(int(epoch)) if batch is None else Reached(int(epoch) - 1, int(batch))
 
 
-def complete(path: Path) -> dict[Position, Path]:
+def complete(path: Path) -> dict[Reached, Path]:
     """The complete checkpoints in a folder."""
     entries = list(path.iterdir()) if path.is_dir() else []
-    found = {position: entry for entry in entries if (position := Position.of(entry.name)) is not None}
+    found = {reached: entry for entry in entries if (reached := Reached.of(entry.name)) is not None}
     for entry in entries:
         if (match := _UNFINISHED.fullmatch(entry.name)) and match["kind"] == "old":
-            position = Position.of(match["name"])
-            assert position is not None, "the names agree"
-            found.setdefault(position, entry)
+            reached = Reached.of(match["name"])
+            assert reached is not None, "the names agree"
+            found.setdefault(reached, entry)
     return found
 
 
 def others(path: Path) -> list[str]:
     """The names in a folder that are not those of checkpoints, nor of unfinished ones."""
     names = sorted(entry.name for entry in path.iterdir())
-    return [name for name in names if Position.of(name) is None and not _UNFINISHED.fullmatch(name)]
+    return [name for name in names if Reached.of(name) is None and not _UNFINISHED.fullmatch(name)]
 
 
-def superseded(known: Iterable[Position], keep: int | None) -> Iterator[Position]:
+def superseded(known: Iterable[Reached], keep: int | None) -> Iterator[Reached]:
     """Which checkpoints go, now that the last of them is complete: those inside epochs, and all but `keep`."""
     before = sorted(known)[:-1]
-    yield from (position for position in before if position.batches)
+    yield from (reached for reached in before if reached.batches)
     if keep is not None:
-        at_ends = [position for position in before if not position.batches]
+        at_ends = [reached for reached in before if not reached.batches]
         yield from at_ends[: max(0, len(at_ends) - keep + 1)]
 
 
-def unfinished(path: Path, position: Position, run: str) -> Path:
+def unfinished(path: Path, reached: Reached, run: str) -> Path:
     """The file of a checkpoint until it is complete."""
-    return path / f".{position.name}.{run}.part"
+    return path / f".{reached.name}.{run}.part"
 
 
 def finish(begun: Path, done: Path, *, replace: bool) -> None:
@@ -114,10 +114,10 @@ def appeared(checkpoint: Path) -> str:
     return f"{checkpoint} appeared during this run, so another run writes to the folder. Use a folder for each run."
 
 
-def drop(path: Path, position: Position, run: str) -> None:
+def drop(path: Path, reached: Reached, run: str) -> None:
     """Remove a complete checkpoint. One that is a folder loses its name first: it takes a while to remove."""
-    if (done := path / position.name).is_dir():
-        done = done.rename(unfinished(path, position, run))
+    if (done := path / reached.name).is_dir():
+        done = done.rename(unfinished(path, reached, run))
     remove(done)
 
 
@@ -128,7 +128,7 @@ def remove(path: Path) -> None:
         path.unlink(missing_ok=True)
 
 
-def remove_leftovers(path: Path, known: set[Position]) -> None:
+def remove_leftovers(path: Path, known: set[Reached]) -> None:
     """Remove the unfinished files of killed runs.
 
     Args:
@@ -140,7 +140,7 @@ def remove_leftovers(path: Path, known: set[Position]) -> None:
         match = _UNFINISHED.fullmatch(entry.name)
         if match is None or not (known or time.time() - entry.stat().st_mtime > _A_DAY):
             continue
-        is_needed = Position.of(match["name"]) in known and not (path / match["name"]).exists()
+        is_needed = Reached.of(match["name"]) in known and not (path / match["name"]).exists()
         if match["kind"] == "part" or not is_needed:
             remove(entry)
 

@@ -109,7 +109,8 @@ class Dispatch:
             raised = RuntimeError("A callback raised StopIteration.")
             raised.add_note(self._where(id, method))
             raise raised from error
-        error.add_note(self._where(id, method))
+        if (where := self._where(id, method)) not in getattr(error, "__notes__", ()):  # `finish` has added it
+            error.add_note(where)
         if isinstance(error, TypeError) and "NoneType" in str(error) and self._loop.scores_valid is None:
             error.add_note("ctx.last_scores_valid is None, because this epoch had no validation")
 
