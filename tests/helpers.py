@@ -7,7 +7,7 @@ import runpy
 import socket
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,6 +25,11 @@ from callbacksets.testing.bench import QUIET
 ROOT = Path(__file__).parents[1]
 RELEASE = [pytest.mark.slow, pytest.mark.release]
 LIMIT = 900  # seconds: ends what waits for ever, and nothing else, however busy the machine is
+
+
+def sampled(values: Iterable[Any], every: int, marks: Any = pytest.mark.slow) -> list[Any]:
+    """Values for `parametrize`. Only every n-th runs always; by default, the others are marked as slow."""
+    return [pytest.param(value, marks=marks if i % every else ()) for i, value in enumerate(values)]
 
 
 def quiet(**kwargs: Any) -> L.Trainer:

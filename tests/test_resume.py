@@ -31,7 +31,7 @@ from callbacksets import (
     select_name,
     t_clbk,
 )
-from tests.helpers import Act, StageLog, Tiny, ones, quiet
+from tests.helpers import Act, StageLog, Tiny, ones, quiet, sampled
 from tests.helpers import fit as tiny_fit
 
 EPOCHS, BATCHES = 6, 4
@@ -239,21 +239,20 @@ def checkpoint(folder: Path, kind: str) -> tuple[list[L.Callback], str]:
     }[kind]
 
 
-CELLS = [([callback], False) for callback in CALLBACKS] + [(TOGETHER, False), (TOGETHER, True)]
-CELL_IDS = [*CALLBACKS, "together", "together, shuffled"]
+KINDS = ("on exception", "epoch end", "validation end", "save last", "CallbackSetCheckpoint")
+CELLS = [
+    pytest.param(
+        kind, callbacks, shuffle, id=f"{kind}-{id}", marks=() if kind == KINDS[0] or shuffle else pytest.mark.slow
+    )
+    for kind in KINDS
+    for id, callbacks, shuffle in (
+        *((callback, [callback], False) for callback in CALLBACKS),
+        *(("together", TOGETHER, False), ("together, shuffled", TOGETHER, True)),
+    )
+]
 
 
-@pytest.mark.parametrize(("callbacks", "shuffle"), CELLS, ids=CELL_IDS)
-@pytest.mark.parametrize(
-    "kind",
-    [
-        "epoch end",
-        "validation end",
-        "save last",
-        "on exception",
-        "CallbackSetCheckpoint",
-    ],
-)
+@pytest.mark.parametrize(("kind", "callbacks", "shuffle"), CELLS)
 def test_resumed_run_ends_as_one_never_interrupted(
     kind: str, callbacks: list[str], shuffle: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -300,7 +299,7 @@ class Save(L.Callback):
 
 
 @pytest.mark.parametrize("callbacks", [[callback] for callback in CALLBACKS] + [TOGETHER], ids=[*CALLBACKS, "together"])
-@pytest.mark.parametrize("hook", ["on_validation_end", "on_train_epoch_end"])
+@pytest.mark.parametrize("hook", sampled(["on_validation_end", "on_train_epoch_end"], 2))
 def test_saved_by_a_callback_before_the_adapter(
     hook: str, callbacks: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -17,7 +17,7 @@ import pytest
 
 from callbacksets import CallbackSet
 from tests.exact import IN_STEP, LOADERS, TRAINERS, Saves, Setup, check, chosen, differences, run
-from tests.helpers import RELEASE
+from tests.helpers import RELEASE, sampled
 
 EVERY = int(os.environ.get("CALLBACKSETS_MOMENTS", "8"))
 USUAL = ["shuffled", "two batches a step", "validates twice"]
@@ -78,8 +78,8 @@ class FailsAtOnce(Saves):
         return callback
 
 
-@pytest.mark.parametrize("who", ["before", "own"])
-@pytest.mark.parametrize("loader", ["shuffled", "torchdata, shuffled", "goes on"])
+@pytest.mark.parametrize("who", ["before", pytest.param("own", marks=pytest.mark.slow)])
+@pytest.mark.parametrize("loader", sampled(["shuffled", "torchdata, shuffled", "goes on"], 3))
 def test_saved_once_more_before_the_resumed_run_has_gone_on(loader: str, who: str, tmp_path: Path) -> None:
     if "torchdata" in loader:
         pytest.importorskip("torchdata.stateful_dataloader")
@@ -95,7 +95,7 @@ def test_saved_once_more_before_the_resumed_run_has_gone_on(loader: str, who: st
         assert differences(whole, run(setup, second / "again")) == [], start
 
 
-@pytest.mark.parametrize("name", USUAL)
+@pytest.mark.parametrize("name", sampled(USUAL, 3))
 def test_resumed_twice_in_a_row(name: str, tmp_path: Path) -> None:
     """A run that was resumed inside an epoch is saved again before that epoch ends."""
     setup = SETUPS[name]

@@ -5,6 +5,8 @@ import subprocess
 import sys
 from pathlib import Path
 
+import pytest
+
 import callbacksets
 
 SOURCE = Path(callbacksets.__file__).parent
@@ -60,6 +62,7 @@ def test_no_modules_import_each_other_in_a_circle() -> None:
     assert not needs, f"circles among {sorted(needs)}"
 
 
+@pytest.mark.slow
 def test_what_is_not_asked_for_is_not_imported() -> None:
     code = """
 import sys, lightning

@@ -18,14 +18,14 @@ from torch.utils.data import DataLoader
 from callbacksets import CallbackSet, CallbackSetCheckpoint, CallbackSetHistory, SupervisedModule, callback_set
 from callbacksets.testing import CHECKS, check_callback_set
 from callbacksets.testing.training import small_classifier
-from tests.helpers import Tiny, ones
+from tests.helpers import Tiny, ones, sampled
 from tests.testing.helpers import failed
 from tests.zoo import fits, states, training
 
 pytest_plugins = ["pytester"]
 
 
-@pytest.mark.parametrize("check", CHECKS)
+@pytest.mark.parametrize("check", sampled(CHECKS, 3))
 def test_one_test_for_each_check(check: str) -> None:
     check_callback_set(CallbackSetHistory, checks=check)
 
@@ -38,6 +38,7 @@ def test_the_middle_of_an_epoch_is_compared_with_any_loader() -> None:
         check_callback_set(states.CallbackSetCountsInEpoch, checks="resume", training=training)
 
 
+@pytest.mark.slow
 def test_sound_wherever_its_class_was_made() -> None:
     class CallbackSetLocal(states.CallbackSetLosses): ...
 
@@ -86,6 +87,7 @@ def test_the_checks_are_told() -> None:
         CHECKS["more"] = ""  # type: ignore[index]
 
 
+@pytest.mark.slow
 def test_skipping() -> None:
     made: list[int] = []
 
@@ -127,6 +129,7 @@ def test_training_of_ones_own() -> None:
     assert set(seen) == {(Tiny, (2, 2))}
 
 
+@pytest.mark.slow
 def test_it_leaves_everything_as_it_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: Any) -> None:
     monkeypatch.chdir(tmp_path)
     functions = time.time, time.monotonic, time.perf_counter, time.sleep, time.time_ns
@@ -179,6 +182,7 @@ def test_a_shuffled_loader_goes_on_exactly() -> None:
     assert failed(states.CallbackSetDecays, checks="resume", training=shuffled) == ["resume"]
 
 
+@pytest.mark.slow
 def test_a_loader_may_have_a_generator_of_its_own() -> None:
     check_callback_set(CallbackSetLooks, checks=["resume", "leaves_training_alone"], training=shuffled_by_its_own)
 
@@ -191,6 +195,7 @@ def test_a_module_that_is_not_made_anew_is_at_fault(check: str) -> None:
         check_callback_set(CallbackSetLooks, checks=check, training=training)
 
 
+@pytest.mark.slow
 def test_a_callback_that_draws_random_numbers_changes_what_training_draws() -> None:
     class CallbackSetDraws(CallbackSet):
         def on_batch_begin(self) -> None:
@@ -208,6 +213,7 @@ def test_what_is_meant_to_last_may_be_skipped_with_that_reason() -> None:
     check_callback_set(training.CallbackSetPrunesForValidation, skip={"leaves_training_alone": reason})
 
 
+@pytest.mark.slow
 def test_a_wrong_remedy_is_not_given_where_resume_is_asked_for_alone() -> None:
     with pytest.raises(AssertionError, match=r"(?s)^\w+ fails 'resume'.*on_begin resets state\['average'\]"):
         check_callback_set(states.CallbackSetStartsFromCopy, checks="resume")
@@ -237,7 +243,7 @@ class _Kept(Odd):
         return _Kept()
 
 
-@pytest.mark.parametrize("check", CHECKS)
+@pytest.mark.parametrize("check", sampled(CHECKS, 3))
 def test_whatever_a_state_holds_a_check_ends_in_a_finding(check: str) -> None:
     assert failed(CallbackSetOdd, checks=check) in ([], [check])
 
@@ -324,6 +330,7 @@ def test_a_callback_may_read_another_one() -> None:
     check_callback_set(CallbackSetWorst, skip=reason, beside="predictions")
 
 
+@pytest.mark.slow
 def test_of_an_instance_beside_every_fit_has_a_copy() -> None:
     counts = fits.CallbackSetOwns()
     check_callback_set(CallbackSetLooks, checks=["resume", "start_over"], beside=counts)

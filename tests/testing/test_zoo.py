@@ -17,7 +17,10 @@ def _kept() -> Iterator[None]:
     fits.KEPT.clear()
 
 
-ITS_CHECK = [pytest.param(entry, False, id=f"{entry.broken.__name__}-its check") for entry in ZOO]
+ITS_CHECK = [
+    pytest.param(entry, False, id=f"{entry.broken.__name__}-its check", marks=pytest.mark.slow if i % 3 else ())
+    for i, entry in enumerate(ZOO)
+]
 EVERY_CHECK = [
     pytest.param(entry, True, id=f"{entry.broken.__name__}-every check", marks=RELEASE if i % 24 else pytest.mark.slow)
     for i, entry in enumerate(ZOO)
