@@ -7,6 +7,7 @@ SECTIONS = (
     "reading",
     "memory",
     "checkpoints",
+    "growth",
     "resume",
     "bars",
     "start",

@@ -142,7 +142,7 @@ class AdapterHooks:
         (self._fit or self._missed()).begin_batch(batch)
 
     def on_before_optimizer_step(self, trainer: Trainer, pl_module: "LightningModule", optimizer: Any) -> None:
-        if fit := self._fit_of(trainer):
+        if fit := self._fit:  # no other Trainer steps: it would need its own fit
             fit.before_step(optimizer)
 
     def on_train_batch_end(

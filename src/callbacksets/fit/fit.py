@@ -189,8 +189,7 @@ class Fit(Parts):
         if not self.loop.in_batch:
             self._update_now()
             return
-        self.step.see(batch)
-        self.step.end()
+        self.step.end(batch)
         self.dispatch.run("on_batch_end")
 
     # --- validation --------------------------------------------------------------------------------------------------
@@ -222,7 +221,7 @@ class Fit(Parts):
         """The validation step has run."""
         if self.loop.in_validation and batch is not None:
             self.step.valid, self.step.loader = batch_idx + 1, dataloader_idx
-            self.step.see(batch)
+            self.step.end(batch)
             self.dispatch.run("on_batch_valid_end")
 
     def end_validation(self) -> None:

@@ -69,7 +69,7 @@ class Saving:
                 raise them.
         """
         if self._has_batch_to_end():
-            self._fit.step.end()
+            self._fit.step.end(self._fit.step.batch)
         saved = saved_now(begun=True)
         saved["callbacks"], saved["ids"] = self._states(given, failures), list(self._fit.sets)
         try:

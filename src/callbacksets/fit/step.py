@@ -32,12 +32,13 @@ class Step:
         self.is_exchanged = self.is_done = False
         self.y_hats = self.outputs = NOTHING
 
-    def end(self) -> None:
-        """Make the loss of the training step `last_loss`, if it returned one."""
-        if self.loss is not None:
-            self.last_loss, self.loss = self.loss, None
+    def end(self, batch: Any) -> None:
+        """End the batch. If its training step returned a loss, this is `last_loss` now.
 
-    def see(self, batch: Any) -> None:
-        """Take the batch at its end. With a module that takes the `dataloader_iter`, it is not known earlier."""
+        Args:
+            batch: The batch. With a module that takes the `dataloader_iter`, it is not known earlier.
+        """
         if not self.is_exchanged:
             self.batch = batch
+        if self.loss is not None:
+            self.last_loss, self.loss = self.loss, None
