@@ -500,6 +500,27 @@ def test_a_run_that_counts_in_steps_goes_on_from_its_own_checkpoint(limits: dict
     assert latest_checkpoint(tmp_path / "own") == tmp_path / "own" / "epoch4.ckpt"
 
 
+@pytest.mark.filterwarnings("ignore:You're resuming from a checkpoint that ended before the epoch ended")
+def test_a_checkpoint_inside_an_epoch_that_a_limit_had_cut_short_is_the_newest(tmp_path: Path) -> None:
+    def run(ckpt: Any, steps: int, interrupt: int = 10**9) -> None:
+        own = t_clbk("checkpoint", path=tmp_path, freq=1, every_minutes=0, keep=2)
+        ends = Act(on_batch_end=lambda ctx: ctx.global_step == interrupt and fails())
+        quiet(callbacks=[CallbackSetAdapter({"own": own, "ends": ends})], max_epochs=-1, max_steps=steps).fit(
+            Tiny(), ones(6), ckpt_path=ckpt
+        )
+
+    def fails() -> None:
+        raise InterruptedFit
+
+    run(None, 3)
+    assert [path.name for path in tmp_path.iterdir()] == ["epoch1.ckpt"]
+    with pytest.raises(InterruptedFit):
+        run(latest_checkpoint(tmp_path), 12, interrupt=5)
+    assert [path.name for path in tmp_path.iterdir()] == ["epoch1-batch4.ckpt"]
+    run(latest_checkpoint(tmp_path), 12)
+    assert sorted(path.name for path in tmp_path.iterdir()) == ["epoch1.ckpt", "epoch2.ckpt"]
+
+
 def test_an_end_that_has_failed_is_not_made_up_for_when_a_callback_saves_the_failure(tmp_path: Path) -> None:
     class Fails(L.Callback):
         def on_train_epoch_end(self, *args: Any) -> None:

@@ -31,10 +31,12 @@ def test_newest_is_by_position() -> None:
         ([(2, 0), (2, 7), (3, 0)], 2, [(2, 7)]),
         ([(1, 0), (2, 0), (2, 7), (2, 9)], 1, [(1, 0), (2, 0), (2, 7)]),
         ([(0, 3)], 1, []),
+        ([(1, 0), (0, 7)], 1, [(1, 0)]),
+        ([(1, 0), (3, 0), (2, 7)], 2, [(3, 0)]),
     ],
 )
 def test_what_goes(known: list[tuple[int, int]], keep: int | None, gone: list[tuple[int, int]]) -> None:
-    assert sorted(superseded([Reached(*one) for one in known], keep)) == gone
+    assert sorted(superseded([Reached(*one) for one in known], Reached(*known[-1]), keep)) == gone
 
 
 def test_a_folder_loses_its_name_before_it_is_removed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -113,6 +113,15 @@ def test_alone_a_stop_iteration_does_not_end_the_data() -> None:
         calls.dispatch.run("on_end")
 
 
+@pytest.mark.parametrize(
+    "read", [lambda ctx: ctx.last_scores_valid["acc"], lambda ctx: ctx.last_scores_valid.get("acc")]
+)
+def test_who_reads_scores_of_an_epoch_without_validation_is_told_so(read: Any) -> None:
+    with pytest.raises((TypeError, AttributeError)) as raised:
+        fit(Act(on_epoch_end=lambda ctx: read(ctx.last_scores_valid)))
+    assert "ctx.last_scores_valid is None, because this epoch had no validation" in raised.value.__notes__
+
+
 # --- which stages a callback has ------------------------------------------------------------------------------------
 
 

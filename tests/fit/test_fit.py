@@ -277,12 +277,6 @@ def test_before_the_first_validation_its_scores_say_so() -> None:
         fit(Act(on_batch_end=lambda ctx: ctx.last_scores_valid["acc"]), None, ones(1), ones(1))
 
 
-def test_scores_that_are_none_say_why() -> None:
-    with pytest.raises(TypeError) as raised:
-        fit(Act(on_epoch_end=lambda ctx: ctx.last_scores_valid["acc"]))
-    assert "ctx.last_scores_valid is None, because this epoch had no validation" in raised.value.__notes__
-
-
 def test_what_a_callback_logs_too_late_gets_advice_for_a_callback() -> None:
     log = Act(on_epoch_end=lambda ctx: ctx.learner.log("mine", 1.0))
     with pytest.warns(UserWarning, match=r"In a CallbackSet, .* self\.ctx\.last_scores_train\['mine'\] = "):

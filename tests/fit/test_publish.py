@@ -169,3 +169,20 @@ def test_two_scores_that_become_one_are_warned_of() -> None:
     add = Act(on_before_valid=lambda ctx: ctx.last_scores_train.update(x=1.0, train_x=2.0))
     with pytest.warns(UserWarning, match=r"The scores 'x', 'train_x' of callbacks become 'train_x' for Lightning\."):
         fit(add)
+
+
+def test_a_score_that_is_set_at_the_end_of_each_epoch_is_logged_in_each_whatever_its_value(tmp_path: Path) -> None:
+    def set_score(ctx: Any) -> None:
+        ctx.last_scores_train["n"] = 3.0
+
+    class Keeps(CSVLogger):
+        def log_metrics(self, metrics: Any, step: int | None = None) -> None:
+            if "train_n" in metrics:
+                logged.append((step, metrics["train_n"]))
+
+    logged: list[Any] = []
+    fit(Act(on_epoch_end=set_score), None, ones(2), max_epochs=3, logger=Keeps(tmp_path))
+    assert logged == [(1, 3.0), (3, 3.0), (5, 3.0)]
+    logged.clear()
+    fit(Act(on_before_valid=set_score), None, ones(2), max_epochs=3, logger=Keeps(tmp_path))
+    assert logged == [(1, 3.0), (3, 3.0), (5, 3.0)]

@@ -707,6 +707,22 @@ def test_reading_scores_early_does_not_freeze_a_metric_that_is_logged_once_an_ep
     assert seen == [1.5]
 
 
+def test_what_is_logged_first_behind_a_validation_is_a_score_of_the_epoch_whoever_reads_it() -> None:
+    class LoggedLate(Tiny):
+        def training_step(self, batch: Any, batch_idx: int) -> Any:
+            self.log("train_loss", 1.0, on_step=False, on_epoch=True)
+            if batch_idx == 3:
+                self.log("train_late", 2.0, on_step=False, on_epoch=True)
+            return self.loss(batch)
+
+    def read(ctx: Any) -> None:
+        assert list(ctx.last_scores_train) == ["loss"]
+
+    for reads in ({}, {"reads": Act(on_before_valid=read)}):
+        adapter = fit({**reads, "history": "history"}, LoggedLate(), ones(4), ones(1), val_check_interval=3)
+        assert adapter.states["history"]["train.late"] == [2.0]
+
+
 def test_a_name_logged_per_step_in_one_hook_and_per_epoch_in_another_is_a_score() -> None:
     class TwoHooks(Tiny):
         def training_step(self, batch: Any, batch_idx: int) -> Any:

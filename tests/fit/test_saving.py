@@ -11,7 +11,7 @@ from lightning.pytorch.callbacks import OnExceptionCheckpoint
 from callbacksets import CallbackSetAdapter
 from callbacksets.fit.fingerprint import fingerprint
 from callbacksets.fit.states import KEY
-from tests.helpers import Act, Tiny, ones, quiet
+from tests.helpers import Act, StageLog, Tiny, ones, quiet
 
 pytestmark = [
     pytest.mark.filterwarnings(r"ignore:`.fit\(ckpt_path=None\)` was called without a model"),
@@ -106,3 +106,31 @@ def test_states_are_there_after_a_failure_though_the_device_does_not_answer(monk
         quiet(max_epochs=1, callbacks=[adapter]).fit(Tiny(), ones(1))
     assert "device-side assert" in str(raised.value.__notes__)
     assert adapter.states == {"history": {"epoch": []}}
+
+
+@pytest.mark.parametrize("exits", [False, True])
+def test_a_checkpoint_on_the_exception_runs_nothing_that_was_still_to_come(exits: bool, tmp_path: Path) -> None:
+    def fail(ctx: Any) -> None:
+        raise InterruptedError
+
+    behind = StageLog(stages=("on_batch_end", *(["on_exit"] if exits else [])))
+    adapter = CallbackSetAdapter({"fails": Act(on_batch_end=fail), "behind": behind})
+    trainer = quiet(max_epochs=1, callbacks=[adapter, OnExceptionCheckpoint(tmp_path)], enable_checkpointing=True)
+    with pytest.raises(InterruptedError):
+        trainer.fit(Tiny(), ones(1))
+    assert behind.rows == ["exit"] * exits
+    saved = torch.load(tmp_path / "on_exception.ckpt", weights_only=True)["callbacks"][KEY]
+    assert tuple(saved["loop"]["to_come"]) == ("on_batch_end", ["behind"])
+
+
+def test_a_fingerprint_where_a_device_has_no_float64(monkeypatch: pytest.MonkeyPatch) -> None:
+    def refuse(self: torch.Tensor, dtype: torch.dtype | None = None) -> torch.Tensor:
+        if dtype is torch.float64:
+            raise TypeError("Trying to convert to the MPS backend but it does not have support for that dtype.")
+        return torch.Tensor.mean(self) * self.numel()
+
+    monkeypatch.setattr(torch.Tensor, "sum", refuse)
+    module = Tiny()
+    before = fingerprint(module)
+    module.network.weight.data.fill_(7.0)
+    assert fingerprint(module) != before

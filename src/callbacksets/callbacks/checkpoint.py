@@ -257,7 +257,7 @@ class CallbackSetCheckpoint(CallbackSet):
                 files.remove(begun)
         trainer.strategy.barrier("the checkpoint is complete")
         self._known.add(reached)
-        for old in list(files.superseded(self._known, self.keep)):
+        for old in list(files.superseded(self._known, reached, self.keep)):
             if trainer.is_global_zero:
                 files.drop(self._folder, old, self._run)
             self._known.remove(old)

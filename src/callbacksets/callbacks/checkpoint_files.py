@@ -62,12 +62,15 @@ def others(path: Path) -> list[str]:
     return [name for name in names if Reached.of(name) is None and not _UNFINISHED.fullmatch(name)]
 
 
-def superseded(known: Iterable[Reached], keep: int | None) -> Iterator[Reached]:
-    """Which checkpoints go, now that the last of them is complete: those inside epochs, and all but `keep`."""
-    before = sorted(known)[:-1]
-    yield from (reached for reached in before if reached.batches)
+def superseded(known: Iterable[Reached], newest: Reached, keep: int | None) -> Iterator[Reached]:
+    """Which checkpoints go, now that the newest is complete: those inside epochs, and all but `keep`.
+
+    One that would come later goes too: it is of an epoch that a limit had cut short, and that goes on now.
+    """
+    others = sorted(set(known) - {newest})
+    yield from (reached for reached in others if reached.batches or reached > newest)
     if keep is not None:
-        at_ends = [reached for reached in before if not reached.batches]
+        at_ends = [reached for reached in others if not reached.batches and reached < newest]
         yield from at_ends[: max(0, len(at_ends) - keep + 1)]
 
 

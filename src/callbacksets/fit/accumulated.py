@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any, TypedDict
 
 import torch
 from lightning.pytorch.utilities import rank_zero_warn
+from lightning_utilities.core.apply_func import apply_to_collection
 from torch import Tensor
 from torchmetrics import Metric
 
@@ -49,7 +50,7 @@ def collect(trainer: "Trainer", learner: "LightningModule", *, in_step: bool, in
     return {
         "logged": {key: _saved(entry) for key, entry in entries if not entry.has_reset},
         "metrics": metrics,
-        "gradients": {name: one.grad.cpu() for name, one in parameters if one.grad is not None},
+        "gradients": {name: _to(one.grad, "cpu") for name, one in parameters if one.grad is not None},
     }
 
 
@@ -129,8 +130,4 @@ def number(saved: Any, device: torch.device) -> Tensor | None:
 
 
 def _to(value: Any, device: Any) -> Any:
-    if isinstance(value, Tensor):
-        return value.detach().to(device, copy=True)
-    if isinstance(value, list):
-        return [_to(item, device) for item in value]
-    return {name: _to(item, device) for name, item in value.items()}
+    return apply_to_collection(value, Tensor, lambda one: one.detach().to(device, copy=True))

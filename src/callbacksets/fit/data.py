@@ -326,6 +326,7 @@ def _differs(one: Any, other: Any) -> bool:
 
 def _are_equal(one: torch.Tensor, other: torch.Tensor) -> bool:
     """Whether two tensors have the same values. Two NaN are the same."""
+    other = other.to(one.device)
     return one.shape == other.shape and bool(((one == other) | ((one != one) & (other != other))).all())
 
 

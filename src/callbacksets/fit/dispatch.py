@@ -111,7 +111,8 @@ class Dispatch:
             raise raised from error
         if (where := self._where(id, method)) not in getattr(error, "__notes__", ()):  # `finish` has added it
             error.add_note(where)
-        if isinstance(error, TypeError) and "NoneType" in str(error) and self._loop.scores_valid is None:
+        is_of_none = isinstance(error, TypeError | AttributeError) and "NoneType" in str(error)
+        if is_of_none and self._loop.scores_valid is None:
             error.add_note("ctx.last_scores_valid is None, because this epoch had no validation")
 
     def _where(self, id: str | None, method: str | None) -> str:

@@ -18,8 +18,9 @@ def fingerprint(module: "LightningModule") -> list[Any]:
 
 def _sum(tensor: torch.Tensor) -> str:
     local = tensor.to_local() if hasattr(tensor, "to_local") else tensor  # the local shard needs no collective call
-    try:
-        total = local.sum(dtype=torch.complex128 if local.is_complex() else torch.float64)
-        return str(total.item())  # as strings, two NaN are equal
-    except (NotImplementedError, RuntimeError):
-        return ""  # a quantized or nested tensor, or a tensor without data: only torch's count of changes is used
+    for dtype in (torch.complex128 if local.is_complex() else torch.float64, None):
+        try:
+            return str(local.sum(dtype=dtype).item())  # as strings, two NaN are equal
+        except (NotImplementedError, RuntimeError, TypeError):
+            continue  # a device without float64
+    return ""  # a quantized or nested tensor, or a tensor without data: only torch's count of changes is used

@@ -260,10 +260,10 @@ class Fit(Parts):
             if not loop.ran_now("on_before_valid"):
                 self._before_valid()
             loop.scores_valid = None
-        elif isinstance(loop.scores_train, Later):  # Lightning forgets the values when the epoch has ended
-            loop.scores_train = self.reader.train_scores(keys=loop.scores_train.keys)
         elif not loop.ran_now("on_before_valid"):
             self._complete_train_scores()
+        elif isinstance(loop.scores_train, Later):  # Lightning forgets the values when the epoch has ended
+            loop.scores_train = self.reader.train_scores(keys=loop.scores_train.keys)
         self.dispatch.run("on_epoch_end")
         self.publisher.changed_train_scores()
 
@@ -281,9 +281,8 @@ class Fit(Parts):
 
     def _complete_train_scores(self) -> None:
         """After a validation inside the epoch: compute the training scores again, and keep those of callbacks."""
-        before = self.ctx.last_scores_train or Scores()
-        self.loop.scores_train = self.reader.train_scores()
-        if (scores := self.ctx.last_scores_train) is not None:
+        before, self.loop.scores_train = self.loop.scores_train, self.reader.train_scores()
+        if isinstance(before, Scores) and (scores := self.ctx.last_scores_train) is not None:
             computed = set(scores)
             scores.update({name: value for name, value in before.items() if name not in computed})
 
@@ -375,6 +374,8 @@ class Fit(Parts):
 
         In a resumed run, Lightning will not call this hook again.
         """
+        if self.saved is not None:  # the fit has ended or failed: what had not run stays so
+            return
         if self.loop.caller is not None:  # a CallbackSet saves the checkpoint
             if self.loop.stage == "on_valid_end" or (self.loop.stage in FINISHED and not self.trainer.validating):
                 self.dispatch.finish()

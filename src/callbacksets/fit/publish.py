@@ -1,5 +1,6 @@
 """Giving Lightning the scores that callbacks have added, for its own callbacks and loggers."""
 
+from collections.abc import Mapping
 from typing import TYPE_CHECKING
 
 import torch
@@ -24,16 +25,19 @@ class Publisher:
         self.published: dict[str, float] = {}
         """The scores that were published last, also before the run was resumed."""
         self._refused: set[str] = set()
+        self._before: Mapping[str, float | None] | None = None  # what they had added in `on_before_valid`
 
     def train_scores(self) -> None:
         """Publish the training scores that callbacks have added in `on_before_valid`."""
-        self._publish("train", self._added(self._loop.scores_train))
+        self._before = added = self._added(self._loop.scores_train)
+        self._publish("train", added)
 
     def changed_train_scores(self) -> None:
         """Publish those that callbacks have added or changed since then, in `on_epoch_end`."""
-        added = self._added(self._loop.scores_train)
-        known = {name: self.published.get(f"train_{short_name(name)}") for name in added}
-        self._publish("train", {name: value for name, value in added.items() if value != known[name]})
+        added, before = self._added(self._loop.scores_train), self._before
+        if before is None:  # that was before the run was resumed
+            before = {name: self.published.get(f"train_{short_name(name)}") for name in added}
+        self._publish("train", {name: value for name, value in added.items() if value != before.get(name)})
 
     def valid_scores(self) -> None:
         """Publish the validation scores that callbacks have added in `on_valid_end`."""
