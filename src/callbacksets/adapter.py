@@ -8,7 +8,7 @@ from lightning.pytorch.callbacks import Checkpoint
 
 from callbacksets.base import CallbackSet
 from callbacksets.checks import choice, flag
-from callbacksets.describe.command_line import plain, reason_last
+from callbacksets.describe.command_line import from_configuration, reason_last
 from callbacksets.describe.plan import plan_as_html, plan_as_text
 from callbacksets.describe.sources import Callbacks, generate, sources_by_id
 from callbacksets.fit.context import ContextTorch
@@ -53,7 +53,7 @@ class AdapterHooks:
             if not (name is None or isinstance(name, str)):
                 raise TypeError(f"Expected {argument} to be the name of an attribute of the module but got {name!r}.")
         with reason_last(callbacks):
-            self.callbacks: Callbacks = plain(callbacks)
+            self.callbacks: Callbacks = from_configuration(callbacks)
             self._sources = sources_by_id(self.callbacks)
         self.terminate_at: Any = choice("terminate_at", terminate_at, ("epoch", "validation"))
         self.random_state: bool = flag("random_state", random_state)
@@ -127,7 +127,7 @@ class AdapterHooks:
     def on_fit_start(self, trainer: Trainer, pl_module: "LightningModule") -> None:
         if fit := self._fit_of(trainer):
             check_names(pl_module, **self._names)
-            fit.start()
+            fit.watch_network()  # before the sanity check may compile it
 
     def on_train_start(self, trainer: Trainer, pl_module: "LightningModule") -> None:
         if fit := self._fit_of(trainer):
@@ -203,6 +203,9 @@ class AdapterHooks:
                 fit.saving.keep_weights(self.checkpoint_class)
             self._exit(exception)
 
+    # A fit is left in two steps. `_exit` runs `on_exit` and takes the result, and `_release` lets go of the Trainer. After
+    # a failure, that is when Lightning has handled it (`_leave`): until then, its callbacks may save checkpoints.
+
     def _exit(self, error: BaseException | None = None) -> None:
         if (fit := self._fit) is None:
             return
@@ -217,7 +220,7 @@ class AdapterHooks:
             self._result = fit.result(failed)
             for bound in _BOUND:
                 vars(self).pop(bound, None)
-            if error is None:  # after a failure, other callbacks may still save checkpoints: see _leave
+            if error is None:
                 self._release()
             if fit.trainer.is_global_zero and trains_in_child(fit.trainer):
                 self._handover.give(self._result)

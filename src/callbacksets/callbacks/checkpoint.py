@@ -250,7 +250,7 @@ class CallbackSetCheckpoint(CallbackSet):
         try:
             trainer.save_checkpoint(begun, weights_only=False)  # returns after every rank has written its part
             if trainer.is_global_zero:
-                # a known one was saved at the same moment of the run; one of an epoch cut short had fewer batches
+                # replaces our own of the same moment, or of the same epoch when it was cut short
                 files.finish(begun, self._folder / reached.name, replace=reached in self._known)
         finally:
             if trainer.is_global_zero:

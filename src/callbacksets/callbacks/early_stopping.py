@@ -79,7 +79,7 @@ class CallbackSetEarlyStopping(CallbackSet):
 
     @property
     def measure(self) -> str | None:
-        """The name of the monitored score. Before the first validation, the one that the sanity check lets expect."""
+        """The name of the monitored score; before the first validation, that which the sanity check makes probable."""
         return self._monitor.measure or self._monitor.expected
 
     def on_begin(self) -> None:
@@ -168,7 +168,7 @@ class CallbackSetEarlyStopping(CallbackSet):
         self.best_score = state_dict["best_score"]
         self.stagnation = state_dict["stagnation"]
         self.best_scores = state_dict.get("best_scores")  # checkpoints of version 0.2 have none
-        # without a best epoch, the name is only what the sanity check of that run let expect
+        # without a best epoch, the name is only what the sanity check of that run made probable
         decided = "expected" if self.best_epochs is None else "measure"
         self._monitor = replace(self._monitor, **{decided: state_dict["measure"]})
         self.best_weights = state_dict.get("best_weights")

@@ -48,9 +48,7 @@ class CallbackSetHistory(CallbackSet):
 
     def on_epoch_end(self) -> None:
         row = epochs.row_of(self.ctx.epoch, self.ctx.last_scores_train, self.ctx.last_scores_valid)
-        if self.rows and self.rows[-1]["epoch"] == self.ctx.epoch:
-            self.rows.pop()  # the epoch was interrupted, and a resumed run has trained the rest of it
-        self.rows.append(row)
+        epochs.add(self.rows, row)
 
     def on_exit(self) -> None:
         self._best_epoch = getattr(early_stopping(self.ctx), "best_epochs", None)

@@ -33,7 +33,7 @@ class Monitor:
         measure: The name of the monitored score; None if there is none yet. A resumed run starts with that of its
             checkpoint.
         minimize: Whether lower is better; None before the first validation of a fit.
-        expected: The name that the sanity check lets expect.
+        expected: The name that the sanity check makes probable.
     """
 
     user: str

@@ -78,10 +78,8 @@ class CallbackSetProgress(CallbackSet):
 
     def on_epoch_end(self) -> None:
         row = epochs.row_of(self.ctx.epoch, self.ctx.last_scores_train, self.ctx.last_scores_valid)
-        if self._rows and self._rows[-1]["epoch"] == self.ctx.epoch:
-            self._rows.pop()  # the epoch was interrupted, and a resumed run has trained the rest of it
+        epochs.add(self._rows, row)
         row["seconds"] = self.elapsed() - sum(one.get("seconds", 0.0) for one in self._rows)
-        self._rows.append(row)
         if self._view is not None:
             self._view.ended_epoch(self.ctx)
 

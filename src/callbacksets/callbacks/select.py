@@ -3,8 +3,11 @@
 import re
 from collections.abc import Callable, Iterable, Sequence
 from functools import partial
+from typing import Any
 
 from callbacksets.checks import did_you_mean, flag, listed, names_of, nearest_first, shown
+
+Selector = Callable[[Sequence[str]], Iterable[str]]
 
 
 class Select:
@@ -16,7 +19,7 @@ class Select:
     mlr3torch: `Select`.
     """
 
-    def __init__(self, source: str, function: Callable[[Sequence[str]], Iterable[str]]) -> None:
+    def __init__(self, source: str, function: Selector) -> None:
         self._source = source
         self._function = function
 
@@ -105,7 +108,7 @@ def select_grep(patterns: str | Iterable[str], ignore_case: bool = False) -> Sel
     return Select(source, partial(_found, patterns=compiled))
 
 
-def select_invert(select: Callable[[Sequence[str]], Iterable[str]]) -> Select:
+def select_invert(select: Selector) -> Select:
     """Selects the parameters that another selector does not select.
 
     Example:
@@ -121,9 +124,14 @@ def select_invert(select: Callable[[Sequence[str]], Iterable[str]]) -> Select:
 
     mlr3torch: `select_invert()`.
     """
-    if not callable(select):
-        raise TypeError(f"Expected select to be a selector such as select_grep('bias') but got {shown(select)}.")
-    return Select(f"select_invert({select!r})", partial(_others, select=select))
+    return Select(f"select_invert({select!r})", partial(_others, select=selector("select", select)))
+
+
+def selector(name: str, value: Any) -> Selector:
+    """The value, if it may be a selector."""
+    if not callable(value):
+        raise TypeError(f"Expected {name} to be a selector such as select_grep('bias') but got {shown(value)}.")
+    return value  # type: ignore[no-any-return]
 
 
 # These are functions of the module, so that selectors can be pickled.

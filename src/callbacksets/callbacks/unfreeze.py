@@ -2,17 +2,15 @@
 
 import re
 from collections import Counter
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from lightning.pytorch.utilities import rank_zero_info, rank_zero_warn
 from torch.nn.parallel import DistributedDataParallel
 
 from callbacksets.base import CallbackSet
-from callbacksets.callbacks.select import select_none
+from callbacksets.callbacks.select import Selector, select_none, selector
 from callbacksets.checks import did_you_mean, listed, nearest_first, shown, whole_number
-
-Selector = Callable[[Sequence[str]], Iterable[str]]
 
 
 class CallbackSetUnfreeze(CallbackSet):
@@ -50,7 +48,7 @@ class CallbackSetUnfreeze(CallbackSet):
     reads_y_hats: bool = False
 
     def __init__(self, starting_weights: Selector, unfreeze: Iterable[Mapping[str, Any]] | None) -> None:
-        self.starting_weights: Selector = _selector("starting_weights", starting_weights)
+        self.starting_weights: Selector = selector("starting_weights", starting_weights)
         self.unfreeze: list[Mapping[str, Any]] = _rows(unfreeze)
         self.start_over()
 
@@ -179,12 +177,6 @@ class CallbackSetUnfreeze(CallbackSet):
             )
 
 
-def _selector(name: str, value: Any) -> Selector:
-    if not callable(value):
-        raise TypeError(f"Expected {name} to be a selector such as select_grep('bias') but got {shown(value)}.")
-    return value  # type: ignore[no-any-return]
-
-
 def _rows(value: Any) -> list[Mapping[str, Any]]:
     if isinstance(value, str | Mapping) or not isinstance(value, Iterable | None):
         raise TypeError(
@@ -210,6 +202,6 @@ def _check_row(name: str, row: Any) -> None:
         raise ValueError(
             f"Expected {name} to have 'weights' and either 'epoch' or 'batch' but it has {listed(row)}.{near}"
         )
-    _selector(f"{name}['weights']", row["weights"])
+    selector(f"{name}['weights']", row["weights"])
     unit = "epoch" if "epoch" in row else "batch"
     whole_number(f"{name}[{unit!r}]", row[unit], at_least=1)

@@ -20,7 +20,7 @@ class Configured:
     """
 
 
-def plain(callbacks: Any) -> Any:
+def from_configuration(callbacks: Any) -> Any:
     """The argument `callbacks` as a program would give it. Only what comes from a configuration is changed."""
     if not is_a(callbacks, "Namespace"):
         return callbacks

@@ -15,7 +15,7 @@ from torchmetrics import Metric
 
 from callbacksets.fit import lightning, random_state
 from callbacksets.fit.position import Continuation
-from callbacksets.fit.random_state import plain
+from callbacksets.fit.random_state import with_lists
 
 if TYPE_CHECKING:
     from lightning.pytorch import LightningModule, Trainer
@@ -79,10 +79,10 @@ def restore(
 
     def step(run: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
         once.close()
-        before = plain(random_state.collect(trainer))
+        before = with_lists(random_state.collect(trainer))
         output = run(*args, **kwargs)
         _restore_values(trainer, learner, saved)  # they contain this step already
-        if plain(random_state.collect(trainer)) != before:
+        if with_lists(random_state.collect(trainer)) != before:
             rank_zero_warn(
                 "The checkpoint was saved inside a step. The step ran again and drew other random numbers, so this run "
                 "differs from an uninterrupted one."

@@ -22,7 +22,7 @@ from tqdm import tqdm
 from callbacksets.fit import lightning
 from callbacksets.fit.plain import unloadable
 from callbacksets.fit.position import Continuation, Point
-from callbacksets.fit.random_state import Numbers, SavedRandom, collect, persistent, plain, restore
+from callbacksets.fit.random_state import Numbers, SavedRandom, collect, persistent, restore, with_lists
 
 if TYPE_CHECKING:
     from lightning.pytorch import Trainer
@@ -31,7 +31,7 @@ _NOTHING = object()
 
 
 class Data:
-    """What is to do when Lightning makes iterators: to note random states, and in a resumed run to go on."""
+    """What we do when Lightning makes iterators: we note random states, and go on with the data in a resumed run."""
 
     def __init__(self, trainer: "Trainer", *, random_state: bool) -> None:
         self._trainer = trainer
@@ -86,7 +86,7 @@ class Data:
             reset()
 
     def _batches_of_epoch(self, start: Callable[[Any], None], fetcher: Any) -> None:
-        """The batches of an epoch come. Lightning makes iterators now, but for a fit's first epoch."""
+        """The batches of an epoch come. Lightning makes iterators now, except in a fit's first epoch: it has them."""
         to = self._to
         if to is not None and to.inside:
             start(fetcher)
@@ -258,12 +258,12 @@ class Data:
     def save(self, *, validates: bool) -> SavedRandom | None:
         """The random states of this rank for a checkpoint written now."""
         if not self._has_random or (self._to is not None and self._random is not None):
-            pending: SavedRandom | None = plain(self._random)
+            pending: SavedRandom | None = with_lists(self._random)
             return pending  # nothing has been drawn since
         now = self._validation if validates and self._validation is not None else collect(self._trainer)
         has_all = lightning.is_processed(self._trainer) and lightning.has_all_batches(self._trainer)
         order, batches = (None, None) if has_all else (self._order, self._batches)
-        saved: SavedRandom = plain({"now": now, "order": order, "batches": batches})
+        saved: SavedRandom = with_lists({"now": now, "order": order, "batches": batches})
         return saved
 
     def read_ahead(self, *, in_step: bool) -> list[Any]:

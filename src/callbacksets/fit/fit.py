@@ -1,8 +1,8 @@
 """One fit: what to do at each moment of training, in the order in which training runs.
 
-Lightning's hooks name the moments (see `callbacksets.adapter`). Each method does only what has not been done yet, but
-for the begin of a batch or a validation, which is repeated as a whole. So it makes no difference whether a hook is
-called once, is called after its work was already done for a checkpoint, or is called again in a resumed run.
+Lightning's hooks name the moments (see `callbacksets.adapter`). Each method does only what has not been done yet. So it
+makes no difference whether a hook is called once, is called after its work was already done for a checkpoint, or is
+called again in a resumed run. The exception is the beginning of a batch or a validation, which is repeated as a whole.
 """
 
 import time
@@ -22,7 +22,7 @@ from callbacksets.fit.limits import may_stop
 from callbacksets.fit.loop import StoppedBy
 from callbacksets.fit.parts import Parts
 from callbacksets.fit.plain import copied
-from callbacksets.fit.position import FINISHED
+from callbacksets.fit.position import NOT_REPEATED
 from callbacksets.fit.reader import Later
 from callbacksets.fit.resume import Resume
 from callbacksets.fit.saving import Saving
@@ -98,10 +98,6 @@ class Fit(Parts):
             self.given = given
             if given["loop"] is not None:
                 self._resume = Resume(self, given, checkpoint)
-
-    def start(self) -> None:
-        """The strategy is set up."""
-        self.watch_network()  # before the sanity check may compile it
 
     def watch_network(self) -> None:
         """Keep the outputs of the current network, if a callback may read them."""
@@ -268,7 +264,7 @@ class Fit(Parts):
         self.publisher.changed_train_scores()
 
     def _explain_short_epoch(self) -> None:
-        """Warn if the loaders had fewer batches for the rest of an epoch than are missing."""
+        """Warn if the loaders ran out before the resumed epoch was complete."""
         loop, trainer = self.loop, self.trainer
         if loop.resumed_in != loop.now[0] or lightning.has_all_batches(trainer) or trainer.should_stop:
             return
@@ -377,7 +373,7 @@ class Fit(Parts):
         if self.saved is not None:  # the fit has ended or failed: what had not run stays so
             return
         if self.loop.caller is not None:  # a CallbackSet saves the checkpoint
-            if self.loop.stage == "on_valid_end" or (self.loop.stage in FINISHED and not self.trainer.validating):
+            if self.loop.stage == "on_valid_end" or (self.loop.stage in NOT_REPEATED and not self.trainer.validating):
                 self.dispatch.finish()
             return
         ends: dict[str | None, Callable[[], None]] = {

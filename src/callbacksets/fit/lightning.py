@@ -67,7 +67,7 @@ def epoch_progress(trainer: "Trainer") -> Any:
 
 
 def has_all_batches(trainer: "Trainer") -> bool:
-    """Whether all batches of the epoch have been trained. Training may also stop inside an epoch.
+    """Whether the last batch of the epoch has been announced. If it `is_processed()` too, all have been trained.
 
     tests/test_resume.py: test_a_run_that_counts_in_steps_goes_on_from_its_own_checkpoint
     """
@@ -350,7 +350,7 @@ def set_progress(loops: dict[str, Any], to: Continuation) -> None:
 
 
 def _settle(counts: Any) -> None:
-    """What had not been completed comes again."""
+    """Set back the counts of what was begun and not completed, so that Lightning does it again."""
     for value in counts.values() if isinstance(counts, dict) else ():
         if isinstance(value, dict) and {"ready", "completed"} <= value.keys():
             if "processed" not in value:

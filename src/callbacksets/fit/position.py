@@ -16,8 +16,11 @@ NEVER: Moment = (-1, -1)
 KEPT = ("on_epoch_begin", "on_before_valid", "on_valid_end", "on_epoch_end")
 """The stages whose moments a checkpoint keeps. A batch or validation that was interrupted runs again."""
 
-FINISHED = (*KEPT, "on_batch_end")
-"""The stages that Lightning does not repeat if one of them is interrupted; `on_before_valid` only at an epoch's end."""
+NOT_REPEATED = (*KEPT, "on_batch_end")
+"""The stages whose hooks Lightning does not call again if they are interrupted, so that we finish them ourselves.
+
+For `on_before_valid` this holds only at the end of an epoch.
+"""
 
 
 @dataclass(slots=True)
@@ -60,7 +63,7 @@ class Position:
 
     @property
     def in_validation(self) -> bool:
-        """Whether a validation is running."""
+        """Whether a validation is running, or an epoch without one is ending."""
         return self.ran.get("on_before_valid") == self.now != self.ran.get("on_valid_end")
 
 
@@ -101,7 +104,8 @@ class Continuation:
         batch: The number of batches of the epoch under way that have been trained.
         batches: The same over all epochs.
         has_all: Whether no batch of that epoch is left.
-        rest: Whether Lightning still has to do what follows a batch: to validate, and to count it as logged.
+        rest: Whether Lightning still has to do what follows a batch: to validate, and to advance its
+            counters of logging.
         step_again: Whether the step of the next batch had run in part, and runs again.
         plateau: Whether a schedule of the module still has to see the scores of the epoch that has ended.
         ran: The logbook.
@@ -130,7 +134,7 @@ class Continuation:
 
 
 def continuation(saved: Mapping[str, Any], progress: Progress, *, has_steps: bool) -> Continuation:
-    """Decide where a run goes on that is resumed from a checkpoint.
+    """Decide where a run goes on that is resumed from a checkpoint. docs/design.md tells what follows from each point.
 
     Args:
         saved: Our part of the checkpoint, see `callbacksets.fit.states.SavedLoop`.
@@ -143,7 +147,7 @@ def continuation(saved: Mapping[str, Any], progress: Progress, *, has_steps: boo
         saved = {**saved, "has_all": progress.is_last_batch, "rest": rest}
     ran: dict[str, Moment] = {stage: (moment[0], moment[1]) for stage, moment in saved["ran"].items()}
     stage, ids = saved["to_come"]
-    due: list[tuple[str, list[str] | None]] = [(stage, ids)] if stage in FINISHED and ids else []
+    due: list[tuple[str, list[str] | None]] = [(stage, ids)] if stage in NOT_REPEATED and ids else []
     at: dict[str, Any] = {"epochs": epoch.processed, "batch": batch.processed, "batches": progress.batches}
     if epoch.started > epoch.processed:
         # Inside an epoch. A batch that is only announced, or was interrupted, comes again: it is the next one.
@@ -165,7 +169,7 @@ def continuation(saved: Mapping[str, Any], progress: Progress, *, has_steps: boo
         ran.pop("on_epoch_end", None)
         return Continuation(Point.BATCH, **at | {"epochs": epoch.processed - 1}, ran=ran)
     ends = epoch.processed > epoch.completed
-    if ends and not has_ended and stage not in FINISHED:
+    if ends and not has_ended and stage not in NOT_REPEATED:
         # a Lightning callback failed in `on_train_epoch_end` before the adapter's turn: the epoch ends again
         return Continuation(Point.EPOCH_END, **at | {"epochs": epoch.processed - 1, "has_all": True}, ran=ran)
     if stage == "on_before_valid":

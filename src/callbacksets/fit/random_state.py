@@ -49,12 +49,12 @@ def collect(trainer: "Trainer") -> Numbers:
     }
 
 
-def plain(numbers: Any) -> Any:
-    """The same as plain types, for a checkpoint: collecting is faster without."""
+def with_lists(numbers: Any) -> Any:
+    """The same with lists for arrays, for a checkpoint. `collect()` does not convert, to be fast."""
     if isinstance(numbers, dict):
-        return {name: plain(value) for name, value in numbers.items()}
+        return {name: with_lists(value) for name, value in numbers.items()}
     if isinstance(numbers, list):
-        return [plain(value) for value in numbers]
+        return [with_lists(value) for value in numbers]
     return numbers.tolist() if isinstance(numbers, np.ndarray) else numbers
 
 

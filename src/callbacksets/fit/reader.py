@@ -11,7 +11,7 @@ from torchmetrics import Metric
 
 from callbacksets.checks import listed
 from callbacksets.fit.lightning import logged_values
-from callbacksets.fit.random_state import collect, plain, restore
+from callbacksets.fit.random_state import collect, restore, with_lists
 from callbacksets.scores import Measures, Scores, short_name
 
 if TYPE_CHECKING:
@@ -32,7 +32,7 @@ class Reading:
 
 @dataclass
 class Later(Reading):
-    """The values of the moment at which somebody reads them first."""
+    """Values that are computed when somebody first reads them."""
 
     read: Callable[[], Reading] = Reading
     keys: frozenset[str] = frozenset()  # of what had been logged until then
@@ -106,7 +106,7 @@ class ScoreReader:
         drawn = collect(self._trainer)
         values = logged_values(self._trainer, loop)
         reading = self._compute({key: values[key] for key in values if keys is None or key in keys}, may_fail)
-        if plain(collect(self._trainer)) != plain(drawn):
+        if with_lists(collect(self._trainer)) != with_lists(drawn):
             restore(self._trainer, drawn)
             for entry in values.values():
                 entry._computed = None

@@ -53,7 +53,7 @@ class Resume:
         if None in ranks:
             rank_zero_warn(
                 "The checkpoint was saved on an exception, when other ranks could not be reached. They draw new "
-                "numbers, and have not what they had logged in the interrupted epoch. So this run will end with other "
+                "numbers, and have lost what they had logged in the interrupted epoch. So this run will end with other "
                 "results than an uninterrupted one."
             )
         return ranks[trainer.global_rank]
@@ -68,8 +68,8 @@ class Resume:
         if lightning.batch_progress(trainer).total.ready == 0 < self._to.batches:
             rank_zero_warn(
                 f"Lightning starts from the beginning, although the checkpoint was written after {self._to.batches} "
-                "batches. A tuner among the callbacks may have undone the resuming. So the callbacks start from the "
-                "beginning as well. Tune first, and resume without the tuner."
+                "batches. A tuner among the callbacks may have reset the Trainer after the checkpoint was loaded. So "
+                "the callbacks start from the beginning as well. Tune first, and resume without the tuner."
             )
             self._fit.data.forget()
             self._fit.to_restore = None

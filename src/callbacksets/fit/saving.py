@@ -12,7 +12,7 @@ from callbacksets.fit.accumulated import of_number
 from callbacksets.fit.limits import may_stop
 from callbacksets.fit.parts import Parts
 from callbacksets.fit.plain import kept
-from callbacksets.fit.position import FINISHED, KEPT
+from callbacksets.fit.position import KEPT, NOT_REPEATED
 from callbacksets.fit.reader import Later
 from callbacksets.fit.states import Saved, SavedLoop, SavedRank, SavedState, data_of, saved_now, saved_scores
 
@@ -186,7 +186,7 @@ class Saving:
         if self._has_batch_to_end():
             return "on_batch_end", list(self._fit.sets)
         stage = self._fit.loop.stage
-        return (stage, self._fit.dispatch.to_come()) if stage in FINISHED else ("", [])
+        return (stage, self._fit.dispatch.to_come()) if stage in NOT_REPEATED else ("", [])
 
     def _has_batch_to_end(self) -> bool:
         """Whether a batch was trained but its end is missing, because another Lightning callback failed there."""

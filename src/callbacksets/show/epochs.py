@@ -18,6 +18,13 @@ def row_of(epoch: int, train: Mapping[str, float] | None, valid: Mapping[str, fl
     return row
 
 
+def add(rows: Rows, row: dict[str, Any]) -> None:
+    """Add the row of an epoch. If a resumed run has trained the rest of it, its row replaces that of the first part."""
+    if rows and rows[-1]["epoch"] == row["epoch"]:
+        rows.pop()
+    rows.append(row)
+
+
 def as_columns(rows: Rows) -> dict[str, list[Any]]:
     """Lists of equal length; a missing value is None. The order is: epoch, training scores, validation scores, others.
 
