@@ -239,11 +239,13 @@ def checkpoint(folder: Path, kind: str) -> tuple[list[L.Callback], str]:
     }[kind]
 
 
+ALONE_AND_TOGETHER = [
+    *(pytest.param([callback], id=callback, marks=pytest.mark.slow) for callback in CALLBACKS),
+    pytest.param(TOGETHER, id="together"),
+]
 KINDS = ("on exception", "epoch end", "validation end", "save last", "CallbackSetCheckpoint")
 CELLS = [
-    pytest.param(
-        kind, callbacks, shuffle, id=f"{kind}-{id}", marks=() if kind == KINDS[0] or shuffle else pytest.mark.slow
-    )
+    pytest.param(kind, callbacks, shuffle, id=f"{kind}-{id}", marks=() if len(callbacks) > 1 else pytest.mark.slow)
     for kind in KINDS
     for id, callbacks, shuffle in (
         *((callback, [callback], False) for callback in CALLBACKS),
@@ -274,7 +276,7 @@ def test_resumed_run_ends_as_one_never_interrupted(
     assert_same(parts, whole)
 
 
-@pytest.mark.parametrize("callbacks", [[callback] for callback in CALLBACKS] + [TOGETHER], ids=[*CALLBACKS, "together"])
+@pytest.mark.parametrize("callbacks", ALONE_AND_TOGETHER)
 def test_mid_epoch(callbacks: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     whole, parts = Outcome(), Outcome()
@@ -298,7 +300,7 @@ class Save(L.Callback):
             trainer.save_checkpoint(self.path)
 
 
-@pytest.mark.parametrize("callbacks", [[callback] for callback in CALLBACKS] + [TOGETHER], ids=[*CALLBACKS, "together"])
+@pytest.mark.parametrize("callbacks", ALONE_AND_TOGETHER)
 @pytest.mark.parametrize("hook", sampled(["on_validation_end", "on_train_epoch_end"], 2))
 def test_saved_by_a_callback_before_the_adapter(
     hook: str, callbacks: list[str], tmp_path: Path, monkeypatch: pytest.MonkeyPatch

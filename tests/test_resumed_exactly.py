@@ -27,7 +27,7 @@ pytestmark = pytest.mark.filterwarnings("ignore")  # of odd Trainers and data
 
 
 def marks(name: str) -> Any:
-    if name in USUAL:
+    if name in USUAL[:2]:
         return ()
     return RELEASE if "with workers" in name else pytest.mark.slow
 

@@ -212,7 +212,7 @@ def test_equals_torch(make: Any, torch_make: Any, step_on_epoch: bool, optimizer
     }
 
 
-@pytest.mark.parametrize("optimizer", ["sgd", "adam"])
+@pytest.mark.parametrize("optimizer", ["sgd", pytest.param("adam", marks=pytest.mark.slow)])
 @pytest.mark.parametrize(("make", "torch_make", "step_on_epoch"), SCHEDULES)
 def test_resumed_equals_uninterrupted(
     make: Any, torch_make: Any, step_on_epoch: bool, optimizer: str, tmp_path: Path

@@ -698,6 +698,7 @@ def _only_new_objects() -> Iterator[None]:
     gc.unfreeze()
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("_only_new_objects")
 @pytest.mark.parametrize("form", sampled(OUTPUTS, 6, RELEASE))
 def test_an_output_does_not_live_until_the_next_forward_call(form: str) -> None:

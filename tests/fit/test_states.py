@@ -475,7 +475,8 @@ def test_read_states_refuses_what_is_no_checkpoint(bad: str, tmp_path: Path) -> 
         read_states(tmp_path)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, pytest.param(signal.SIGTERM, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_signals(number: signal.Signals, tmp_path: Path) -> None:
     """Ctrl-C and SIGTERM against a real process: every exit runs once, and the states are there."""
     environment = os.environ | {"PYTHONPATH": os.pathsep.join([str(ROOT), *sys.path]), "PYTHONWARNINGS": "ignore"}

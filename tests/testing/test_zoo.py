@@ -18,7 +18,7 @@ def _kept() -> Iterator[None]:
 
 
 ITS_CHECK = [
-    pytest.param(entry, False, id=f"{entry.broken.__name__}-its check", marks=pytest.mark.slow if i % 3 else ())
+    pytest.param(entry, False, id=f"{entry.broken.__name__}-its check", marks=pytest.mark.slow if i % 6 else ())
     for i, entry in enumerate(ZOO)
 ]
 EVERY_CHECK = [
