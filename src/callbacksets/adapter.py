@@ -203,8 +203,8 @@ class AdapterHooks:
                 fit.saving.keep_weights(self.checkpoint_class)
             self._exit(exception)
 
-    # A fit is left in two steps: `_exit` runs `on_exit` and takes the result, `_release` lets go of the Trainer. After a
-    # failure, the latter comes when Lightning has handled it (`_leave`): until then, others may save checkpoints.
+    # A fit is left in two steps: `_exit` runs `on_exit` and takes the result, `_release` lets go of the Trainer. After
+    # a failure, the latter comes when Lightning has handled it (`_leave`): until then, others may save checkpoints.
 
     def _exit(self, error: BaseException | None = None) -> None:
         if (fit := self._fit) is None:
