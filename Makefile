@@ -7,7 +7,7 @@ READY := $(VENV)/.ready
 PYTEST := OMP_NUM_THREADS=1 $(BIN)/python -m pytest -q
 PARALLEL := -n 2 --dist loadgroup --durations=15
 
-.PHONY: demo demo-kill test test-ci test-all test-oldest test-others test-matrix test-gpu mutate check bench docs dist clean
+.PHONY: demo demo-kill test test-ci test-all test-oldest test-others test-matrix test-gpu mutate check check-style check-types check-names check-users bench docs dist clean
 
 demo: $(READY)  ## train a classifier on real data
 	$(BIN)/python -m callbacksets.demo
@@ -39,11 +39,19 @@ test-gpu: $(READY)  ## run what needs a GPU: tests and measurements in one table
 mutate: $(READY)  ## change the core in one place at a time, and tell which changes no test notices; takes an hour
 	$(BIN)/python -m tests.scripts.mutate
 
-check: $(READY)  ## lint and type-check; every public name has a type
+check: check-style check-types check-names check-users  ## lint and type-check; every public name has a type
+
+check-style: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+
+check-types: $(READY)
 	$(BIN)/mypy
+
+check-names: $(READY)
 	PATH=$(CURDIR)/$(BIN):$$PATH VIRTUAL_ENV=$(CURDIR)/$(VENV) PYTHONPATH=src $(BIN)/pyright --verifytypes callbacksets --ignoreexternal
+
+check-users: $(READY)
 	$(BIN)/python -m tests.scripts.user_code
 
 bench: $(READY)  ## measure, and write benchmarks/results.md
