@@ -120,6 +120,7 @@ TO_OVERRIDE = {
     "mapping": ("{stop: {early_stopping: {patience: 5, min_delta: 1}}}", "stop.early_stopping.patience=2", "stop"),
     "key": ("lr_step", "lr_step.step_size=2", "lr_step"),
     "list": ("[history, {early_stopping: {patience: 5, min_delta: 1}}]", "early_stopping.patience=2", "early_stopping"),
+    "key without values": ("[{lr_step: }]", "lr_step.step_size=2", "lr_step"),
     "key in a list": ("[history, lr_step]", "lr_step.step_size=2", "lr_step"),
     "id in a list": ("[{early_stopping: {patience: 5, id: stop}}]", "stop.patience=2", "stop"),
     "key of an id": ("[{early_stopping: {patience: 5, id: stop}}]", "early_stopping.patience=2", "stop"),

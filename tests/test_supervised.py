@@ -189,6 +189,8 @@ LINEAR, LOSS = nn.Linear(1, 1), nn.MSELoss()
         ((LINEAR, "mse", SGD), TypeError, "Expected loss_fn to be callable but got 'mse'"),
         ((LINEAR, LOSS, "adam"), TypeError, "Expected optimizer to be callable but got 'adam'"),
         ((LINEAR, LOSS, SGD, 3), TypeError, "Expected measures_train to be torchmetrics objects but got 3"),
+        ((LINEAR, LOSS, SGD, "acc"), TypeError, r"but got 'acc'. Give one by its id: \{'acc': torchmetrics.Metric"),
+        ((LINEAR, LOSS, SGD, MeanSquaredError), TypeError, r"Call it: MeanSquaredError\(...\)"),
         ((LINEAR, LOSS, SGD, ["acc"]), TypeError, r"but got 'acc'. Give one by its id: \{'acc': torchmetrics.Metric"),
         ((LINEAR, LOSS, SGD, None, {"a": MeanSquaredError}), TypeError, r"Call it: MeanSquaredError\(...\)"),
         (

@@ -60,6 +60,8 @@ def shown_values(values: Mapping[str, object]) -> str:
 
 def plain(text: str) -> str:
     """A plain `str` equal to an instance of a subclass of `str`, such as a member of a `StrEnum` or a `numpy.str_`."""
+    if not isinstance(text, str):
+        raise TypeError(f"Expected a name to be a string but got {shown(text)}.")
     return str.__str__(text)
 
 

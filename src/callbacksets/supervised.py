@@ -57,7 +57,8 @@ class SupervisedModule(L.LightningModule):
 
     Raises:
         TypeError: If an argument has the wrong type.
-        ValueError: If two measures have the same id, or if an id is `loss` or the name of a method of `nn.ModuleDict`.
+        ValueError: If two measures have the same id, or if an id is empty, `loss` or the name of an attribute of
+            `nn.ModuleDict`.
 
     mlr3torch: `LearnerTorch`.
     """
@@ -138,7 +139,7 @@ class SupervisedModule(L.LightningModule):
         samples = _samples(x, y)
         if measures := cast(Mapping[str, Metric], self.get_submodule(where)):
             loader = self.trainer.train_dataloader if loop == "train" else self.trainer.val_dataloaders
-            prediction = self._encode(apply_to_collection(y_hats, Tensor, Tensor.detach), loader)
+            prediction = self._encode(apply_to_collection(y_hats, Tensor, Tensor.detach, allow_frozen=True), loader)
             if isinstance(prediction, Tensor) and isinstance(y, Tensor):
                 prediction, y = as_batch(prediction, y)
             for key, measure in measures.items():
@@ -166,8 +167,8 @@ def _by_id(argument: str, measures: Any) -> nn.ModuleDict:
         measures = {}
     elif isinstance(measures, Metric):
         measures = [measures]
-    elif not isinstance(measures, Iterable):
-        raise TypeError(f"Expected {argument} to be torchmetrics objects but got {shown(measures)}.")
+    elif isinstance(measures, str) or not isinstance(measures, Iterable):
+        raise TypeError(f"Expected {argument} to be torchmetrics objects but got {shown(measures)}.{_remedy(measures)}")
     has_ids = isinstance(measures, Mapping | nn.ModuleDict)
     pairs = measures.items() if has_ids else [(snake_case(type(measure).__name__), measure) for measure in measures]
     by_id = nn.ModuleDict()

@@ -344,3 +344,28 @@ def test_bad_digits(digits: Any) -> None:
 def test_bad_plot(plot: Any) -> None:
     with pytest.raises(TypeError, match="Expected plot to be True or False but got"):
         CallbackSetProgress(plot=plot)
+
+
+def test_a_bar_knows_the_length_of_each_epoch_and_small_scores_are_numbers(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    totals: list[Any] = []
+
+    class Grows(Tiny):
+        def train_dataloader(self) -> Any:
+            return ones(2 + 3 * self.current_epoch)
+
+    class Bar(terminal.tqdm):  # type: ignore[type-arg]
+        def close(self) -> None: ...
+
+    monkeypatch.setattr(terminal, "_bar", lambda description, total: Bar(total=total, disable=True))
+    look = Act(on_batch_end=lambda ctx: totals.append(ctx.callbacks["progress"]._view._bar.total))
+    small = Act(on_before_valid=lambda ctx: ctx.last_scores_train.update(lr=1e-4))
+    trainer = quiet(
+        max_epochs=2,
+        reload_dataloaders_every_n_epochs=1,
+        callbacks=[CallbackSetAdapter({"progress": CallbackSetProgress(), "look": look, "small": small})],
+    )
+    trainer.fit(Grows())
+    assert totals == [2] * 2 + [5] * 5
+    assert "lr 0.0001" in capsys.readouterr().out

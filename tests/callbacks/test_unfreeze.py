@@ -355,3 +355,15 @@ def test_ddp_that_synchronises_all(strategy: str) -> None:
     start = HEAD if strategy != "ddp" else select_all()
     fit([CallbackSetUnfreeze(start, ROWS), trainable], Module(), max_epochs=2, strategy=strategy)
     assert len(trainable.names[-1]) == 4
+
+
+@pytest.mark.parametrize("returned", [[0], [True, False], 1])
+def test_a_selector_that_returns_no_names(returned: Any) -> None:
+    with pytest.raises(TypeError, match=r"Expected starting_weights to be names of parameters, but .* returned"):
+        fit(CallbackSetUnfreeze(lambda names: returned, []), Module())
+
+
+def test_a_data_frame_is_no_list_of_rows() -> None:
+    frame = pytest.importorskip("pandas").DataFrame({"epoch": [2], "weights": [select_all()]})
+    with pytest.raises(TypeError, match=r"Expected unfreeze\[0\] to be a row like"):
+        CallbackSetUnfreeze(HEAD, frame)

@@ -923,6 +923,8 @@ def test_minimize() -> None:
         seen.update({name: ctx.minimize(name) for name in DIRECTIONS})
         seen[""] = ctx.minimize()
 
+        assert ctx.minimize(None) is ctx.minimize(1.5) is None
+
     fit(Act(on_valid_end=look), Measured(), ones(1), ones(1))
     assert seen == DIRECTIONS | {"": False}
 
@@ -1026,3 +1028,12 @@ def test_the_log_says_who_stopped_training(caplog: pytest.LogCaptureFixture) -> 
     with caplog.at_level("INFO", logger="lightning.pytorch"):
         fit(Act(), max_epochs=1)
     assert not any(text.startswith("Training stopped") for text in caplog.messages)
+
+
+@pytest.mark.parametrize("name", [1, b"x"])
+def test_a_score_whose_name_is_no_string(name: Any) -> None:
+    def assign(ctx: Any) -> None:
+        ctx.last_scores_valid = {name: 2.0}
+
+    with pytest.raises(TypeError, match=r"Expected a name to be a string but got (1|b'x')"):
+        fit(Act(on_epoch_end=assign))

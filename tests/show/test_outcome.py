@@ -152,3 +152,28 @@ def test_states_of_any_form() -> None:
     adapter = fit({f"odd_{i}": Odd(state) for i, state in enumerate(states)})
     assert lines(adapter)["states"].startswith("odd_0, odd_1, ")
     assert {"last scores", "best"}.isdisjoint(lines(adapter))
+
+
+@pytest.mark.parametrize(
+    "state",
+    [
+        {"epoch": [1], "valid.loss": [0.5], "count": 1, "more": {}},
+        {"epoch": [1], "x.y": []},
+        {"epoch": [1, 2], "train.loss": [0.5]},
+        {"epoch": [1], 3: [1]},
+        {"best_epochs": 2, "best_score": None, "measure": "loss"},
+    ],
+    ids=str,
+)
+def test_a_state_of_ones_own_may_look_like_that_of_a_history(state: Any) -> None:
+    class CallbackSetOwn(CallbackSet):
+        def on_end(self) -> None: ...
+
+        def state_dict(self) -> Any:
+            return state
+
+    adapter = fit(CallbackSetOwn())
+    assert lines(adapter)["states"] == "own"
+    assert ("valid.loss 0.5000" in repr(adapter)) is ("valid.loss" in state)
+    assert "own" in Cells(adapter._repr_html_()).texts
+    quiet(callbacks=[adapter])  # a Trainer shows its arguments when it is made

@@ -1,3 +1,4 @@
+import math
 import sys
 from collections.abc import Iterator
 from typing import Any
@@ -208,3 +209,15 @@ def test_bad_input(state: dict[str, list[float]], axes: int, message: str) -> No
     _, own = plt.subplots(1, axes, squeeze=False)
     with pytest.raises(ValueError, match=message):
         plot_history(state, list(own[0]))
+
+
+def test_runs_may_have_numbers_as_names_and_epochs_without_a_number() -> None:
+    folds = {fold: {"epoch": [1, 2], "valid.loss": [math.nan, 0.5]} for fold in range(2)}
+    _, ax = plot_history(folds, best_epoch={0: 2, 1: 2}, log="loss")
+    assert ax.get_yscale() == "log"
+    assert "1, best epoch 2" in [text.get_text() for text in ax.get_legend().get_texts()]
+
+
+def test_what_a_subclass_adds_to_its_state_is_not_drawn() -> None:
+    _, ax = plot_history({"epoch": [1], "valid.loss": [0.5], "count": 10, "more": {"a": 1}})
+    assert ax.get_title() == "loss"

@@ -57,3 +57,9 @@ def test_a_field_of_ones_own_is_not(name: str) -> None:
     ctx: Any = make_context()
     setattr(ctx, name, 7)
     assert getattr(ctx, name) == 7
+
+
+def test_the_batch_can_be_set_also_where_none_was_given() -> None:
+    ctx = make_context(epoch=1)
+    ctx.batch = 1
+    assert ctx.batch == 1

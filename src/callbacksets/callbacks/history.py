@@ -77,11 +77,7 @@ class CallbackSetHistory(CallbackSet):
         return columns if len(columns) > 1 else {"epoch": []}
 
     def load_state_dict(self, state_dict: dict[str, list[Any]]) -> None:
-        # a subclass may have added to the state
-        columns = {
-            name: state_dict[name] for name in state_dict if name.partition(".")[0] in ("epoch", "train", "valid")
-        }
-        self.rows = epochs.as_rows(columns)
+        self.rows = epochs.as_rows(epochs.columns_of(state_dict))
         if not self.rows and self.ctx is not None:
             # earlier epochs without scores count as epochs too
             self.rows = [{"epoch": epoch} for epoch in range(1, self.ctx.epoch + 1)]

@@ -130,12 +130,14 @@ class CallbackSetUnfreeze(CallbackSet):
         if self.ctx.network is self.ctx.learner and all(name.startswith(f"{part}.") for name in known):
             hint = f" All are in {part!r}. To leave that out of the names: CallbackSetAdapter(..., network={part!r})."
         try:
-            selected = selector(known)
+            returned = selector(known)
         except ValueError as error:  # a name that `select_name()` does not find
             raise ValueError(f"{what}: {error}{hint}") from error
-        if not isinstance(selected, Iterable):
-            raise TypeError(f"Expected {what} to be names of parameters, but {shown(selector)} returned {selected!r}.")
-        selected = [selected] if isinstance(selected, str) else list(selected)
+        selected = [returned] if isinstance(returned, str) or not isinstance(returned, Iterable) else list(returned)
+        if not all(isinstance(one, str) for one in selected):
+            raise TypeError(
+                f"Expected {what} to be names of parameters, but {shown(selector)} returned {shown(returned)}."
+            )
         unknown = [name for name in selected if name not in known]
         is_start = selector is self.starting_weights
         if unknown or not (selected or (is_start and repr(selector) == repr(select_none()))):
@@ -182,7 +184,7 @@ def _rows(value: Any) -> list[Mapping[str, Any]]:
         raise TypeError(
             f"Expected unfreeze to be a list of rows like {{'epoch': 2, 'weights': ...}} but got {shown(value)}."
         )
-    rows = list(value or ())
+    rows = [] if value is None else list(value)
     for number, row in enumerate(rows):
         _check_row(f"unfreeze[{number}]", row)
     if any("epoch" in row for row in rows) and any("batch" in row for row in rows):

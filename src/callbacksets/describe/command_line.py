@@ -79,7 +79,7 @@ def _with_values(name: str, entry: Any, new: Mapping[str, Any], has_id: bool) ->
             f"Callback {name!r} is made from the key {key!r}, so set its values as {name}.{key}.<parameter>=... but "
             f"not as {shown(new)}."
         )
-    return {key: {**values, **(new[key] if has_id else new)}}
+    return {key: {**(values or {}), **(new[key] if has_id else new)}}
 
 
 def _names(entry: Any) -> list[str]:
@@ -89,7 +89,7 @@ def _names(entry: Any) -> list[str]:
     if "class_path" in entry:
         name = str(entry["class_path"]).rpartition(".")[2]
         return [snake_case(name.removeprefix("CallbackSet") or name)]
-    return [name for key, values in entry.items() for name in (values.get("id", key), key)]
+    return [name for key, values in entry.items() for name in ((values or {}).get("id", key), key)]
 
 
 def _merged(config: Any) -> Any:

@@ -233,16 +233,12 @@ def _param_set(name: str, value: Any) -> ParamSet:
     return value
 
 
-def _unless_none(check: Callable[[str, Any], Any]) -> Callable[[str, Any], Any]:
-    return lambda name, value: None if value is None else check(name, value)
-
-
 _CHECKS: Mapping[str, Callable[[str, Any], Any]] = {
     "generator": _generator,
     "id": text,
     "label": text,
     "packages": names_of,
-    "man": _unless_none(text),
+    "man": lambda name, value: None if value is None else text(name, value),
     "param_set": _param_set,
 }
 

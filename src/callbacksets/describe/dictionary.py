@@ -223,7 +223,7 @@ def t_clbks(
     for key in names_of("keys", keys):
         descriptor = t_clbk(key, **values)
         if descriptor.id in descriptors:
-            raise ValueError(f"{key!r} is given twice. Number the keys, as {key + '_1'!r}, or map ids to keys.")
+            raise ValueError(f"{key!r} is given twice. Number them, as 'history_1', 'history_2', or map ids to keys.")
         descriptors[descriptor.id] = descriptor
     return descriptors
 

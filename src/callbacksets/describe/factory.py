@@ -67,7 +67,7 @@ def callback_set(
             parameter with a default, it is also called when the attribute is set, with the new value.
         inherit: The base class.
         lock_objects: Whether instances refuse attributes that the class does not declare. `ctx` and the stages are
-            always allowed.
+            always allowed. What the constructor of `inherit` sets has to be declared too.
         stages: The stages `on_<stage>=`, functions of `self`. None switches off a stage of `inherit`.
 
     Raises:

@@ -81,7 +81,8 @@ class ParamSet:
             check: As for the class.
 
         Raises:
-            TypeError: If something is not a function or class.
+            TypeError: If something cannot be called.
+            ValueError: If it is a builtin whose parameters are not known.
         """
         without = names_of("without", without)
         parameters: dict[str, inspect.Parameter] = {}

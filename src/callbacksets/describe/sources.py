@@ -29,7 +29,7 @@ else:
 Each value is a source, a key of the dictionary, or the mapping that a configuration file has for a callback.
 """
 
-_ONE = (str, type, Mapping, CallbackSet, TorchCallback)
+_ONE = (str, type, Mapping, CallbackSet, TorchCallback, set, frozenset)
 _CONFIGURED = ("class_path", "init_args", "dict_kwargs")
 
 
@@ -69,7 +69,7 @@ def _pairs(callbacks: Any) -> Iterator[tuple[Any, Source]]:
     if isinstance(callbacks, Mapping) and "class_path" not in callbacks:
         yield from _named(callbacks)
         return
-    is_one = isinstance(callbacks, _ONE) or not isinstance(callbacks, Iterable)
+    is_one = isinstance(callbacks, _ONE) or not isinstance(callbacks, Iterable)  # a set is refused: it has no order
     for value in [callbacks] if is_one else callbacks:
         if _is_by_id(value):
             yield from _named(value)
@@ -187,7 +187,7 @@ def _configured(value: Mapping[str, Any]) -> Source:
         _check_makes_a_source(make, value["class_path"])
         # LightningCLI has already tried, and will show the error that is raised here
         return _source(make(**value.get("init_args") or {}, **value.get("dict_kwargs") or {}))
-    if _is_configured(value):
+    if len(value) == 1 and isinstance(next(iter(value.values())), Mapping):
         [(key, values)] = value.items()
         return _described(key, values)
     raise TypeError(
@@ -216,11 +216,6 @@ def _check_makes_a_source(make: Any, class_path: object) -> None:
         f"Expected class_path to name a CallbackSet class, TorchCallback, or a function with a return annotation of "
         f"one of them (-> TorchCallback), but got {shown(class_path)}."
     )
-
-
-def _is_configured(value: Mapping[Any, Any]) -> bool:
-    """Whether a mapping is a key with its values, or has a `class_path`."""
-    return "class_path" in value or (len(value) == 1 and isinstance(next(iter(value.values())), Mapping))
 
 
 def _check_complete(what: str, param_set: ParamSet, remedy: str) -> None:

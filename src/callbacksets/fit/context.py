@@ -172,7 +172,7 @@ class ContextTorch:
 
     @property
     def validates(self) -> bool:
-        """Whether a validation is running. In `on_before_valid`: whether a validation follows, or the epoch ends."""
+        """Whether a validation is running. In `on_before_valid`: True if one follows, False if the epoch ends."""
         return bool(self._trainer.validating)
 
     @property
@@ -220,7 +220,10 @@ class ContextTorch:
 
     @property
     def total_steps(self) -> int | None:
-        """The number of batches of the whole run, with all limits of the Trainer; None if unlimited or unknown."""
+        """The number of batches of the whole run, with all limits of the Trainer; None if unlimited or unknown.
+
+        A run may be shorter with `max_time`, or with a loader that ends early.
+        """
         return total_steps(self._trainer, self._learner.automatic_optimization)
 
     @property
@@ -398,7 +401,7 @@ class ContextTorch:
                 with suppress(LookupError):
                     name = known.name(name)
                     break
-        return None if isinstance(name, int) else self._loop.is_minimized(name)
+        return self._loop.is_minimized(name) if isinstance(name, str) else None
 
     # --- itself ------------------------------------------------------------------------------------------------------
 

@@ -25,6 +25,11 @@ def add(rows: Rows, row: dict[str, Any]) -> None:
     rows.append(row)
 
 
+def columns_of(state: Mapping[str, Sequence[Any]]) -> dict[str, Sequence[Any]]:
+    """The columns in the state of a history, without what a subclass may have added to it."""
+    return {name: state[name] for name in state if str(name).partition(".")[0] in ("epoch", "train", "valid")}
+
+
 def as_columns(rows: Rows) -> dict[str, list[Any]]:
     """Lists of equal length; a missing value is None. The order is: epoch, training scores, validation scores, others.
 

@@ -1,6 +1,7 @@
 """The outcome of a fit: how long it took, what ended it, and what its callbacks have learned."""
 
 from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -61,15 +62,15 @@ def _title(outcome: Outcome) -> str:
 def _rows(outcome: Outcome, sets: Iterable[str], states: Mapping[str, Any], stopped_by: object) -> dict[str, str]:
     rows = {"ended by": outcome.error or str(stopped_by or "the Trainer")}
     for state in states.values():
-        if not isinstance(state, Mapping):
-            continue
-        if state.get("epoch") and isinstance(state["epoch"], list):  # a history
-            rows["last scores"] = _last_scores(state)
-            rows.setdefault("best", _best_score(state, outcome.minimize))
-        if state.get("best_epochs") is not None and {"best_score", "measure"} <= state.keys():  # early stopping
-            restored = ", whose weights were restored" if state.get("best_weights") is not None else ""
-            score = epochs.score(state["best_score"], 4)
-            rows["best"] = f"{state['measure']} {score} in epoch {state['best_epochs']}{restored}"
+        with suppress(Exception):  # the state of a user's callback may look like one of these, and be anything
+            if state.get("epoch") and isinstance(state["epoch"], list):  # a history
+                columns = epochs.columns_of(state)
+                rows["last scores"] = _last_scores(columns)
+                rows.setdefault("best", _best_score(columns, outcome.minimize))
+            if state.get("best_epochs") is not None and {"best_score", "measure"} <= state.keys():  # early stopping
+                restored = ", whose weights were restored" if state.get("best_weights") is not None else ""
+                score = epochs.score(state["best_score"], 4)
+                rows["best"] = f"{state['measure']} {score} in epoch {state['best_epochs']}{restored}"
     rows = {name: text for name, text in rows.items() if text}
     return rows | {"callbacks": ", ".join(sets) or "none", "states": ", ".join(states) or "none"}
 
@@ -84,6 +85,6 @@ def _best_score(columns: Mapping[str, Any], minimize: Mapping[str, bool]) -> str
 
 
 def _last_scores(columns: Mapping[str, Any]) -> str:
-    last = {name: values[-1] for name, values in columns.items() if "." in name and isinstance(values, list)}
+    last = {name: values[-1] for name, values in columns.items() if "." in name}
     known = {name: value for name, value in last.items() if isinstance(value, float)}
     return ", ".join(f"{name} {epochs.score(value, 4)}" for name, value in known.items())

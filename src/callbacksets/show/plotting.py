@@ -6,6 +6,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from callbacksets.checks import did_you_mean, listed, names_of, shown
+from callbacksets.show import epochs
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -185,7 +186,8 @@ def _points(state: History, column: str) -> list[tuple[Any, float]]:
 
 def _runs(state: Any) -> tuple[dict[str, History], list[str]]:
     """The runs by name, and the names of their scores. A single run has the name `""`."""
-    several = isinstance(state, Mapping) and any(isinstance(run, Mapping) for run in state.values())
+    may_be_several = isinstance(state, Mapping) and "epoch" not in state
+    several = may_be_several and any(isinstance(run, Mapping) for run in state.values())
     runs: dict[str, History] = {str(name): run for name, run in state.items()} if several else {"": state}
     for name, run in runs.items():
         which = f"state[{name!r}]" if several else "state"
@@ -194,6 +196,7 @@ def _runs(state: Any) -> tuple[dict[str, History], list[str]]:
                 f"Expected {which} to be the state of a history, adapter.states['history'] or history.state_dict(), "
                 f"or a mapping from names of runs to states, but got {shown(run)}."
             )
+        runs[name] = run = epochs.columns_of(run)
         if wrong := [column for column, values in run.items() if isinstance(values, str | float | int)]:
             raise TypeError(f"Expected the columns of {which} to be lists but {wrong[0]!r} is {shown(run[wrong[0]])}.")
     scores = list(dict.fromkeys(name.partition(".")[2] for run in runs.values() for name in run if "." in name))
@@ -205,7 +208,7 @@ def _runs(state: Any) -> tuple[dict[str, History], list[str]]:
 def _best_epochs(given: Any, runs: Mapping[str, History]) -> dict[str, int]:
     if given is None:
         return {}
-    by_run = given if isinstance(given, Mapping) else {"": given}
+    by_run = {str(name): epoch for name, epoch in given.items()} if isinstance(given, Mapping) else {"": given}
     if unknown := [name for name in by_run if name not in runs]:
         wanted = "an epoch, because there is one run," if "" in runs else f"a mapping from {listed(runs)} to epochs"
         error = ValueError if isinstance(given, Mapping) and "" not in runs else TypeError
@@ -215,11 +218,9 @@ def _best_epochs(given: Any, runs: Mapping[str, History]) -> dict[str, int]:
 
 def _logarithmic(log: Any, runs: Mapping[str, History], scores: Sequence[str]) -> list[str]:
     """The names of the scores that get a logarithmic axis."""
-    positive = [
-        score
-        for score in scores
-        if all(value > 0 for run in runs.values() for loop in _LOOPS for _, value in _points(run, f"{loop}.{score}"))
-    ]
+    columns = {f"{loop}.{score}": score for score in scores for loop in _LOOPS}
+    others = {columns[one] for one in columns for run in runs.values() for _, value in _points(run, one) if value <= 0}
+    positive = [score for score in scores if score not in others]
     if isinstance(log, bool):
         return positive if log else []
     names = names_of("log", log)

@@ -6,6 +6,8 @@ from typing import Any
 
 from tqdm import tqdm
 
+from callbacksets.show import epochs
+
 
 class Terminal:
     """A bar for the batches of the epoch and a bar for those of the validation. In a log file, only the lines."""
@@ -24,7 +26,7 @@ class Terminal:
         if self._bar is None:
             self._bar = _bar(epoch_of(ctx), ctx.trainer.num_training_batches)
         elif ctx.step == 1:
-            self._bar.reset(self._bar.total)
+            self._bar.reset(_known(ctx.trainer.num_training_batches))
             self._bar.set_description(epoch_of(ctx), refresh=False)
         self._bar.update(ctx.step - self._bar.n)
 
@@ -58,7 +60,7 @@ class Terminal:
             self._bar = None
 
     def _formatted(self, scores: Mapping[str, float]) -> str:
-        return ", ".join(f"{name} {score:.{self._digits}f}" for name, score in scores.items())
+        return ", ".join(f"{name} {epochs.score(score, self._digits)}" for name, score in scores.items())
 
 
 def epoch_of(ctx: Any) -> str:
@@ -71,10 +73,14 @@ def sum_of(batches: float | list[float]) -> float:
     return sum(batches) if isinstance(batches, list) else batches
 
 
+def _known(total: float) -> int | None:
+    return None if total == float("inf") else int(total)
+
+
 def _bar(description: str, total: float) -> Any:
     return tqdm(
         desc=description,
-        total=None if total == float("inf") else int(total),
+        total=_known(total),
         unit="batch",
         leave=False,
         dynamic_ncols=True,

@@ -63,7 +63,7 @@ class _StandIn(ContextTorch):
         no: Any = None
         # stores and checks the fields that can be set, as in a fit
         loop = Loop(stage="on_batch_begin")
-        self._real = ContextTorch(no, no, loop, Step(batch=fields.get("batch")), {})
+        self._real = ContextTorch(no, no, loop, Step(batch=fields.get("batch", ())), {})
         self._given = {"terminate": False} | fields
         for name in ("measures_train", "measures_valid"):
             if isinstance(measures := fields.get(name), Mapping):

@@ -3,7 +3,7 @@
 import gc
 import inspect
 
-from callbacksets.base import STAGES, CallbackSet, check_instance
+from callbacksets.base import STAGES, check_instance, misnamed_stages
 from callbacksets.checks import weight
 from callbacksets.testing.baseline import check_training
 from callbacksets.testing.bench import Bench, Interruption, apart, described
@@ -11,7 +11,6 @@ from callbacksets.testing.checks.spies import FailsAtOnce, Interrupt, Witness, f
 from callbacksets.testing.recorder import StageRecorder
 from callbacksets.testing.trace import Trace, attributes_apart
 
-_ALIKE = {name.replace("_", ""): stage for stage in STAGES for name in (stage, stage.removeprefix("on_"))}
 _WITHOUT_SCORES = (
     "In on_epoch_end, ctx.last_scores_valid may be None or empty: handle it, or raise an error in on_begin."
 )
@@ -20,13 +19,8 @@ _WITHOUT_SCORES = (
 def stages(bench: Bench) -> None:
     """Its stages are spelled and declared correctly, also those that it sets during training."""
     callback = bench.make()
-    for name in dir(type(callback)):
-        stage = _ALIKE.get(name.replace("_", "").lower())
-        is_method = callable(inspect.getattr_static(callback, name)) and not hasattr(CallbackSet, name)
-        if is_method and stage is not None and name != stage and stage not in callback.stages:
-            raise AssertionError(
-                f"{name}() looks like a stage, but the training loop never calls it. Rename it {stage}."
-            )
+    for name, stage in misnamed_stages(callback):
+        raise AssertionError(f"{name}() looks like a stage, but the training loop never calls it. Rename it {stage}.")
     for method, arguments in (("state_dict", ()), ("load_state_dict", ({},))):
         try:
             inspect.signature(getattr(callback, method)).bind(*arguments)
