@@ -20,7 +20,7 @@ from callbacksets.fit.named import check_names
 from callbacksets.fit.plain import copied
 from callbacksets.fit.resume import gathered
 from callbacksets.fit.shards import put_together
-from callbacksets.fit.states import KEY
+from callbacksets.fit.states import KEY, Saved
 from callbacksets.scores import ById
 from callbacksets.show.outcome import outcome_as_html, outcome_as_text
 
@@ -148,7 +148,7 @@ class AdapterHooks:
     def on_train_batch_end(
         self, trainer: Trainer, pl_module: "LightningModule", outputs: Any, batch: Any, batch_idx: int
     ) -> None:
-        (self._fit or self._missed()).end_batch(batch)
+        (self._fit or self._missed()).end_batch(batch, outputs)
 
     # --- validation --------------------------------------------------------------------------------------------------
 
@@ -239,9 +239,11 @@ class AdapterHooks:
     def on_save_checkpoint(self, trainer: Trainer, pl_module: "LightningModule", checkpoint: dict[str, Any]) -> None:
         # Not `state_dict`: Lightning refuses a second adapter with a state before `setup` can say what to do.
         self._take_over()
-        saved = copied(self._result.saved) if self._fit is None else self._fit.save()
         if self._fit is not None:
+            saved: Saved | None = self._fit.save()
             self._fit.data.pass_on(checkpoint)
+        else:
+            saved = copied(self._result.saved) if self._left is None else self._left.save_in_exit()
         if saved is not None:
             saved["ranks"] = gathered(trainer, saved["ranks"])
             checkpoint["callbacks"][KEY] = put_together(saved, keep=trainer.is_global_zero)

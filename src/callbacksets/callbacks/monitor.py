@@ -71,7 +71,7 @@ class Monitor:
         """
         scores = _scores(ctx)
         chosen = self
-        if self.minimize is None:  # the first validation of this fit
+        if self.minimize is None and not self._awaits(scores):  # the first validation of this fit
             if not scores:
                 raise RuntimeError(
                     f"{self.user} needs a validation score, but the module logs none. Log a score for the epoch in "
@@ -97,6 +97,12 @@ class Monitor:
         if best is None:
             return not math.isnan(score)
         return (best - score if self.minimize else score - best) > by_more_than
+
+    def _awaits(self, scores: Scores) -> bool:
+        """Whether a resumed run waits for the score of its checkpoint: a module may log it in some epochs only."""
+        if self.measure is None or self.measure in scores:
+            return False
+        return self.monitor is None or short_name(self.monitor) == short_name(self.measure)
 
     def _find(self, known: ByName[Any]) -> str | None:
         """The name of the monitored one of these scores or measures; None if it is not among them."""

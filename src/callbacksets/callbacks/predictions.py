@@ -1,6 +1,7 @@
 """Keeping the network's outputs for the validation data."""
 
 from collections.abc import Callable, Iterable, Mapping
+from dataclasses import replace
 from typing import Any, Literal
 
 import torch
@@ -22,7 +23,8 @@ class CallbackSetPredictions(CallbackSet):
     callback has a low weight and runs first.
 
     The outputs and targets of a whole validation are kept in memory: once, or twice with `keep="best"`, and once more
-    while they are concatenated. They are not part of the state, so checkpoints do not contain them.
+    while they are concatenated. They are not part of the state, so checkpoints do not contain them. With `keep="best"`,
+    the state is `best_score` and `measure`: in a resumed run they are None until a validation is better.
 
     Example:
         >>> from callbacksets import CallbackSetAdapter, CallbackSetPredictions
@@ -103,6 +105,16 @@ class CallbackSetPredictions(CallbackSet):
             joined = [_joined(loaders[i]) if i in loaders else (torch.empty(0), torch.empty(0)) for i in places]
         y_hat, y = zip(*joined, strict=True)
         self.y_hat, self.y = (y_hat[0], y[0]) if len(joined) == 1 else (list(y_hat), list(y))
+
+    def state_dict(self) -> dict[str, Any] | None:
+        if self._best_score is None:
+            return None
+        return {"best_score": self._best_score, "measure": self._monitor.measure}
+
+    def load_state_dict(self, state_dict: dict[str, Any] | None) -> None:
+        if state_dict is not None:
+            self._best_score = state_dict["best_score"]
+            self._monitor = replace(self._monitor, measure=state_dict["measure"])
 
     def _is_best(self) -> bool:
         self._monitor, score, _ = self._monitor.read(self.ctx)

@@ -3,7 +3,7 @@
 Lightning does not save it. So a checkpoint that is written inside an epoch keeps it, for every rank.
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any, TypedDict
 
@@ -29,26 +29,48 @@ class Accumulated(TypedDict):
     gradients: dict[str, Tensor]
 
 
-def collect(trainer: "Trainer", learner: "LightningModule", *, in_step: bool, in_validation: bool) -> Accumulated:
+def updates(learner: "LightningModule") -> dict[str, int]:
+    """How often each metric has been updated since it was reset."""
+    return {name: metric.update_count for name, metric in _metrics(learner)}
+
+
+def collect(
+    trainer: "Trainer",
+    learner: "LightningModule",
+    *,
+    in_epoch: bool,
+    in_step: bool = False,
+    before: Mapping[str, int] | None = None,
+) -> Accumulated:
     """What has accumulated on this rank so far.
 
     Args:
         trainer: The Trainer.
         learner: The module.
+        in_epoch: Whether an epoch is under way. Otherwise only metrics count that live over epochs. Lightning does not
+            know these: it resets those that are logged.
         in_step: Whether a step is under way. Its gradients cannot be told from those of the steps before.
-        in_validation: Whether a validation is under way. It runs again, so what it has accumulated does not count.
+        before: In a validation, the `updates()` from before. It runs again, so what it has accumulated does not count.
     """
     entries = lightning.logged_values(trainer, "train").items()
     of_training = {id(entry.value) for _, entry in entries}
+    of_validation = {id(entry.value) for entry in lightning.logged_values(trainer, "valid").values()}
+
+    def is_kept(name: str, metric: Metric) -> bool:
+        if in_epoch and id(metric) in of_training:
+            return True
+        is_of_rest = id(metric) not in of_training | of_validation
+        return is_of_rest and (before is None or metric.update_count == before.get(name))
+
     metrics = {
         name: {"count": metric.update_count, "states": _to(metric.metric_state, "cpu")}
         for name, metric in _metrics(learner)
-        if metric.update_count and not (in_validation and id(metric) not in of_training)
+        if metric.update_count and is_kept(name, metric)
     }
-    is_kept = lightning.is_window_open(trainer) and not in_step and lightning.has_whole_weights(trainer)
-    parameters = learner.named_parameters() if is_kept else ()
+    has_gradients = in_epoch and not in_step and lightning.is_window_open(trainer)
+    parameters = learner.named_parameters() if has_gradients and lightning.has_whole_weights(trainer) else ()
     return {
-        "logged": {key: _saved(entry) for key, entry in entries if not entry.has_reset},
+        "logged": {key: _saved(entry) for key, entry in entries if in_epoch and not entry.has_reset},
         "metrics": metrics,
         "gradients": {name: _to(one.grad, "cpu") for name, one in parameters if one.grad is not None},
     }
@@ -70,11 +92,14 @@ def restore(
     for name, gradient in saved["gradients"].items():
         if name in parameters:
             parameters[name].grad = gradient.to(parameters[name])
-    if to.step_again and to.batch == 0:
-        return  # all of it comes again
     _restore_values(trainer, learner, saved)
     if not to.step_again:
         return
+    if len(trainer.optimizers) > 1 or any(isinstance(one, torch.optim.LBFGS) for one in trainer.optimizers):
+        rank_zero_warn(
+            "The checkpoint was saved inside a step of several optimizers, or of LBFGS. The step runs again, "
+            "though a part may be in the weights already. So this run may differ from an uninterrupted one."
+        )
     once = taps.enter_context(ExitStack())
 
     def step(run: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:

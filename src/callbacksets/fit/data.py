@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from inspect import isgenerator
 from itertools import chain, islice, repeat
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, NamedTuple
 
 import torch
 from lightning.fabric.utilities.data import sized_len
@@ -43,7 +43,7 @@ class Data:
         self._to: Continuation | None = None
         self._random: SavedRandom | None = None
         self._loaders: list[Any] = []
-        self._ahead: list[Any] = []
+        self._ahead: list[Any] | None = []
         self._read: _Remembering | None = None
         self._starts_workers = False
 
@@ -126,14 +126,14 @@ class Data:
 
     # --- a resumed run -----------------------------------------------------------------------------------------------
 
-    def resume(self, to: Continuation, random: SavedRandom | None, loaders: list[Any], ahead: list[Any]) -> None:
+    def resume(self, to: Continuation, random: SavedRandom | None, loaders: list[Any], ahead: list[Any] | None) -> None:
         """Go on where the checkpoint was saved.
 
         Args:
             to: Where that is.
             random: The random states of this rank.
             loaders: The states of the loaders that have one.
-            ahead: The batches that had been read and not trained.
+            ahead: The batches that had been read and not trained; None if they could not be kept.
         """
         self._to, self._loaders, self._ahead = to, loaders, ahead
         self._random = random if self._has_random else None
@@ -192,9 +192,11 @@ class Data:
         # The first batch is read again, and so draws its numbers again. A later one comes from the checkpoint: a data
         # set that draws would draw other numbers now.
         begins_again = to.batch == 0 and self._batches is not None and not any(map(_has_state, loaders))
-        self._leave_out(fetcher, to.batch, [] if begins_again else self._ahead, states)
+        self._leave_out(fetcher, to.batch, [] if begins_again else self._ahead or [], states)
         if not begins_again:
             self._restore("now")
+            if self._ahead is None:
+                fetcher.iterator = self._read_again(fetcher.iterator)
         lightning.keep_logged(self._trainer)
         self.forget()
 
@@ -253,6 +255,18 @@ class Data:
         elif hasattr(fetcher, "batches"):
             fetcher.batches[:0] = ahead
 
+    def _read_again(self, batches: Iterator[Any]) -> Iterator[Any]:
+        """Warn if the batch that was under way draws when it is read again: it had been drawn with other numbers."""
+        before = with_lists(collect(self._trainer))
+        first = list(islice(batches, 1))
+        if with_lists(collect(self._trainer)) != before:
+            rank_zero_warn(
+                "The checkpoint could not keep the batch under way: it has a type that torch.load() does not read, or "
+                "it had been changed in place. So it was read again and drew other random numbers, and this run "
+                "differs from an uninterrupted one."
+            )
+        yield from chain(first, batches)
+
     # --- a checkpoint ------------------------------------------------------------------------------------------------
 
     def save(self, *, validates: bool) -> SavedRandom | None:
@@ -266,16 +280,29 @@ class Data:
         saved: SavedRandom = with_lists({"now": now, "order": order, "batches": batches})
         return saved
 
-    def read_ahead(self, *, in_step: bool) -> list[Any]:
-        """The batches that were read and not trained: the one under way, and one that Lightning reads ahead."""
+    def read_ahead(self, *, in_step: bool) -> list[Any] | None:
+        """The batches that were read and not trained: the one under way, and one that Lightning reads ahead.
+
+        None if they cannot be kept: because of their type, or because others have changed them in place.
+        """
         if self._read is None:
             return self._ahead
         fetcher = lightning.fetcher(self._trainer)
         ahead = list(getattr(fetcher, "batches", ()))
         is_read = in_step or not hasattr(fetcher, "iterator_wrapper")  # such a module reads its batch in the step
         if is_read and not lightning.is_processed(self._trainer):
-            ahead.insert(0, self._read.before if ahead else self._read.last)
-        return ahead if not any(unloadable(ahead)) else []
+            under_way = self._read.before if ahead else self._read.last
+            if under_way is not None and under_way.versions != _versions(under_way.batch[0]):
+                return None
+            ahead.insert(0, under_way and under_way.batch)  # the first is not noted if one is read ahead of it
+        return None if any(unloadable(ahead)) else ahead
+
+
+class _Noted(NamedTuple):
+    """A batch as it was read, with its numbers, and how often its tensors had been changed in place then."""
+
+    batch: tuple[Any, ...]
+    versions: list[int]
 
 
 class _Remembering(Iterator[Any]):
@@ -283,13 +310,21 @@ class _Remembering(Iterator[Any]):
 
     def __init__(self, iterator: Iterator[Any]) -> None:
         self._iterator = iterator
-        self.before: Any = None
-        self.last: Any = None
+        self.before: _Noted | None = None
+        self.last: _Noted | None = None
 
     def __next__(self) -> Any:
-        batch = next(self._iterator)
-        self.before, self.last = self.last, batch
-        return batch
+        read = next(self._iterator)
+        batch, *numbers = read
+        # others may put something else into it
+        kept = batch.copy() if type(batch) in (dict, list) else batch
+        self.before, self.last = self.last, _Noted((kept, *numbers), _versions(batch))
+        return read
+
+
+def _versions(batch: Any) -> list[int]:
+    parts = batch.values() if isinstance(batch, dict) else batch if isinstance(batch, list | tuple) else (batch,)
+    return [one._version for one in parts if isinstance(one, torch.Tensor) and not one.is_inference()]
 
 
 def _seeded(iterator: Iterator[Any], loader: Any) -> Iterator[Any]:

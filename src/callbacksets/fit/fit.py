@@ -41,6 +41,7 @@ class Fit(Parts):
         self.saved: Saved | None = None  # what a checkpoint after the last stage of training would keep
         self._resume: Resume | None = None
         self._gradients: Gradients | None = None  # set by `begin`
+        self._weights: list[Any] | None = None  # their fingerprint from before `on_exit`
         self._is_exact = True
         self._validates_first = False
         self._set_up_at = time.monotonic()
@@ -78,6 +79,7 @@ class Fit(Parts):
         for native in lightning.callbacks_of(self.trainer):
             lightning.tap(self.taps, native, "on_exception", guarded)
         self.taps.callback(self.capture.let_go)
+        self.module_hooks.watch(self.taps)
         self.data.watch(self.taps)
         self.saving.watch(self._end_before_save)
         for id, callback in self.sets.items():
@@ -180,12 +182,12 @@ class Fit(Parts):
             self.step.optimizer = optimizer
             self.dispatch.run("on_after_backward")
 
-    def end_batch(self, batch: Any) -> None:
+    def end_batch(self, batch: Any, returned: Any = None) -> None:
         """The optimizer has stepped. A batch of None is counted here too, but has no stages."""
         if not self.loop.in_batch:
             self._update_now()
             return
-        self.step.end(batch)
+        self.step.end(batch, returned)
         self.dispatch.run("on_batch_end")
 
     # --- validation --------------------------------------------------------------------------------------------------
@@ -332,10 +334,13 @@ class Fit(Parts):
         _raise_first(error, failures)
 
     def _run_exit(self, failures: list[BaseException], ids: list[str]) -> None:
-        before = fingerprint(self.ctx.learner) if self.dispatch.has("on_exit") else None
+        self._weights = fingerprint(self.ctx.learner) if self.dispatch.has("on_exit") else None
         self.dispatch.find_stages()
         failures += self.dispatch.attempt("on_exit", ids)
-        self._is_exact = before is None or fingerprint(self.ctx.learner) == before
+        self._is_exact = self._has_weights_of_training()
+
+    def _has_weights_of_training(self) -> bool:
+        return self._weights is None or fingerprint(self.ctx.learner) == self._weights
 
     def result(self, error: BaseException | None) -> Result:
         """What the fit has come to."""
@@ -365,8 +370,15 @@ class Fit(Parts):
             return self.given or states.saved_now()
         return self.saving.save(self.given, failures)
 
+    def save_in_exit(self) -> Saved | None:
+        """What a checkpoint keeps that is written in `on_exit`, or later while an exception is handled."""
+        saved: Saved | None = copied(self.saved)
+        if saved is not None:
+            saved["exact"] = self.saving.weights is not None or self._has_weights_of_training()
+        return saved
+
     def _end_before_save(self) -> None:
-        """A callback saves a checkpoint in a hook or stage that others have not run yet: they run it now.
+        """A callback saves a checkpoint in a hook or stage that others have still to run: they and the module run it.
 
         In a resumed run, Lightning will not call this hook again.
         """
@@ -375,6 +387,7 @@ class Fit(Parts):
         if self.loop.caller is not None:  # a CallbackSet saves the checkpoint
             if self.loop.stage == "on_valid_end" or (self.loop.stage in NOT_REPEATED and not self.trainer.validating):
                 self.dispatch.finish()
+                self.module_hooks.run_ahead(lightning.hook_under_way(self.trainer))
             return
         ends: dict[str | None, Callable[[], None]] = {
             "on_train_start": self.begin,
@@ -382,8 +395,10 @@ class Fit(Parts):
             "on_validation_end": self.end_validation,
             "on_train_epoch_end": self.end_epoch,
         }
-        if (end := ends.get(lightning.hook_under_way(self.trainer))) is not None:
+        hook = lightning.hook_under_way(self.trainer)
+        if (end := ends.get(hook)) is not None:
             end()
+            self.module_hooks.run_ahead(hook)
 
     def _update_now(self) -> None:
         """Set the moment from Lightning's counters."""

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 from callbacksets.fit.position import Continuation, Counts, Point, Progress
 
 if TYPE_CHECKING:
-    from lightning.pytorch import Callback, Trainer
+    from lightning.pytorch import Callback, LightningModule, Trainer
 
 WEIGHTS = "lightning_module_state_dict"
 """The strategy's method that Lightning calls first when it saves a checkpoint. No earlier hook announces a checkpoint.
@@ -89,6 +89,14 @@ def hook_under_way(trainer: "Trainer") -> str | None:
     """
     name: str | None = trainer.lightning_module._current_fx_name
     return name
+
+
+def overrides(module: "LightningModule", hook: str) -> bool:
+    """Whether a module has a hook of its own, and not that of the base class, which does nothing.
+
+    tests/test_resumed_modules.py
+    """
+    return getattr(getattr(module, hook), "__qualname__", "") != f"ModelHooks.{hook}"
 
 
 def skips_backward(trainer: "Trainer") -> Callable[[], bool]:
@@ -276,6 +284,14 @@ def step_plateaus(trainer: "Trainer") -> None:
     completed.completed -= 1  # a schedule may count the epochs
     trainer.fit_loop.epoch_loop.update_lr_schedulers("epoch", update_plateau_schedulers=True)
     completed.completed += 1
+
+
+def announces_epoch_again(trainer: "Trainer") -> bool:
+    """Whether a run that is resumed inside an epoch calls `on_train_epoch_start` again, as before Lightning 2.5.
+
+    tests/test_resumed_modules.py
+    """
+    return not hasattr(trainer.fit_loop, "restarted_mid_epoch")
 
 
 def go_on_as_usual(trainer: "Trainer") -> None:

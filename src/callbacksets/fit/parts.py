@@ -11,6 +11,7 @@ from callbacksets.fit.context import ContextTorch
 from callbacksets.fit.data import Data
 from callbacksets.fit.dispatch import Dispatch
 from callbacksets.fit.loop import Loop
+from callbacksets.fit.module_hooks import ModuleHooks
 from callbacksets.fit.publish import Publisher
 from callbacksets.fit.reader import ScoreReader
 from callbacksets.fit.step import Step
@@ -44,6 +45,7 @@ class Parts:
         self.reader: ScoreReader = ScoreReader(trainer)
         self.publisher: Publisher = Publisher(trainer, self.loop)
         self.capture: Capture = Capture(trainer, module, self.step)
+        self.module_hooks: ModuleHooks = ModuleHooks(trainer, module, self.loop, self.step)
         self.data: Data = Data(trainer, random_state=random_state)
         self.taps: ExitStack = ExitStack()
         self.to_restore: Accumulated | None = None  # what had accumulated when the run was interrupted

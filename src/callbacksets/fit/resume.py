@@ -36,7 +36,7 @@ class Resume:
             self._loop_of.update(of_counts)  # type: ignore[typeddict-item]
         loaders = loops["state_dict"].pop("combined_loader", [])
         random, ahead = (self._rank["random"], self._rank["ahead"]) if self._rank is not None else (None, [])
-        fit.to_restore = self._rank["accumulated"] if self._rank is not None and self._to.inside else None
+        fit.to_restore = self._rank["accumulated"] if self._rank is not None else None
         fit.data.resume(self._to, random, loaders, ahead)
 
     def _part_of_rank(self) -> SavedRank | None:
@@ -114,7 +114,8 @@ class Resume:
         self._fit.data.undo_draws()
         if to.inside:
             loop.resumed_in = to.now[0]
-            self._restore_accumulated()
+            self._start_epoch()
+        self._restore_accumulated()
         loop.now = (self._loop_of["now"][0], self._loop_of["now"][1])
         for stage, ids in to.due:
             self._fit.dispatch.run_for(stage, ids)
@@ -123,11 +124,28 @@ class Resume:
             lightning.step_plateaus(trainer)
         self._fit.data.keep_draws()
 
+    def _start_epoch(self) -> None:
+        """Make up for `on_train_epoch_start`, which Lightning does not call again."""
+        trainer, module = self._fit.trainer, self._fit.module
+        if lightning.announces_epoch_again(trainer):
+            return
+        for native in lightning.callbacks_of(trainer):
+            if lightning.is_a(native, "GradientAccumulationScheduler"):
+                trainer.accumulate_grad_batches = native.get_accumulate_grad_batches(self._to.epochs)  # type: ignore[attr-defined]
+        if lightning.overrides(module, "on_train_epoch_start"):
+            rank_zero_warn(
+                f"The run goes on inside epoch {self._to.now[0]}, so Lightning does not call on_train_epoch_start() of "
+                f"{type(module).__name__} again. What it sets is missing, unless the checkpoint has it, for example "
+                "as a buffer."
+            )
+
     def _restore_accumulated(self) -> None:
         to, trainer = self._to, self._fit.trainer
         kept, self._fit.to_restore = self._fit.to_restore, None
         if kept is None:
             return
+        if not to.inside:
+            kept = {**kept, "logged": {}, "gradients": {}}
         missing = to.batch % trainer.accumulate_grad_batches if to.point is Point.BATCH else 0
         if missing and not kept["gradients"]:
             rank_zero_warn(

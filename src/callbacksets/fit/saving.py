@@ -26,6 +26,7 @@ class Saving:
     def __init__(self, fit: Parts) -> None:
         self._fit = fit
         self._warned: set[str] = set()
+        self._updates: dict[str, int] = {}  # of the module's metrics, from before the validation under way
         self._stateless: set[str] = set()  # ids of callbacks whose `state_dict` has failed
         self.weights: dict[str, Any] | None = None
         """The weights from before `on_exit`, for a checkpoint that is saved while an exception is handled."""
@@ -40,7 +41,12 @@ class Saving:
                 return copy.copy(self.weights)
             return get_weights()
 
+        def validate(run: Callable[[], Any]) -> Any:
+            self._updates = accumulated.updates(self._fit.module)
+            return run()
+
         lightning.tap(self._fit.taps, self._fit.trainer.strategy, lightning.WEIGHTS, get)
+        lightning.tap(self._fit.taps, lightning.validation_loop(self._fit.trainer), "run", validate)
 
     def keep_weights(self, checkpoint_class: type) -> None:
         """Keep a copy of the weights if a later callback will save them on the exception."""
@@ -149,10 +155,12 @@ class Saving:
     def _save_rank(self) -> SavedRank:
         fit, trainer, loop = self._fit, self._fit.trainer, self._fit.loop
         in_step, in_validation = self._is_in_step(), loop.in_validation or bool(trainer.validating)
+        before = self._updates if in_validation and not loop.ran_now("on_valid_end") else None
         collected = fit.to_restore  # passed on, if the callbacks of a resumed run are still beginning
         is_inside = loop.in_epoch or collected is not None
-        if collected is None and is_inside:
-            collected = accumulated.collect(trainer, fit.module, in_step=in_step, in_validation=in_validation)
+        if collected is None:
+            how: dict[str, Any] = {"in_epoch": loop.in_epoch, "in_step": in_step, "before": before}
+            collected = accumulated.collect(trainer, fit.module, **how)
         return {
             "random": fit.data.save(validates=self._validates()),
             "ahead": fit.data.read_ahead(in_step=in_step) if is_inside else [],

@@ -60,8 +60,8 @@ class SavedRank(TypedDict):
     """What each rank keeps for itself."""
 
     random: SavedRandom | None
-    ahead: list[Any]  # batches that had been read and not trained: the one under way, and one read ahead
-    accumulated: Accumulated | None  # None outside of an epoch
+    ahead: list[Any] | None  # batches that had been read and not trained: see `Data.read_ahead`
+    accumulated: Accumulated | None  # None if an older version wrote it
     metrics: dict[str, tuple[Any, str] | None]  # `trainer.callback_metrics`
 
 

@@ -20,6 +20,7 @@ class Step:
     depth: int = 0  # the depth of nested calls of the network
     y_hats: Any = NOTHING
     outputs: Any = NOTHING  # of the step; those of a training step may still have their graph
+    returned: Any = None  # the same as Lightning gives it to the hooks at the end of a training batch
     loss: Any = None  # the result of the training step; it becomes `last_loss` at the end of the batch
     last_loss: Any = None
     valid: int | None = None  # the number of the batch in the validation loader, from 1
@@ -31,13 +32,16 @@ class Step:
         self.batch = batch
         self.is_exchanged = self.is_done = False
         self.y_hats = self.outputs = NOTHING
+        self.returned = None
 
-    def end(self, batch: Any) -> None:
+    def end(self, batch: Any, returned: Any = None) -> None:
         """End the batch. If its training step returned a loss, this is `last_loss` now.
 
         Args:
             batch: The batch. With a module that takes the `dataloader_iter`, it is not known earlier.
+            returned: What Lightning gives its hooks.
         """
+        self.returned = returned
         if not self.is_exchanged:
             self.batch = batch
         if self.loss is not None:
