@@ -144,8 +144,9 @@ ENDS = {
 }
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", ENDS, ids=[make.__name__ for make in ENDS])
-@pytest.mark.parametrize("window", [1, pytest.param(2, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("window", [1, 2])
 def test_the_modules_hook_behind_that_of_the_callback_that_saves(
     make: type[Regression], window: int, tmp_path: Path
 ) -> None:
@@ -170,6 +171,7 @@ def test_within_a_stage_another_trainer_calls_the_hook_itself(tmp_path: Path) ->
     assert values["weights"][0] == 2  # that of the fit and the other, each once
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(Version(L.__version__) < Version("2.5"), reason="it announces the epoch again")
 def test_a_start_of_the_epoch_that_is_not_announced_again_is_warned_of(tmp_path: Path) -> None:
     class SetsAtStart(Regression):
@@ -188,6 +190,7 @@ def test_a_start_of_the_epoch_that_is_not_announced_again_is_warned_of(tmp_path:
         assert "so Lightning does not call on_train_epoch_start() of SetsAtStart again" in one
 
 
+@pytest.mark.slow
 def test_the_window_of_gradients_that_a_lightning_callback_sets(tmp_path: Path) -> None:
     natives = [lambda: GradientAccumulationScheduler({0: 2, 1: 3, 2: 2})]
     assert resumed(Regression, tmp_path, ["own on_batch_end", "own on_epoch_begin"], natives=natives) == {}
@@ -220,12 +223,14 @@ class KeepsTheBest(Regression):
         self.mse.reset()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("often", [{}, {"val_check_interval": 2}], ids=str)
 def test_metrics_that_lightning_does_not_know(often: dict[str, Any], tmp_path: Path) -> None:
     moments = ["own on_valid_end", "own on_batch_valid_end", "validation_end", "own on_epoch_end", "own on_batch_end"]
     assert resumed(KeepsTheBest, tmp_path, moments, **often) == {}
 
 
+@pytest.mark.slow
 def test_what_is_logged_before_the_first_batch(tmp_path: Path) -> None:
     class LogsAtStart(Regression):
         def on_train_epoch_start(self) -> None:
@@ -249,6 +254,7 @@ class Scales(Regression):
 MOMENTS = ["own on_batch_begin", "own on_after_backward", "own on_batch_end"]
 
 
+@pytest.mark.slow
 def test_a_batch_that_is_changed_in_place(tmp_path: Path) -> None:
     def scale(ctx: Any) -> None:
         ctx.batch[0].mul_(2)
@@ -294,6 +300,7 @@ class OfNoisyPairs(OfPairs):
     data = Noisy
 
 
+@pytest.mark.slow
 def test_a_batch_of_a_type_that_is_not_kept(tmp_path: Path) -> None:
     assert resumed(OfPairs, tmp_path / "plain", MOMENTS) == {}
     told = resumed(OfNoisyPairs, tmp_path / "noisy", MOMENTS)
@@ -328,6 +335,7 @@ class OfLBFGS(Regression):
         return torch.optim.LBFGS(self.parameters(), 0.05, max_iter=3)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("make", [OfTwo, OfLBFGS])
 def test_a_step_that_is_partly_in_the_weights_is_warned_of(make: type[Regression], tmp_path: Path) -> None:
     told = resumed(make, tmp_path, MOMENTS)
@@ -340,6 +348,7 @@ def test_a_step_that_is_partly_in_the_weights_is_warned_of(make: type[Regression
 # --- callbacks --------------------------------------------------------------------------------------------------------
 
 
+@pytest.mark.slow
 def test_a_score_that_is_not_in_the_first_validation_of_the_resumed_run(tmp_path: Path) -> None:
     class Sometimes(Regression):
         def validation_step(self, batch: Any, batch_idx: int) -> None:

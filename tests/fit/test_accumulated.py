@@ -55,7 +55,7 @@ def test_a_metric_that_keeps_tuples_is_saved_and_goes_on(tmp_path: Path) -> None
 
 def test_gradients_are_kept_as_copies() -> None:
     def look(ctx: Any) -> None:
-        kept = collect(ctx.trainer, ctx.learner, in_step=False, in_validation=False)["gradients"]
+        kept = collect(ctx.trainer, ctx.learner, in_epoch=True)["gradients"]
         gradient = ctx.learner.network.weight.grad
         assert torch.equal(kept["network.weight"], gradient)
         assert kept["network.weight"].data_ptr() != gradient.data_ptr()

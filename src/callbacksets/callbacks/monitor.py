@@ -100,9 +100,9 @@ class Monitor:
 
     def _awaits(self, scores: Scores) -> bool:
         """Whether a resumed run waits for the score of its checkpoint: a module may log it in some epochs only."""
-        if self.measure is None or self.measure in scores:
+        if self.measure is None or self.monitor is None or self.measure in scores:
             return False
-        return self.monitor is None or short_name(self.monitor) == short_name(self.measure)
+        return short_name(self.monitor) == short_name(self.measure)
 
     def _find(self, known: ByName[Any]) -> str | None:
         """The name of the monitored one of these scores or measures; None if it is not among them."""

@@ -77,7 +77,13 @@ def collect(
 
 
 def restore(
-    trainer: "Trainer", learner: "LightningModule", saved: Accumulated, to: Continuation, taps: ExitStack
+    trainer: "Trainer",
+    learner: "LightningModule",
+    saved: Accumulated,
+    to: Continuation,
+    taps: ExitStack,
+    *,
+    draws_again: bool,
 ) -> None:
     """Restore what had accumulated on this rank.
 
@@ -87,6 +93,7 @@ def restore(
         saved: What had accumulated.
         to: Where the run goes on.
         taps: The taps of the fit.
+        draws_again: Whether a step that runs again draws the same numbers.
     """
     parameters = dict(learner.named_parameters())
     for name, gradient in saved["gradients"].items():
@@ -107,7 +114,7 @@ def restore(
         before = with_lists(random_state.collect(trainer))
         output = run(*args, **kwargs)
         _restore_values(trainer, learner, saved)  # they contain this step already
-        if with_lists(random_state.collect(trainer)) != before:
+        if not draws_again and with_lists(random_state.collect(trainer)) != before:
             rank_zero_warn(
                 "The checkpoint was saved inside a step. The step ran again and drew other random numbers, so this run "
                 "differs from an uninterrupted one."

@@ -188,10 +188,8 @@ class Data:
         if to.epochs:  # the iterators that Lightning has made are those of a first epoch
             self._load_loaders(goes_on=True)
             iter(fetcher)
-        loaders = lightning.combined_loader(self._trainer).flattened
-        # The first batch is read again, and so draws its numbers again. A later one comes from the checkpoint: a data
-        # set that draws would draw other numbers now.
-        begins_again = to.batch == 0 and self._batches is not None and not any(map(_has_state, loaders))
+        # a later batch comes from the checkpoint: a data set that draws would draw other numbers now
+        begins_again = self.begins_again(to)
         self._leave_out(fetcher, to.batch, [] if begins_again else self._ahead or [], states)
         if not begins_again:
             self._restore("now")
@@ -199,6 +197,12 @@ class Data:
                 fetcher.iterator = self._read_again(fetcher.iterator)
         lightning.keep_logged(self._trainer)
         self.forget()
+
+    def begins_again(self, to: Continuation) -> bool:
+        """Whether the epoch goes on with its first batch. It is read again, and so draws its numbers again."""
+        loaders = lightning.combined_loader(self._trainer).flattened
+        has_numbers = self._random is not None and self._random["batches"] is not None
+        return to.batch == 0 and has_numbers and not any(map(_has_state, loaders))
 
     def _load_loaders(self, *, goes_on: bool) -> None:
         """Give loaders their states. Without batches left in the epoch, they have to be ready for the next one."""
