@@ -1,5 +1,6 @@
 """What modules do in hooks of their own, and what lives longer than an epoch, goes on exactly in a resumed run."""
 
+import copy
 import random
 import warnings
 from collections.abc import Callable, Iterable
@@ -172,6 +173,21 @@ def test_within_a_stage_another_trainer_calls_the_hook_itself(tmp_path: Path) ->
 
 
 @pytest.mark.slow
+def test_the_module_and_its_copies_are_left_as_they_were() -> None:
+    def look(ctx: Any) -> None:
+        module = copy.deepcopy(ctx.learner)
+        module.on_validation_end()
+        assert "on_validation_end" in vars(ctx.learner)
+        counted.extend([module.n.item(), ctx.learner.n.item()])
+
+    counted: list[float] = []
+    module = CountsValidations()
+    adapter = CallbackSetAdapter(Act(on_epoch_end=look))
+    quiet(max_epochs=1, num_sanity_val_steps=0, callbacks=[adapter]).fit(module, *module.loaders())
+    assert counted == [2.0, 1.0]
+    assert "on_validation_end" not in vars(module)
+
+
 @pytest.mark.skipif(Version(L.__version__) < Version("2.5"), reason="it announces the epoch again")
 def test_a_start_of_the_epoch_that_is_not_announced_again_is_warned_of(tmp_path: Path) -> None:
     class SetsAtStart(Regression):
