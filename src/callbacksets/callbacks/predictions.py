@@ -71,7 +71,7 @@ class CallbackSetPredictions(CallbackSet):
                 f"Expected target to be a function that returns the target of a batch but got {shown(target)}."
             )
         self.target = target
-        self.is_restored = self.keep == "best"
+        self.is_restored: bool = self.keep == "best"
         self.start_over()
 
     def start_over(self) -> None:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from inspect import isgenerator
 from itertools import chain, islice, repeat
-from typing import TYPE_CHECKING, Any, Literal, NamedTuple
+from typing import TYPE_CHECKING, Any, Literal
 
 import torch
 from lightning.fabric.utilities.data import sized_len
@@ -295,40 +295,40 @@ class Data:
         ahead = list(getattr(fetcher, "batches", ()))
         is_read = in_step or not hasattr(fetcher, "iterator_wrapper")  # such a module reads its batch in the step
         if is_read and not lightning.is_processed(self._trainer):
-            under_way = self._read.before if ahead else self._read.last
-            if under_way is not None and under_way.versions != _versions(under_way.batch[0]):
+            # nothing is noted of a first batch behind which another one is read ahead
+            batch, versions, read = (self._read.before if ahead else self._read.last) or (None, [], ())
+            if versions != _versions(batch):
                 return None
-            ahead.insert(0, under_way and under_way.batch)  # the first is not noted if one is read ahead of it
+            ahead.insert(0, (batch, *read[1:]) if read else None)
         return None if any(unloadable(ahead)) else ahead
 
 
-class _Noted(NamedTuple):
-    """A batch as it was read, with its numbers, and how often its tensors had been changed in place then."""
-
-    batch: tuple[Any, ...]
-    versions: list[int]
-
-
 class _Remembering(Iterator[Any]):
-    """An iterator that keeps the last two values."""
+    """An iterator that keeps the last two batches, as they were read: others may change them in place."""
 
     def __init__(self, iterator: Iterator[Any]) -> None:
         self._iterator = iterator
-        self.before: _Noted | None = None
-        self.last: _Noted | None = None
+        self.before: tuple[Any, ...] | None = None
+        self.last: tuple[Any, ...] | None = None
 
     def __next__(self) -> Any:
         read = next(self._iterator)
-        batch, *numbers = read
-        # others may put something else into it
-        kept = batch.copy() if type(batch) in (dict, list) else batch
-        self.before, self.last = self.last, _Noted((kept, *numbers), _versions(batch))
+        batch = read[0]
+        self.before, self.last = (
+            self.last,
+            (batch.copy() if type(batch) in (dict, list) else batch, _versions(batch), read),
+        )
         return read
 
 
 def _versions(batch: Any) -> list[int]:
-    parts = batch.values() if isinstance(batch, dict) else batch if isinstance(batch, list | tuple) else (batch,)
-    return [one._version for one in parts if isinstance(one, torch.Tensor) and not one.is_inference()]
+    """How often the tensors of a batch have been changed in place."""
+    kind = type(batch)
+    parts = batch.values() if kind is dict else batch if kind in (list, tuple) else (batch,)
+    try:
+        return [one._version for one in parts if type(one) is torch.Tensor]
+    except RuntimeError:  # those of an inference mode are not counted
+        return []
 
 
 def _seeded(iterator: Iterator[Any], loader: Any) -> Iterator[Any]:
