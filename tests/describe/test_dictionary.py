@@ -319,7 +319,7 @@ REFUSED: list[tuple[Callable[[], Any], type[Exception], str]] = [
     (
         lambda: t_clbks(["history", "history"]),
         ValueError,
-        "'history' is given twice. Number them, as 'history_1', 'history_2', or map ids to keys",
+        "'history' is given twice. Number the keys, as 'history_1' and 'history_2', or map ids to keys",
     ),
     (lambda: t_clbks(["history", 3]), TypeError, "Expected keys to be a non-empty string or several"),
     (lambda: t_clbks(["progress", "history"], digits=3), TypeError, "Callback 'history' has no parameter 'digits'."),

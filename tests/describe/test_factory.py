@@ -288,6 +288,7 @@ if sys.version_info < (3, 14):  # from then on, a class makes a method of it, wh
     REFUSED.append((refused(on_end=partial(nothing)), TypeError, message))
 
 
+@pytest.mark.filterwarnings("ignore:functools.partial will be a method")  # Python 3.13 says so itself
 @pytest.mark.parametrize(("make", "error", "message"), REFUSED, ids=[message[:50] for *_, message in REFUSED])
 def test_refuses(make: Callable[[], Any], error: type[Exception], message: str) -> None:
     with pytest.raises(error, match=re.escape(message)):

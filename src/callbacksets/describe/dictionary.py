@@ -223,7 +223,8 @@ def t_clbks(
     for key in names_of("keys", keys):
         descriptor = t_clbk(key, **values)
         if descriptor.id in descriptors:
-            raise ValueError(f"{key!r} is given twice. Number them, as 'history_1', 'history_2', or map ids to keys.")
+            one, two = (re.sub(r"(_\d+)?$", f"_{number}", key, count=1) for number in (1, 2))
+            raise ValueError(f"{key!r} is given twice. Number the keys, as {one!r} and {two!r}, or map ids to keys.")
         descriptors[descriptor.id] = descriptor
     return descriptors
 

@@ -6,7 +6,6 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from callbacksets.checks import did_you_mean, listed, names_of, shown
-from callbacksets.show import epochs
 
 if TYPE_CHECKING:
     from matplotlib.artist import Artist
@@ -196,7 +195,8 @@ def _runs(state: Any) -> tuple[dict[str, History], list[str]]:
                 f"Expected {which} to be the state of a history, adapter.states['history'] or history.state_dict(), "
                 f"or a mapping from names of runs to states, but got {shown(run)}."
             )
-        runs[name] = run = epochs.columns_of(run)
+        # a subclass may have added to its state
+        runs[name] = run = {column: run[column] for column in run if column == "epoch" or "." in str(column)}
         if wrong := [column for column, values in run.items() if isinstance(values, str | float | int)]:
             raise TypeError(f"Expected the columns of {which} to be lists but {wrong[0]!r} is {shown(run[wrong[0]])}.")
     scores = list(dict.fromkeys(name.partition(".")[2] for run in runs.values() for name in run if "." in name))
