@@ -20,7 +20,7 @@ from torchmetrics import MaxMetric, MeanSquaredError
 
 from callbacksets import CallbackSet, CallbackSetAdapter, latest_checkpoint, read_states, t_clbk
 from tests.exact import Saves, chosen, same, samples
-from tests.helpers import Act, quiet
+from tests.helpers import RELEASE, Act, quiet, sampled
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of odd modules
 
@@ -147,7 +147,7 @@ ENDS = {
 
 @pytest.mark.slow
 @pytest.mark.parametrize("make", ENDS, ids=[make.__name__ for make in ENDS])
-@pytest.mark.parametrize("window", [1, 2])
+@pytest.mark.parametrize("window", sampled([1, 2], 2, RELEASE))
 def test_the_modules_hook_behind_that_of_the_callback_that_saves(
     make: type[Regression], window: int, tmp_path: Path
 ) -> None:
@@ -240,7 +240,7 @@ class KeepsTheBest(Regression):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("often", [{}, {"val_check_interval": 2}], ids=str)
+@pytest.mark.parametrize("often", sampled([{"val_check_interval": 2}, {}], 2, RELEASE))
 def test_metrics_that_lightning_does_not_know(often: dict[str, Any], tmp_path: Path) -> None:
     moments = ["own on_valid_end", "own on_batch_valid_end", "validation_end", "own on_epoch_end", "own on_batch_end"]
     assert resumed(KeepsTheBest, tmp_path, moments, **often) == {}
@@ -352,7 +352,7 @@ class OfLBFGS(Regression):
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("make", [OfTwo, OfLBFGS])
+@pytest.mark.parametrize("make", sampled([OfTwo, OfLBFGS], 2, RELEASE))
 def test_a_step_that_is_partly_in_the_weights_is_warned_of(make: type[Regression], tmp_path: Path) -> None:
     told = resumed(make, tmp_path, MOMENTS)
     assert told

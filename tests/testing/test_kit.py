@@ -47,12 +47,14 @@ def test_sound_wherever_its_class_was_made() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_what_cannot_be_compared_is_skipped_with_a_reason() -> None:
     assert failed(states.CallbackSetCountsSessions) == ["start_over", "resume"]
     check_callback_set(states.CallbackSetCountsSessions, ["resume", "round_trip"], {"resume": "it counts sessions"})
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_all_failures_are_told_at_once() -> None:
     class CallbackSetLocal(fits.CallbackSetValidates, states.CallbackSetLive): ...
 
@@ -208,6 +210,7 @@ def test_a_callback_that_draws_random_numbers_changes_what_training_draws() -> N
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_what_is_meant_to_last_may_be_skipped_with_that_reason() -> None:
     reason = "it prunes before validation, so that the scores are of the pruned network"
     check_callback_set(training.CallbackSetPrunesForValidation, skip={"leaves_training_alone": reason})
@@ -295,6 +298,7 @@ def test_a_module_may_need_the_callback_to_train() -> None:
 
 
 @pytest.mark.slow
+@pytest.mark.release
 def test_a_module_may_need_another_callback_to_train() -> None:
     checks = ["leaves_training_alone", "resume", "fits_are_independent", "start_over"]
     with pytest.raises(AssertionError, match=r"'NoneType' object is not callable.*other callbacks, give them.*beside"):

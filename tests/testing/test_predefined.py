@@ -14,7 +14,16 @@ from callbacksets import CallbackSet
 from tests.helpers import RELEASE, Tiny, ones
 from tests.testing.helpers import PREDEFINED, Make, failed
 
-SIMPLE = ("lr_cosine_annealing", "lr_lambda", "lr_multiplicative", "lr_monitor", "nan_guard", "tb", "grad_norm")
+SIMPLE = (
+    "lr_cosine_annealing",
+    "lr_lambda",
+    "lr_multiplicative",
+    "lr_monitor",
+    "nan_guard",
+    "tb",
+    "grad_norm",
+    "lr_one_cycle",
+)
 """These have no state or a small one, or differ from `lr_step` only in the class of torch."""
 
 STATE_CHECKS = ["round_trip", "begin_keeps_state", "no_aliasing", "resume"]
