@@ -155,7 +155,11 @@ def _best_weights() -> list[Row]:
     held = (one.peak - without.peak) / Improving.SIZE
     return [
         Row("best weights: copies of the parameters per evaluation that improves", f"{each:g}", "1"),
-        Row("  per evaluation that does not", f"{(copies(stagnating) - copies(one)) / 4:g}", "0"),
+        Row(
+            "  per evaluation that does not: of the weights that were validated",
+            f"{(copies(stagnating) - copies(one)) / 4:g}",
+            "1",
+        ),
         Row("  for the state that the fit leaves", f"{copies(one) - copies(without) - each:g}"),
         Row("  for a checkpoint", f"{copies(saving) - copies(one):g}"),
         Row("  most of them at one time in a fit of one evaluation", f"{held:.2f}", "1"),

@@ -1,6 +1,5 @@
 """The hooks of other libraries, and the stages that correspond to them."""
 
-import tomllib
 from functools import cache
 from importlib.resources import files
 
@@ -8,6 +7,8 @@ from importlib.resources import files
 @cache
 def hooks() -> dict[str, dict[str, list[str]]]:
     """The hooks by library, and by the stage or method that corresponds to them; `""` for none."""
+    import tomllib  # only for an error, or a warning
+
     return tomllib.loads(files(__package__).joinpath("elsewhere.toml").read_text(encoding="utf-8"))
 
 
