@@ -220,10 +220,7 @@ class ContextTorch:
 
     @property
     def total_steps(self) -> int | None:
-        """The number of batches of the whole run, with all limits of the Trainer; None if unlimited or unknown.
-
-        A run may be shorter with `max_time`, or with a loader that ends early.
-        """
+        """The batches of the whole run, unless `max_time` or a loader ends it earlier; None if unlimited or unknown."""
         return total_steps(self._trainer, self._learner.automatic_optimization)
 
     @property
