@@ -176,6 +176,7 @@ REFUSED = [
     ("", ValueError, "Expected key to be a non-empty string but got ''."),
     (3, TypeError, "Expected callbacks to be CallbackSet instances or classes, descriptors or dictionary keys"),
     ([None], TypeError, "a list or a mapping) but got None."),
+    ({"history", "progress"}, TypeError, "a list or a mapping) but got {'history', 'progress'}."),
     ([TorchCallback], TypeError, "but got <class 'callbacksets.describe.descriptor.TorchCallback'>."),
     ([lambda: CallbackSet()], TypeError, "but got <function"),
     ([L.Callback()], TypeError, "Callback is a Lightning callback, not a CallbackSet."),

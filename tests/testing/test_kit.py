@@ -363,3 +363,13 @@ def test_a_graph_in_a_state_is_told_by_any_check(check: str) -> None:
     message = rf"fails '{check}'(?s:.*)self.outputs\[0\] holds a tensor with the graph .* tensor.detach\(\)"
     with pytest.raises(AssertionError, match=message):
         check_callback_set(CallbackSetStateWithGraph, checks=check)
+
+
+def test_a_private_helper_may_be_called_like_a_stage() -> None:
+    class CallbackSetHelped(CallbackSet):
+        def on_batch_begin(self) -> None:
+            self._begin()
+
+        def _begin(self) -> None: ...
+
+    check_callback_set(CallbackSetHelped, checks="stages")
