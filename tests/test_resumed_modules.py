@@ -20,7 +20,7 @@ from torchmetrics import MaxMetric, MeanSquaredError
 
 from callbacksets import CallbackSet, CallbackSetAdapter, latest_checkpoint, read_states, t_clbk
 from tests.exact import Saves, chosen, same, samples
-from tests.helpers import RELEASE, Act, quiet, sampled
+from tests.helpers import RELEASE, Act, Batches, quiet, sampled
 
 pytestmark = pytest.mark.filterwarnings("ignore")  # of odd modules
 
@@ -163,6 +163,25 @@ def test_the_callback_checkpoint_and_a_module_that_steps_its_schedule_itself(tmp
     assert same(rest["weights"], whole["weights"])
 
 
+def test_the_hook_of_a_batch_of_none_gets_what_lightning_gives_it(tmp_path: Path) -> None:
+    class Sees(Regression):
+        def on_train_batch_end(self, outputs: Any, batch: Any, batch_idx: int) -> None:
+            seen.append((outputs is None, batch is None, batch_idx))
+
+        def loaders(self) -> list[Any]:
+            [whole, _] = super().loaders()
+            return [Batches([None if i == 1 else batch for i, batch in enumerate(whole)])]
+
+    saved = [Saves(tmp_path), None]
+    rows = []
+    for saves in saved:
+        seen: list[Any] = []
+        run(Sees, saves=saves, max_epochs=1)
+        rows.append(seen)
+    assert rows[0] == rows[1]
+    assert len(rows[0]) == 4
+
+
 def test_within_a_stage_another_trainer_calls_the_hook_itself(tmp_path: Path) -> None:
     def save(ctx: Any) -> None:
         ctx.trainer.save_checkpoint(tmp_path / "x")
@@ -244,6 +263,20 @@ class KeepsTheBest(Regression):
 def test_metrics_that_lightning_does_not_know(often: dict[str, Any], tmp_path: Path) -> None:
     moments = ["own on_valid_end", "own on_batch_valid_end", "validation_end", "own on_epoch_end", "own on_batch_end"]
     assert resumed(KeepsTheBest, tmp_path, moments, **often) == {}
+
+
+def test_metrics_that_lightning_does_not_know_at_the_end_of_an_epoch_without_validation(tmp_path: Path) -> None:
+    class FallsOff(KeepsTheBest):
+        def on_validation_epoch_end(self) -> None:
+            self.best.update(-float(self.current_epoch))
+            self.log("val_best", self.best.compute())
+
+    how: dict[str, Any] = {"check_val_every_n_epoch": 2, "max_epochs": 4}
+    whole, _ = run(FallsOff, **how)
+    run(FallsOff, saves=(saves := Saves(tmp_path)), **how)
+    [third] = [name for name in saves.names if name.startswith("own on_before_valid 12.")]
+    rest, _ = run(FallsOff, tmp_path / third, **how)
+    assert rest["history"]["valid.best"] == whole["history"]["valid.best"] == [None, -1.0, None, -1.0]
 
 
 @pytest.mark.slow

@@ -200,9 +200,9 @@ class Data:
 
     def begins_again(self, to: Continuation) -> bool:
         """Whether the epoch goes on with its first batch. It is read again, and so draws its numbers again."""
-        loaders = lightning.combined_loader(self._trainer).flattened
-        has_numbers = self._random is not None and self._random["batches"] is not None
-        return to.batch == 0 and has_numbers and not any(map(_has_state, loaders))
+        if to.batch or self._random is None or self._random["batches"] is None:
+            return False
+        return not any(map(_has_state, lightning.combined_loader(self._trainer).flattened))
 
     def _load_loaders(self, *, goes_on: bool) -> None:
         """Give loaders their states. Without batches left in the epoch, they have to be ready for the next one."""

@@ -60,6 +60,8 @@ class ModuleHooks:
     def _of_batch(self) -> tuple[Any, Any, int]:
         """What Lightning gives the hook of a batch."""
         step, returned = self._step, self._step.returned
+        if not self._loop.ran_now("on_batch_end"):  # a batch of None
+            return None, None, self._trainer.fit_loop.batch_idx
         if returned is None:  # a callback in front of the adapter saves
             outputs = apply_to_collection(step.outputs, Tensor, Tensor.detach, allow_frozen=True)
             returned = dict(outputs) if isinstance(outputs, Mapping) else {"loss": outputs}

@@ -152,7 +152,7 @@ class Resume:
                 f"The checkpoint has no gradients of the {missing} batches that were accumulated for the next step of "
                 "the optimizer. So this step will differ from that of an uninterrupted run."
             )
-        draws_again = to.inside and self._fit.data.begins_again(to)
+        draws_again = to.step_again and self._fit.data.begins_again(to)
         accumulated.restore(trainer, self._fit.module, kept, to, self._fit.taps, draws_again=draws_again)
 
 

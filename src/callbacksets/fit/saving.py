@@ -154,8 +154,8 @@ class Saving:
 
     def _save_rank(self) -> SavedRank:
         fit, trainer, loop = self._fit, self._fit.trainer, self._fit.loop
-        in_step, in_validation = self._is_in_step(), loop.in_validation or bool(trainer.validating)
-        before = self._updates if in_validation and not loop.ran_now("on_valid_end") else None
+        in_step = self._is_in_step()
+        before = self._updates if trainer.validating and not loop.ran_now("on_valid_end") else None
         collected = fit.to_restore  # passed on, if the callbacks of a resumed run are still beginning
         is_inside = loop.in_epoch or collected is not None
         if collected is None:
